@@ -1,0 +1,83 @@
+"""What `expunge doctor` looks at."""
+
+import os
+import shutil
+import stat
+import subprocess
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from expunge.errors import ExpungeError
+from expunge.state import State, open_state
+
+_PACKAGES = ("torch", "prefect", "fastapi", "mlflow", "dvc", "great_expectations")
+
+
+def run_checks(path: Path | None) -> list[dict[str, Any]]:
+    """Look at everything; nothing is changed.
+
+    Args:
+        path: The workspace.
+
+    Returns:
+        ``{check, ok, detail}``.
+    """
+    checks = [_try("git", lambda: subprocess.check_output(["git", "--version"], text=True).strip())]
+    checks += [_try(name, lambda name=name: metadata.version(name)) for name in _PACKAGES]
+    opened = _try("workspace and database", lambda: str(open_state(path).workspace.root))
+    checks.append(opened)
+    if opened["ok"]:
+        state = open_state(path)
+        checks.append(_try("keys are private", lambda: _keys(state)))
+        checks.append(_try("model", lambda: _champion(state)))
+        checks.append(_try("ledger", lambda: _ledger(state)))
+        checks.append(_try("Prefect", _prefect))
+        free = shutil.disk_usage(state.workspace.root).free
+        checks.append({"check": "disk", "ok": free > 1 << 30, "detail": f"{free / 2**30:.1f} GiB free"})
+    return checks
+
+
+def _try(name: str, look: Callable[[], str]) -> dict[str, Any]:
+    try:
+        return {"check": name, "ok": True, "detail": look()}
+    except (ExpungeError, OSError, subprocess.SubprocessError, metadata.PackageNotFoundError) as error:
+        return {"check": name, "ok": False, "detail": str(error)}
+
+
+def _keys(state: State) -> str:
+    open_to_others = [
+        path.name
+        for path in state.workspace.keys_dir.glob("*.key")
+        if path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO)
+    ]
+    if open_to_others:
+        raise ExpungeError("others can read", got=", ".join(open_to_others), remedy="chmod 600")
+    return "yes"
+
+
+def _champion(state: State) -> str:
+    from tasks.adapters import access
+
+    champion = access.registry(state).champion()
+    return f"version {champion.version} serves" if champion else "none yet: run `expunge train`"
+
+
+def _ledger(state: State) -> str:
+    from expunge.evidence.verify import verify_ledger
+
+    entries = state.ledger.entries(state.lineage)
+    if not entries:
+        return "none yet"
+    outcome = verify_ledger(entries)
+    if not outcome.verified:
+        raise ExpungeError(
+            "the ledger does not verify", got=outcome.findings[0], remedy="see `expunge ledger verify`"
+        )
+    return f"{len(entries)} entries, verified"
+
+
+def _prefect() -> str:
+    url = os.environ.get("PREFECT_API_URL")
+    return f"server at {url}" if url else "embedded: started when needed"

@@ -1,0 +1,69 @@
+"""The `expunge` command. Heavy libraries are imported inside the commands that need them."""
+
+import sys
+from typing import Any
+
+import click
+import typer
+
+from cli import evidence, purge, run, tickets, workspace
+from cli.output import emit, err
+from expunge.errors import ExpungeError
+
+app = typer.Typer(
+    name="expunge",
+    help="Remove people from trained models, and prove it.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+workspace.add_to(app)
+app.add_typer(tickets.app, name="ticket")
+run.add_to(app)
+app.add_typer(evidence.certificates, name="certificate")
+app.add_typer(evidence.ledgers, name="ledger")
+app.add_typer(purge.app, name="purge")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command and exit with its code: 0 done, 1 refused, 2 bad input, 3 a service is unreachable.
+
+    Args:
+        arguments: Of the command line.
+    """
+    sys.exit(invoke(sys.argv[1:] if arguments is None else arguments))
+
+
+def invoke(arguments: list[str]) -> int:
+    """Run the command.
+
+    Args:
+        arguments: Of the command line.
+
+    Returns:
+        The exit code.
+    """
+    command: Any = typer.main.get_command(app)
+    try:
+        outcome = command.main(args=arguments, prog_name="expunge", standalone_mode=False)
+    except ExpungeError as error:
+        return _failed(arguments, str(error), error.exit_code)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message())
+        return 2
+    except click.ClickException as error:
+        return _failed(arguments, f"{error.format_message()}; see `expunge --help`", 2)
+    except (click.exceptions.Abort, KeyboardInterrupt):
+        return _failed(arguments, "stopped; run the same command again to continue", 130)
+    return outcome if isinstance(outcome, int) else 0
+
+
+def _failed(arguments: list[str], message: str, code: int) -> int:
+    err.print(f"error: {message}", markup=False, soft_wrap=True)
+    if "--json" in arguments:
+        emit({"error": message, "exit_code": code})
+    return code
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,109 @@
+"""What commands print: one JSON document on standard output, or text for people; progress on standard error."""
+
+import json
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from expunge import progress
+
+out = Console(highlight=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False)
+
+WorkspaceOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--workspace", help="Workspace; else EXPUNGE_WORKSPACE, else the nearest one upwards from here."
+    ),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
+
+
+def emit(content: Any) -> None:
+    """Print the one JSON document.
+
+    Args:
+        content: Plain data.
+    """
+    sys.stdout.write(json.dumps(content, indent=1) + "\n")
+
+
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Print a table for people.
+
+    Args:
+        title: Above it.
+        columns: Headings.
+        rows: Cells.
+    """
+    made = Table(title=title, title_justify="left", title_style="bold")
+    for column in columns:
+        made.add_column(column, overflow="fold")
+    for row in rows:
+        made.add_row(*("" if cell is None else str(cell) for cell in row))
+    out.print(made)
+
+
+def use_workspace(path: Path | None) -> Any:
+    """Open the workspace and make it that of everything below this command.
+
+    Args:
+        path: From the option.
+
+    Returns:
+        The state.
+    """
+    from expunge.state import open_state
+
+    state = open_state(path)
+    os.environ["EXPUNGE_WORKSPACE"] = str(state.workspace.root)
+    return state
+
+
+@contextmanager
+def showing_progress() -> Iterator[None]:
+    """Show reported progress on standard error: a bar with time left on a terminal, a line a step elsewhere.
+
+    Yields:
+        Nothing.
+    """
+    if not err.is_terminal:
+        seen: set[str] = set()
+
+        def line(what: str, done: float, total: float) -> None:
+            name = what.split(":")[0]
+            if name not in seen:
+                seen.add(name)
+                err.print(f"  {name} ...")
+
+        with progress.listening(line):
+            yield
+        return
+    columns = (
+        TextColumn("  {task.description}"),
+        BarColumn(bar_width=24),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=err, transient=True) as bars:
+        tasks: dict[str, Any] = {}
+
+        def bar(what: str, done: float, total: float) -> None:
+            name = what.split(":")[0]
+            if name not in tasks:
+                for other in tasks.values():
+                    bars.update(other, visible=False)
+                tasks[name] = bars.add_task(what, total=None)
+            bars.update(tasks[name], description=what, completed=done, total=total or None)
+
+        with progress.listening(bar):
+            yield

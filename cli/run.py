@@ -1,0 +1,177 @@
+"""Commands that plan and process batches."""
+
+import time
+from typing import Annotated, Any
+
+import typer
+
+from cli.output import JsonOption, WorkspaceOption, emit, err, out, showing_progress, table, use_workspace
+
+_LEASE_S = 24 * 3600.0
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the commands.
+
+    Args:
+        app: The command line.
+    """
+    app.command()(plan)
+    app.command()(run)
+
+
+def plan(
+    ticket: Annotated[list[str] | None, typer.Option("--ticket", help="Only these tickets.")] = None,
+    workspace: WorkspaceOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Dry run: what the next batch would do, at which guarantee and cost. Changes nothing."""
+    from tasks.planning import plan_for
+    from tasks.preview import records_of
+
+    state = use_workspace(workspace)
+    chosen = [state.tickets.get(name) for name in ticket] if ticket else state.tickets.due_for_batch()
+    made, context = plan_for(state)
+    limits = context.limits
+    left = {
+        "accumulated_error": limits.accumulated_error - context.account.accumulated_error,
+        "releases": limits.releases - context.account.step,
+    }
+    records = records_of(state, [t.ticket_id for t in chosen])
+    if json:
+        assessed = [
+            {k: (None if v == float("inf") else v) for k, v in a.to_json().items()} for a in made.assessments
+        ]
+        emit(
+            {
+                "tickets": [t.ticket_id for t in chosen],
+                "records": records,
+                "mechanisms": assessed,
+                "order": list(made.order),
+                "ledger_left": left,
+            }
+        )
+        return
+    out.print(f"Next batch: {len(chosen)} tickets, {records} records (dry run: nothing is changed)")
+    rows = [
+        (
+            a.mechanism,
+            a.guarantee,
+            f"{a.epsilon:.3g}",
+            f"{a.delta:.1g}",
+            f"{a.seconds:.1f} s",
+            ("chosen" if a.mechanism == made.order[0] else "admitted")
+            if a.admissible
+            else f"refused: {a.refusal}",
+        )
+        for a in made.assessments
+    ]
+    table("Plan", ("mechanism", "guarantee", "epsilon", "delta", "predicted", "verdict"), rows)
+    out.print(f"Ledger left: accumulated error {left['accumulated_error']:.4g}, {left['releases']} releases")
+    if not made.order:
+        out.print("No mechanism is admissible: tickets would fail. See policy.yaml.")
+
+
+def run(
+    watch: Annotated[bool, typer.Option("--watch", help="Go on processing what becomes due.")] = False,
+    every: Annotated[int, typer.Option(help="Seconds between looks, with --watch.", min=1)] = 60,
+    workspace: WorkspaceOption = None,
+    json: JsonOption = False,
+) -> int:
+    """Process what is due; continues what was interrupted."""
+    from tasks.adapters.prefect_server import prefect_server
+    from tasks.planning import champion_context
+
+    state = use_workspace(workspace)
+    champion_context(state)
+    done: list[dict[str, Any]] = []
+    with showing_progress():
+        if not state.batches.unfinished() and not state.tickets.due_for_batch() and not watch:
+            code = 0
+        else:
+            with prefect_server(state.workspace.prefect_home):
+                code = _process(state, done)
+                while watch:
+                    time.sleep(every)
+                    _process(state, done)
+    if json:
+        emit(done)
+        return code
+    if not done:
+        out.print("Nothing is due.")
+    for batch in done:
+        _print_batch(batch)
+    return code
+
+
+def _process(state: Any, done: list[dict[str, Any]]) -> int:
+    """Process batches under the lineage's lease; a failed one keeps its reason and the old model serving."""
+    from expunge.errors import ExpungeError
+    from flows.erase import erase
+    from tasks.intake import batches_to_run, holder_alive, lease_holder
+
+    code, holder = 0, lease_holder()
+    state.batches.acquire_lease(state.lineage, holder, _LEASE_S, alive=holder_alive)
+    try:
+        for batch_id in batches_to_run(state):
+            state.batches.resume(batch_id)
+            try:
+                erase(batch_id)
+            except ExpungeError as error:
+                state.batches.fail(batch_id, str(error))
+                err.print(f"error: batch {batch_id}: {error}", markup=False, soft_wrap=True)
+                code = code or error.exit_code
+            done.append(summary(state, batch_id))
+    finally:
+        state.batches.release_lease(state.lineage, holder)
+    return code
+
+
+def summary(state: Any, batch_id: str) -> dict[str, Any]:
+    """One batch, as `run --json` prints it.
+
+    Args:
+        state: The workspace.
+        batch_id: Of the batch.
+
+    Returns:
+        Plain data.
+    """
+    batch = state.batches.get(batch_id)
+    release = batch.data.get("release", {})
+    return {
+        "batch_id": batch_id,
+        "stage": str(batch.stage),
+        "tickets": list(batch.tickets),
+        "records": batch.data.get("records"),
+        "mechanism": batch.data.get("mechanism"),
+        "guarantee": release.get("guarantee"),
+        "epsilon": release.get("epsilon"),
+        "delta": release.get("delta"),
+        "model_version": batch.data.get("model_version"),
+        "certificate_id": batch.data.get("certificate_id"),
+        "refusals": batch.data.get("refusals", []),
+        "metrics": batch.data.get("metrics"),
+        "scan": batch.data.get("scan_report"),
+        "seconds": batch.data.get("seconds", {}),
+        "error": batch.error,
+    }
+
+
+def _print_batch(batch: dict[str, Any]) -> None:
+    if batch["error"]:
+        out.print(f"{batch['batch_id']}: FAILED, {batch['error']}", markup=False)
+        return
+    out.print(
+        f"{batch['batch_id']}: {len(batch['tickets'])} tickets, {batch['records']} records, {batch['mechanism']} "
+        f"({batch['guarantee']}, epsilon {batch['epsilon']:.4g}, delta {batch['delta']:.2g}), "
+        f"model version {batch['model_version']}, certificate {batch['certificate_id']}",
+        markup=False,
+    )
+    for refusal in batch["refusals"]:
+        out.print(f"  {refusal['mechanism']} was refused: {refusal['reason']}", markup=False)
+    m = batch["metrics"]
+    out.print(
+        f"  test accuracy {m['parent_accuracy']:.4f} before, {m['accuracy']:.4f} after; superseded bytes purged"
+    )
+    out.print("  " + ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in batch["seconds"].items()))

@@ -1,0 +1,156 @@
+"""Commands on tickets."""
+
+import re
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from cli.output import JsonOption, WorkspaceOption, emit, out, table, use_workspace
+
+app = typer.Typer(help="File, look at and steer deletion tickets.", no_args_is_help=True)
+_TicketArgument = Annotated[str, typer.Argument(help="Ticket id, t-...")]
+_ReasonOption = Annotated[str, typer.Option("--reason", help="Why; required.")]
+
+
+@app.command()
+def submit(
+    subject: Annotated[str, typer.Option(help="Id of the person; `-` reads it from standard input.")],
+    regime: Annotated[str, typer.Option(help="gdpr or ccpa.")] = "gdpr",
+    idempotency_key: Annotated[str | None, typer.Option(help="The same key gives the same ticket.")] = None,
+    workspace: WorkspaceOption = None,
+    json: JsonOption = False,
+) -> None:
+    """File a ticket; filing it twice does no harm."""
+    import sys
+
+    from tasks.intake import require_known
+
+    subject = sys.stdin.readline().strip() if subject == "-" else subject
+    state = use_workspace(workspace)
+    state.tickets.require_not_erased(subject)  # the better answer: such a person is unknown by now
+    require_known(state, subject)
+    done = state.tickets.submit(subject, regime=regime, idempotency_key=idempotency_key)
+    if json:
+        emit(done.ticket.to_json())
+        return
+    t = done.ticket
+    if not done.created:
+        out.print(
+            f"{t.ticket_id} is there already for this person ({t.state}); nothing was filed.", markup=False
+        )
+        return
+    out.print(f"{t.ticket_id} {t.state}, due {t.due_at:%Y-%m-%d}, pseudonym {t.pseudonym}", markup=False)
+
+
+@app.command(name="import")
+def import_file(
+    file: Annotated[
+        Path, typer.Argument(help="CSV with a column subject, and optionally regime, idempotency_key.")
+    ],
+    workspace: WorkspaceOption = None,
+    json: JsonOption = False,
+) -> None:
+    """File tickets from a CSV file: all of them or none."""
+    from expunge.datasets.partitions import find_subjects
+    from expunge.tickets.intake import read_tickets_csv
+
+    state = use_workspace(workspace)
+    rows = read_tickets_csv(file, lambda subjects: find_subjects(state.workspace.dataset_dir, subjects))
+    done = state.tickets.submit_all((row.subject, row.regime, row.idempotency_key) for row in rows)
+    if json:
+        emit([outcome.ticket.to_json() for outcome in done])
+        return
+    created = sum(outcome.created for outcome in done)
+    out.print(f"{created} filed, {len(done) - created} were there already")
+
+
+@app.command(name="list")
+def list_tickets(
+    due: Annotated[str | None, typer.Option(help="Open tickets due within this time, such as 7d.")] = None,
+    state_name: Annotated[str | None, typer.Option("--state", help="Only tickets in this state.")] = None,
+    workspace: WorkspaceOption = None,
+    json: JsonOption = False,
+) -> None:
+    """List tickets, soonest deadline first."""
+    from expunge.errors import TicketError
+    from expunge.tickets.lifecycle import TicketState
+
+    before = None
+    if due is not None:
+        match = re.fullmatch(r"(\d{1,4})d", due)
+        if match is None:
+            raise TicketError("invalid --due", expected="a number of days such as 7d", got=due)
+        before = datetime.now(UTC) + timedelta(days=int(match[1]))
+    if state_name is not None and state_name not in list(TicketState):
+        raise TicketError("unknown state", expected=", ".join(TicketState), got=state_name)
+    opened = use_workspace(workspace)
+    tickets = opened.tickets.list(states=[state_name] if state_name else None, due_before=before)
+    if json:
+        emit([ticket.to_json() for ticket in tickets])
+        return
+    rows = [
+        (t.ticket_id, t.state, t.regime, f"{t.due_at:%Y-%m-%d}", t.pseudonym, t.batch_id, t.reason)
+        for t in tickets
+    ]
+    table("Tickets", ("ticket", "state", "regime", "due", "pseudonym", "batch", "reason"), rows)
+
+
+@app.command()
+def show(ticket: _TicketArgument, workspace: WorkspaceOption = None, json: JsonOption = False) -> None:
+    """Show a ticket and its history."""
+    state = use_workspace(workspace)
+    found, history = state.tickets.get(ticket), state.tickets.history(ticket)
+    if json:
+        emit({**found.to_json(), "history": history})
+        return
+    for name, value in found.to_json().items():
+        out.print(f"{name:15} {'' if value is None else value}", markup=False)
+    table("History", ("at", "from", "to", "reason"), [tuple(event.values()) for event in history])
+
+
+@app.command()
+def hold(
+    ticket: _TicketArgument,
+    reason: _ReasonOption,
+    workspace: WorkspaceOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Put a ticket on hold."""
+    _report(use_workspace(workspace).tickets.hold(ticket, reason), json)
+
+
+@app.command()
+def release(ticket: _TicketArgument, workspace: WorkspaceOption = None, json: JsonOption = False) -> None:
+    """Release a held ticket."""
+    _report(use_workspace(workspace).tickets.release(ticket), json)
+
+
+@app.command()
+def withdraw(
+    ticket: _TicketArgument,
+    reason: _ReasonOption,
+    workspace: WorkspaceOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Withdraw a ticket before removal."""
+    _report(use_workspace(workspace).tickets.withdraw(ticket, reason), json)
+
+
+@app.command()
+def reject(
+    ticket: _TicketArgument,
+    reason: _ReasonOption,
+    workspace: WorkspaceOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Reject a ticket before removal."""
+    _report(use_workspace(workspace).tickets.reject(ticket, reason), json)
+
+
+def _report(ticket: Any, json: bool) -> None:
+    if json:
+        emit(ticket.to_json())
+        return
+    out.print(f"{ticket.ticket_id} {ticket.state}", markup=False)

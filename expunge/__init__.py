@@ -1,0 +1,1 @@
+"""Certified unlearning: data deletion tickets in, certified models out."""

@@ -1,0 +1,1 @@
+"""Derivatives of the objective: flat parameters, gradients, curvature products, spectra, solvers."""

@@ -1,0 +1,1 @@
+"""The dataset contract, the catalogue of loaders, partitions, preprocessing."""

@@ -1,0 +1,116 @@
+"""The catalogue of datasets, and one's own folder of files."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from expunge.datasets.contract import DatasetContract, canonical_frame, read_contract
+from expunge.datasets.loaders import bundled, images, tabular
+from expunge.errors import DatasetError
+
+Loader = Callable[[Path | None], tuple[pd.DataFrame, DatasetContract]]
+CONTRACT_FILE = "contract.yaml"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One dataset of the catalogue.
+
+    Args:
+        name: As on the command line.
+        description: One line.
+        bundled: Whether it comes inside a dependency.
+        load: From a source path (or None) to raw rows and contract.
+    """
+
+    name: str
+    description: str
+    bundled: bool
+    load: Loader
+
+
+ENTRIES = (
+    Entry(
+        "breast-cancer", "569 patients, one row each; bundled", True, lambda _: bundled.load_breast_cancer()
+    ),
+    Entry("digits", "1,797 images of digits; bundled", True, lambda _: bundled.load_digits()),
+    Entry("diabetes130", "101,766 stays of 71,518 patients; UCI zip", False, tabular.load_diabetes130),
+    Entry("adult", "48,842 persons; folder of adult.data and adult.test", False, tabular.load_adult),
+    Entry("mnist", "70,000 digits; folder of idx files", False, images.load_mnist),
+    Entry(
+        "fashion-mnist", "70,000 pieces of clothing; folder of idx files", False, images.load_fashion_mnist
+    ),
+    Entry("cifar10", "60,000 colour images; folder of binary batches", False, images.load_cifar10),
+)
+
+
+@dataclass(frozen=True)
+class LoadedDataset:
+    """A dataset, ready for partitions.
+
+    Args:
+        frame: Canonical rows.
+        contract: What they keep.
+    """
+
+    frame: pd.DataFrame
+    contract: DatasetContract
+
+
+def load(name: str, source: Path | None = None) -> LoadedDataset:
+    """Load a dataset of the catalogue, or a folder of one's own.
+
+    Args:
+        name: Of the catalogue, or the path of a folder with contract.yaml and CSV or Parquet files.
+        source: Where a catalogue dataset's files lie; None to download them.
+
+    Returns:
+        Canonical rows and contract.
+
+    Raises:
+        DatasetError: If the name is unknown, or files or rows are not as promised.
+
+    Example:
+        >>> len(load("breast-cancer").frame)
+        569
+    """
+    entry = next((entry for entry in ENTRIES if entry.name == name), None)
+    if entry is None:
+        if not Path(name).is_dir():
+            raise DatasetError(
+                "unknown dataset",
+                expected=f"{', '.join(e.name for e in ENTRIES)}, or a folder with {CONTRACT_FILE}",
+                got=name,
+                remedy="check the name or the path",
+            )
+        raw, contract = _load_folder(Path(name))
+    else:
+        if source is not None and entry.bundled:
+            raise DatasetError(
+                f"{name} is bundled", expected="no --source", got=source.name, remedy="leave it out"
+            )
+        if source is not None and not source.exists():
+            raise DatasetError("the source is not there", got=str(source), remedy="check --source")
+        raw, contract = entry.load(source)
+    return LoadedDataset(canonical_frame(raw, contract), contract)
+
+
+def _load_folder(folder: Path) -> tuple[pd.DataFrame, DatasetContract]:
+    contract = read_contract(folder / CONTRACT_FILE)
+    files = sorted(path for path in folder.iterdir() if path.suffix in (".csv", ".parquet"))
+    if not files:
+        raise DatasetError("the folder holds no data", expected="CSV or Parquet files", got=folder.name)
+    # ids and classes are text: "007" must not become 7
+    text = {name: str for name in (contract.subject, contract.label, contract.split.column) if name}
+    text |= {rule.name: str for rule in contract.columns if rule.kind == "categorical"}
+    parts = []
+    for path in files:
+        try:
+            parts.append(pd.read_csv(path, dtype=text) if path.suffix == ".csv" else pd.read_parquet(path))
+        except (ValueError, OSError, UnicodeDecodeError) as error:
+            raise DatasetError(
+                f"cannot read {path.name}", got=f"{type(error).__name__}: {error}", remedy="correct the file"
+            ) from error
+    return pd.concat(parts, ignore_index=True), contract

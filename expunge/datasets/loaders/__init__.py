@@ -1,0 +1,1 @@
+"""Loaders of the catalogue, one file a family."""

@@ -1,0 +1,132 @@
+"""Source files of the catalogue: found by path, or downloaded, and always checked against a digest."""
+
+import gzip
+import hashlib
+import lzma
+import os
+import tempfile
+import urllib.request
+import zipfile
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.error import URLError
+
+from expunge import progress
+from expunge.errors import DatasetError
+
+_TIMEOUT_S = 60
+_CHUNK = 1 << 20
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """One file of a dataset.
+
+    Args:
+        name: File name without the suffix of its compression.
+        sha256: Of the uncompressed bytes; for a zip file, of the member that is read.
+        url: Where it can be downloaded; empty where nobody serves it in this form.
+        member: End of the member's name, for a zip file.
+    """
+
+    name: str
+    sha256: str
+    url: str = ""
+    member: str = ""
+
+
+def read_source(file: SourceFile, source: Path | None) -> bytes:
+    """Uncompressed bytes of a source file, checked.
+
+    Args:
+        file: Which file.
+        source: The file itself or the folder that holds it (plain, .gz or .xz); None to download it.
+
+    Returns:
+        The bytes.
+
+    Raises:
+        DatasetError: If it is not there, cannot be downloaded, or its digest differs.
+    """
+    path = _find(file, source) if source is not None else _download(file)
+    content = _member(path, file.member) if file.member else _uncompressed(path)
+    found = hashlib.sha256(content).hexdigest()
+    if found != file.sha256:
+        raise DatasetError(
+            f"wrong checksum of {file.name}",
+            expected=f"sha256 {file.sha256}",
+            got=f"{found} ({len(content)} bytes)",
+            remedy="fetch the original file again",
+        )
+    return content
+
+
+def _find(file: SourceFile, source: Path) -> Path:
+    candidates = (
+        [source] if source.is_file() else [source / f"{file.name}{end}" for end in ("", ".gz", ".xz")]
+    )
+    for candidate in candidates:
+        if candidate.is_file():
+            return candidate
+    raise DatasetError(
+        "the source file is not there",
+        expected=f"{file.name} (plain, .gz or .xz)",
+        got=f"nothing of that name at {source}",
+        remedy="check --source",
+    )
+
+
+def _uncompressed(path: Path) -> bytes:
+    try:
+        content = path.read_bytes()
+        if content[:2] == b"\x1f\x8b":
+            return gzip.decompress(content)
+        return lzma.decompress(content) if content[:6] == b"\xfd7zXZ\x00" else content
+    except (OSError, EOFError, lzma.LZMAError) as error:
+        raise DatasetError(
+            f"cannot read {path.name}", got=f"{type(error).__name__}: {error}", remedy="fetch the file again"
+        ) from error
+
+
+def _member(path: Path, member: str) -> bytes:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.read(next(name for name in archive.namelist() if name.endswith(member)))
+    except (zipfile.BadZipFile, StopIteration, OSError, zlib.error) as error:
+        raise DatasetError(
+            f"cannot read {path.name}",
+            expected=f"a zip file with {member}",
+            got=type(error).__name__,
+            remedy="check --source",
+        ) from error
+
+
+def _download(file: SourceFile) -> Path:
+    cache = Path(os.environ.get("EXPUNGE_CACHE") or Path.home() / ".cache" / "expunge")
+    path = cache / file.sha256[:16] / file.name
+    if path.is_file():
+        return path
+    if not file.url:
+        raise DatasetError(
+            f"{file.name} cannot be downloaded", expected="the file by path", remedy="pass --source PATH"
+        )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as out, urllib.request.urlopen(file.url, timeout=_TIMEOUT_S) as response:
+            total, done = int(response.headers.get("Content-Length") or 0), 0
+            while block := response.read(_CHUNK):
+                out.write(block)
+                done += len(block)
+                progress.report(f"downloading {file.name}", done, total)
+        os.replace(name, path)
+    except (URLError, OSError) as error:
+        Path(name).unlink(missing_ok=True)
+        raise DatasetError(
+            f"cannot download {file.name}",
+            expected=f"an answer from {file.url.split('/')[2]}",
+            got=f"{type(error).__name__}: {error}",
+            remedy="pass the file with --source PATH",
+        ) from error
+    return path

@@ -1,0 +1,99 @@
+"""Every error that Expunge raises on purpose.
+
+ExpungeError                    exit 1
+├── InputError                  exit 2  usage or bad input; nothing was changed
+│   ├── DatasetError                    a dataset, its contract or its source file
+│   ├── TicketError                     a ticket that cannot be filed or moved
+│   ├── PolicyError                     policy.yaml or params.yaml
+│   └── WorkspaceError                  no workspace here, or a part of it is missing
+├── RefusedError                exit 1  a gate, a verification or a budget said no
+│   ├── NotConvergedError               a solver stopped short: nothing may be certified
+│   ├── CertificateRefusedError         a mechanism cannot state an admissible certificate
+│   ├── BudgetExceededError             the lineage's sequential budget is spent
+│   ├── GateError                       a validation gate failed
+│   ├── ResidueError                    bytes of an erased person were found
+│   └── VerificationError               evidence does not hold
+└── ServiceUnavailableError     exit 3  a server or database cannot be reached
+"""
+
+
+class ExpungeError(Exception):
+    """Base of all deliberate errors: one line that says what was expected, what was got, what to do.
+
+    Args:
+        message: What went wrong, in a few words, without personal data.
+        expected: What would have been right.
+        got: What was there instead.
+        remedy: What the reader should do next.
+
+    Example:
+        >>> str(InputError("unknown dataset", expected="digits", got="digit", remedy="check the name"))
+        'unknown dataset: expected digits, got digit; check the name'
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str, *, expected: str = "", got: str = "", remedy: str = "") -> None:
+        """Compose the one-line message and keep its parts."""
+        comparison = ", ".join(
+            part for part in (f"expected {expected}" if expected else "", f"got {got}" if got else "") if part
+        )
+        line = f"{message}: {comparison}" if comparison else message
+        super().__init__(f"{line}; {remedy}" if remedy else line)
+        self.expected, self.got, self.remedy = expected, got, remedy
+
+
+class InputError(ExpungeError):
+    """Usage or input is wrong; nothing was changed."""
+
+    exit_code = 2
+
+
+class DatasetError(InputError):
+    """A dataset, its contract or its source file is not as promised."""
+
+
+class TicketError(InputError):
+    """A ticket cannot be filed, found or moved."""
+
+
+class PolicyError(InputError):
+    """policy.yaml or params.yaml is not valid."""
+
+
+class WorkspaceError(InputError):
+    """There is no workspace here, or a part of it is missing."""
+
+
+class RefusedError(ExpungeError):
+    """A gate, a verification or a budget said no."""
+
+
+class NotConvergedError(RefusedError):
+    """A solver stopped short of its tolerance: nothing may be certified from it."""
+
+
+class CertificateRefusedError(RefusedError):
+    """A mechanism cannot state an admissible certificate."""
+
+
+class BudgetExceededError(RefusedError):
+    """The sequential budget of a model lineage is spent."""
+
+
+class GateError(RefusedError):
+    """A validation gate failed."""
+
+
+class ResidueError(RefusedError):
+    """Bytes of an erased person were found, or the scan could not be trusted."""
+
+
+class VerificationError(RefusedError):
+    """Evidence does not hold."""
+
+
+class ServiceUnavailableError(ExpungeError):
+    """A server or database cannot be reached."""
+
+    exit_code = 3

@@ -1,0 +1,1 @@
+"""Evidence: canonical certificates, the hash-chained ledger, the sealed annex, and their verification."""

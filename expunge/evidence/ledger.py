@@ -1,0 +1,163 @@
+"""The ledger: hash-chained entries of a model lineage, with their sequential arithmetic.
+
+Each entry carries the digest of the one before it, over whole canonical entries, so that an edit, a reordering or a
+removal inside the chain shows. (Signatures and a witness against truncation come with signed certificates.)
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from expunge.errors import VerificationError
+from expunge.evidence.canonical import digest
+from expunge.privacy.accountant import SequentialAccount, compose_m
+from expunge.privacy.gaussian import gaussian_delta
+
+LEDGER_TYPE = "https://expunge.dev/ledger-entry"
+GENESIS = "sha256:" + "0" * 64
+_SLACK = 1e-9  # relative: evidence passes through decimal text
+
+
+class LedgerEntry(BaseModel):
+    """One event of a lineage.
+
+    ``opening`` registers the first model; ``release`` a noised one; ``retraining`` an exact one, which starts the
+    account anew; ``purge`` proves that superseded bytes of a batch are gone.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+    type: Literal["https://expunge.dev/ledger-entry"] = LEDGER_TYPE
+    version: Literal[1] = 1
+    sequence: int = Field(ge=0)
+    previous: str
+    lineage: str
+    kind: Literal["opening", "release", "retraining", "purge"]
+    issued_at: str
+    batch: str | None = None
+    certificate_id: str | None = None
+    certificate_digest: str | None = None
+    model_digest: str | None = None
+    dataset_md5: str | None = None
+    records_removed: int = 0
+    mechanism: str | None = None
+    guarantee: str | None = None
+    error_bound: float = Field(0.0, ge=0)
+    sigma: float = Field(0.0, ge=0)
+    m: float = Field(0.0, ge=0)
+    draws: int = Field(0, ge=0)
+    composed_m: float = Field(0.0, ge=0)
+    epsilon: float = Field(0.0, ge=0)
+    gaussian_delta: float = Field(0.0, ge=0)
+    delta: float = Field(0.0, ge=0)
+    step: int = Field(0, ge=0)
+    accumulated_error: float = Field(0.0, ge=0)
+    uniform_error: float = Field(0.0, ge=0)
+    details: dict[str, Any] = {}
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data.
+
+        Returns:
+            A JSON-able dict.
+        """
+        return self.model_dump(mode="json")
+
+    def digest(self) -> str:
+        """Digest of the whole entry.
+
+        Returns:
+            ``sha256:`` and 64 hexadecimal digits.
+        """
+        return digest(self.to_json())
+
+
+def account_of(entries: Sequence[LedgerEntry]) -> SequentialAccount:
+    """Where a lineage stands: releases since its last exact training.
+
+    Args:
+        entries: In order.
+
+    Returns:
+        The account, recomputed from the entries' error bounds.
+    """
+    account = SequentialAccount()
+    for entry in entries:
+        if entry.kind in ("opening", "retraining"):
+            account = SequentialAccount()
+        elif entry.kind == "release":
+            account = account.after_release(entry.error_bound)
+    return account
+
+
+def parse_entries(content: Any) -> list[LedgerEntry]:
+    """Read an exported ledger.
+
+    Args:
+        content: Parsed JSON: a list of entries.
+
+    Returns:
+        The entries.
+
+    Raises:
+        VerificationError: If it is not a ledger.
+    """
+    try:
+        if not isinstance(content, list):
+            raise TypeError(f"{type(content).__name__} instead of a list")
+        return [LedgerEntry.model_validate(entry) for entry in content]
+    except (ValidationError, TypeError) as error:
+        raise VerificationError(
+            "the ledger is malformed", got=" ".join(str(error).split())[:400], remedy="ask for the original"
+        ) from error
+
+
+def check_ledger(entries: Sequence[LedgerEntry]) -> list[str]:
+    """Every fault of a ledger: its chain and its arithmetic.
+
+    Args:
+        entries: In order.
+
+    Returns:
+        Findings in words; empty if all holds.
+    """
+    findings: list[str] = []
+    previous, account = GENESIS, SequentialAccount()
+    for index, entry in enumerate(entries):
+        where = f"entry {index}"
+        if entry.sequence != index:
+            findings.append(f"{where}: sequence {entry.sequence} where {index} is expected")
+        if entry.previous != previous:
+            findings.append(f"{where}: does not chain to the entry before it")
+        if (index == 0) != (entry.kind == "opening"):
+            findings.append(f"{where}: a ledger opens once, at its start")
+        previous = entry.digest()
+        if entry.kind in ("opening", "retraining"):
+            account = SequentialAccount()
+            if entry.epsilon or entry.delta:
+                findings.append(f"{where}: an exact training states epsilon = delta = 0")
+        elif entry.kind == "release":
+            account = account.after_release(entry.error_bound)
+            findings += [f"{where}: {fault}" for fault in _check_release(entry)]
+        stated = (entry.step, entry.accumulated_error, entry.uniform_error)
+        expected = (account.step, account.accumulated_error, account.uniform_error)
+        if not all(math.isclose(a, b, rel_tol=_SLACK) for a, b in zip(stated, expected, strict=True)):
+            findings.append(f"{where}: accumulated figures {stated} where {expected} are recomputed")
+    return findings
+
+
+def _check_release(entry: LedgerEntry) -> list[str]:
+    faults = []
+    if entry.sigma <= 0 or entry.draws < 1:
+        return ["a noised release needs sigma > 0 and at least one draw"]
+    if not math.isclose(entry.m, entry.error_bound / entry.sigma, rel_tol=_SLACK):
+        faults.append("m is not error_bound / sigma")
+    if not math.isclose(entry.composed_m, compose_m([entry.m] * entry.draws), rel_tol=_SLACK):
+        faults.append("composed m is not the root-sum over its draws")
+    if gaussian_delta(entry.epsilon, entry.composed_m) > entry.gaussian_delta * (1 + 1e-6):
+        faults.append("epsilon is below what composed m and delta allow")
+    if entry.delta < entry.gaussian_delta:
+        faults.append("delta is below the Gaussian mechanism's share")
+    return faults

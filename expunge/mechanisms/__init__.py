@@ -1,0 +1,1 @@
+"""Unlearning mechanisms, one file each, and the planner that chooses among them."""

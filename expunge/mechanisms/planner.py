@@ -1,0 +1,98 @@
+"""Which mechanisms policy admits, and the cheapest first."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from expunge.errors import BudgetExceededError, CertificateRefusedError
+from expunge.mechanisms.contract import Assessment, Context, Mechanism
+from expunge.mechanisms.convex import Convex
+from expunge.mechanisms.newton import Newton
+from expunge.mechanisms.retrain import Retrain
+from expunge.privacy.accountant import composed_epsilon
+
+MECHANISMS: tuple[Mechanism, ...] = (Convex(), Newton(), Retrain())
+
+
+def mechanism_named(name: str) -> Mechanism:
+    """The mechanism of that name.
+
+    Args:
+        name: As in certificates.
+
+    Returns:
+        The mechanism.
+
+    Raises:
+        CertificateRefusedError: If there is none.
+    """
+    for mechanism in MECHANISMS:
+        if mechanism.name == name:
+            return mechanism
+    raise CertificateRefusedError(
+        "unknown mechanism",
+        expected=", ".join(m.name for m in MECHANISMS),
+        got=name,
+        remedy="check the batch",
+    )
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Every mechanism's assessment, and the order in which the admissible ones are tried.
+
+    Args:
+        assessments: One a mechanism, cheapest first.
+        order: Names of the admissible ones, cheapest first.
+    """
+
+    assessments: tuple[Assessment, ...]
+    order: tuple[str, ...]
+
+
+def make_plan(context: Context, mechanisms: Sequence[Mechanism] = MECHANISMS) -> Plan:
+    """Judge every mechanism by policy and order the admissible ones by predicted cost.
+
+    Args:
+        context: Public facts of the request.
+        mechanisms: To choose from.
+
+    Returns:
+        The plan; its order may be empty.
+
+    Example:
+        >>> # make_plan(context).order
+        >>> # ('convex', 'retrain')
+    """
+    judged = [_judge(mechanism, mechanism.assess(context), context) for mechanism in mechanisms]
+    judged.sort(key=lambda assessment: assessment.seconds)
+    return Plan(tuple(judged), tuple(a.mechanism for a in judged if a.admissible))
+
+
+def _judge(mechanism: Mechanism, assessment: Assessment, context: Context) -> Assessment:
+    admit = context.policy.admit
+    if assessment.refusal:
+        return assessment
+    if mechanism.guarantee not in admit.classes:
+        return replace(
+            assessment,
+            refusal=f"policy does not admit the class {mechanism.guarantee}",
+            remedy="add it to admit.classes in policy.yaml, if its assumptions are acceptable",
+        )
+    if not mechanism.noised:
+        return assessment
+    _, epsilon = composed_epsilon(
+        context.allowed_error / context.policy.release.sigma, context.draws + 1, context.policy.release.delta
+    )
+    limit = min(admit.epsilon, context.policy.ledger.composed_epsilon)
+    if epsilon > limit or assessment.delta > admit.delta:
+        return replace(
+            assessment,
+            epsilon=epsilon,
+            refusal=f"vacuous under policy: ({epsilon:.3g}, {assessment.delta:.1g}) is above ({limit:g}, {admit.delta:g})",
+            remedy="lower release.epsilon or release.delta in policy.yaml",
+        )
+    try:
+        context.account.after_release(assessment.error_bound).check(context.limits)
+    except BudgetExceededError as error:
+        return replace(assessment, refusal=str(error), remedy="retraining starts the ledger anew")
+    return assessment

@@ -1,0 +1,169 @@
+"""The release: noise on the noiseless weights, and the record from which the certificate is written."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from expunge.errors import CertificateRefusedError
+from expunge.mechanisms.contract import Constant, Mechanism, Problem, Unlearned
+from expunge.models.training import project
+from expunge.privacy.accountant import composed_epsilon
+from expunge.privacy.noise import GENERATOR, GaussianNoise, truncation_delta
+
+
+@dataclass(frozen=True)
+class ReleaseRecord:
+    """What was done, with every public figure a certificate states.
+
+    Args:
+        mechanism: Name.
+        guarantee: Class.
+        reference: The process compared with, in words.
+        formula: Of the error bound.
+        error_bound: Policy's bound, in weight units; 0 for exact ones.
+        binding: "theorem", "ball" or "exact".
+        sigma: Noise scale; 0 for exact ones.
+        m: error_bound / sigma of one draw; 0 for exact ones.
+        draws: Noise draws that saw these records, discarded ones included.
+        composed_m: Over all draws.
+        epsilon: Of all draws, at gaussian_delta.
+        gaussian_delta: The Gaussian mechanism's share of delta.
+        delta: gaussian_delta + generator + failure probability of bounds.
+        noise: The generator; empty for exact ones.
+        parameters: Number of coordinates.
+        constants: With provenance.
+        assumptions: In words.
+    """
+
+    mechanism: str
+    guarantee: str
+    reference: str
+    formula: str
+    error_bound: float
+    binding: str
+    sigma: float
+    m: float
+    draws: int
+    composed_m: float
+    epsilon: float
+    gaussian_delta: float
+    delta: float
+    noise: str
+    parameters: int
+    constants: tuple[Constant, ...]
+    assumptions: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data.
+
+        Returns:
+            A JSON-able dict.
+        """
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Release:
+    """Weights that may leave the process, and their record.
+
+    Args:
+        weights: Noised (or exact) float64 weights, shape (d,).
+        origin: Initial weights, shape (d,).
+        record: Public.
+        sealed: For the annex.
+    """
+
+    weights: Tensor
+    origin: Tensor
+    record: ReleaseRecord
+    sealed: dict[str, Any]
+
+
+def release(mechanism: Mechanism, problem: Problem, unlearned: Unlearned, *, draws: int) -> Release:
+    """Noise the unlearned weights once and state what that guarantees.
+
+    The stated epsilon is that of policy's error bound, never of the realised one.
+
+    Args:
+        mechanism: Which unlearned.
+        problem: The request.
+        unlearned: Noiseless weights; the caller forgets them.
+        draws: Noise draws for these records, this one included.
+
+    Returns:
+        The release.
+
+    Raises:
+        CertificateRefusedError: If the realised bound is above policy's, or a weight is not finite.
+    """
+    if not bool(torch.isfinite(unlearned.weights).all()):
+        raise CertificateRefusedError("unlearned weights are not finite", remedy="retrain")
+    context = problem.context
+    size = len(unlearned.weights)
+    common = {
+        "mechanism": mechanism.name,
+        "guarantee": mechanism.guarantee,
+        "reference": mechanism.reference,
+        "formula": mechanism.formula,
+        "binding": unlearned.binding,
+        "parameters": size,
+        "assumptions": mechanism.assumptions,
+    }
+    sealed = {**unlearned.sealed, "realised_error_bound": unlearned.error_bound}
+    if not mechanism.noised:
+        record = ReleaseRecord(
+            **common,
+            error_bound=0.0,
+            sigma=0.0,
+            m=0.0,
+            draws=draws,
+            composed_m=0.0,
+            epsilon=0.0,
+            gaussian_delta=0.0,
+            delta=0.0,
+            noise="",
+            constants=unlearned.constants,
+        )
+        return Release(unlearned.weights, unlearned.origin, record, sealed)
+    policy, allowed = context.policy.release, context.allowed_error
+    if unlearned.error_bound > allowed:
+        raise CertificateRefusedError(
+            "the error bound is above policy's release", expected=f"at most {allowed:.3g}", remedy="retrain"
+        )
+    m = allowed / policy.sigma
+    composed_m, epsilon = composed_epsilon(m, draws, policy.delta)
+    noise = torch.from_numpy(GaussianNoise().draw(size, policy.sigma))
+    weights = unlearned.weights + noise
+    if not context.spec.linearize:  # post-processing: the next request starts inside the ball again
+        weights = project(weights, context.spec.norm_bound)
+    record = ReleaseRecord(
+        **common,
+        error_bound=allowed,
+        sigma=policy.sigma,
+        m=m,
+        draws=draws,
+        composed_m=composed_m,
+        epsilon=epsilon,
+        gaussian_delta=policy.delta,
+        delta=policy.delta + draws * truncation_delta(size, epsilon) + unlearned.failure_probability,
+        noise=GENERATOR,
+        constants=(
+            *unlearned.constants,
+            Constant("sigma", policy.sigma, "policy", "noise scale per parameter, fixed before the request"),
+            Constant(
+                "error_bound",
+                allowed,
+                "policy",
+                "m(epsilon, delta) sigma of policy's release; met or refused",
+            ),
+            Constant(
+                "generator_delta",
+                truncation_delta(size, epsilon),
+                "bounded",
+                "truncation of the noise generator",
+            ),
+        ),
+    )
+    return Release(weights, unlearned.origin, record, sealed)

@@ -1,0 +1,52 @@
+"""Retraining from scratch on the retain set (class ``exact``): epsilon = 0, delta = 0."""
+
+from expunge.mechanisms.contract import Assessment, Constant, Context, Problem, Unlearned
+from expunge.models.training import train
+from expunge.settings import GuaranteeClass
+
+
+class Retrain:
+    """The reference itself."""
+
+    name = "retrain"
+    guarantee: GuaranteeClass = "exact"
+    reference = "training on the retain set alone from data-independent initial weights: the released model is just that"
+    formula = "0: the released weights are the reference's own"
+    noised = False
+    assumptions: tuple[str, ...] = ()
+
+    def assess(self, context: Context) -> Assessment:
+        """Exact retraining is always admissible in itself.
+
+        Args:
+            context: The request.
+
+        Returns:
+            The assessment.
+        """
+        return Assessment(self.name, self.guarantee, 0.0, 0.0, 0.0, context.training_seconds)
+
+    def unlearn(self, problem: Problem) -> Unlearned:
+        """Train anew; the parent's weights are not looked at.
+
+        Args:
+            problem: The request; its start is ignored.
+
+        Returns:
+            Weights with a bound of zero.
+
+        Raises:
+            NotConvergedError: If training does not reach its tolerance.
+        """
+        spec = problem.context.spec
+        trained = train(spec, problem.features, problem.labels, search=problem.search, what="retraining")
+        return Unlearned(
+            weights=trained.weights,
+            origin=trained.origin,
+            error_bound=0.0,
+            binding="exact",
+            constants=(
+                Constant("seed", float(spec.seed), "policy", "data-independent; same for the reference"),
+            ),
+            sealed={"products": trained.products, "seconds": trained.seconds},
+        )

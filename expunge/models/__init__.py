@@ -1,0 +1,1 @@
+"""The model zoo, training, and the saved form of a model."""

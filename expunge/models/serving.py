@@ -1,0 +1,147 @@
+"""A model as a folder: weights.safetensors and model.json; no pickle, no code, no record.
+
+``_load_pyfunc`` is the entry point that MLflow's python_function flavour looks for.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from expunge.datasets.preprocessing import Preprocessing, encode_features
+from expunge.errors import DatasetError
+from expunge.models.predictor import predict_logits
+from expunge.models.spec import ModelSpec
+
+WEIGHTS_FILE = "weights.safetensors"
+MODEL_FILE = "model.json"
+
+
+@dataclass(frozen=True)
+class SavedModel:
+    """A model read from its folder.
+
+    Args:
+        spec: Architecture and training procedure.
+        preprocessing: From raw columns to features.
+        weights: Trainable parameters, float64, shape (d,).
+        origin: Initial weights, float64, shape (d,).
+        training: Public facts of the run that made it (products, seconds, accuracy).
+        search: Folder of one's own model code.
+    """
+
+    spec: ModelSpec
+    preprocessing: Preprocessing
+    weights: Tensor
+    origin: Tensor
+    training: dict[str, Any]
+    search: Path | None = None
+
+    def logits(self, frame: pd.DataFrame) -> Tensor:
+        """Logits for raw records.
+
+        Args:
+            frame: One row a record, with the dataset's feature columns.
+
+        Returns:
+            Shape (n, classes).
+        """
+        features = torch.from_numpy(encode_features(frame, self.preprocessing))
+        return predict_logits(self.spec, self.weights, self.origin, features, self.search)
+
+    def predict(self, frame: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
+        """Label and class probabilities for raw records (the python_function interface).
+
+        Args:
+            frame: One row a record, with the dataset's feature columns.
+            params: Unused; part of the interface.
+
+        Returns:
+            Columns ``label`` and ``p_<class>``.
+        """
+        probabilities = torch.softmax(self.logits(frame), dim=1).numpy()
+        classes = list(self.preprocessing.classes)
+        out = pd.DataFrame(probabilities, columns=[f"p_{name}" for name in classes], index=frame.index)
+        out.insert(0, "label", [classes[index] for index in probabilities.argmax(axis=1)])
+        return out
+
+
+def save_model(model: SavedModel, folder: Path) -> str:
+    """Write a model's folder.
+
+    Args:
+        model: The model.
+        folder: Created if absent.
+
+    Returns:
+        The model's digest (:func:`model_digest`).
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {"weights": model.weights.contiguous(), "origin": model.origin.contiguous()}
+    save_file(tensors, str(folder / WEIGHTS_FILE))
+    content = {
+        "version": 1,
+        "spec": model.spec.to_json(),
+        "preprocessing": model.preprocessing.to_json(),
+        "training": model.training,
+    }
+    (folder / MODEL_FILE).write_text(json.dumps(content, indent=1, sort_keys=True), encoding="utf-8")
+    return model_digest(folder)
+
+
+def load_model(folder: Path, search: Path | None = None) -> SavedModel:
+    """Read a model's folder.
+
+    Args:
+        folder: Written by :func:`save_model`.
+        search: Folder of one's own model code.
+
+    Returns:
+        The model.
+
+    Raises:
+        DatasetError: If a file is missing or is not a model of ours.
+    """
+    try:
+        content = json.loads((folder / MODEL_FILE).read_text(encoding="utf-8"))
+        tensors = load_file(str(folder / WEIGHTS_FILE))
+        return SavedModel(
+            spec=ModelSpec.from_json(content["spec"]),
+            preprocessing=Preprocessing.from_json(content["preprocessing"]),
+            weights=tensors["weights"],
+            origin=tensors["origin"],
+            training=content["training"],
+            search=search,
+        )
+    except (OSError, KeyError, ValueError) as error:
+        raise DatasetError(
+            "cannot read the model",
+            expected=f"{MODEL_FILE} and {WEIGHTS_FILE}",
+            got=f"{type(error).__name__}: {error}",
+            remedy="run `expunge train`, or restore the folder",
+        ) from error
+
+
+def model_digest(folder: Path) -> str:
+    """SHA-256 over the names and SHA-256 digests of a model's files.
+
+    Args:
+        folder: A model's folder.
+
+    Returns:
+        ``sha256:`` and 64 hexadecimal digits.
+    """
+    outer = hashlib.sha256()
+    for name in (MODEL_FILE, WEIGHTS_FILE):
+        outer.update(f"{name} {hashlib.sha256((folder / name).read_bytes()).hexdigest()}\n".encode())
+    return f"sha256:{outer.hexdigest()}"
+
+
+def _load_pyfunc(path: str) -> SavedModel:
+    return load_model(Path(path))

@@ -1,0 +1,99 @@
+"""What a model is, apart from its weights: everything needed to train it again."""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from expunge.errors import PolicyError
+from expunge.settings import Params
+
+CATALOGUE = ("linearized-mlp", "mlp")
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """A model's architecture and training procedure; nothing in it depends on a record.
+
+    Args:
+        name: linearized-mlp, mlp, or ``module:factory`` of one's own.
+        linearize: Whether the linearisation at the initial weights is trained (strongly convex).
+        hyperparameters: Passed to the factory.
+        in_features: Width of an encoded record.
+        classes: Number of classes.
+        seed: Of initial weights and batch order; data-independent.
+        l2: mu.
+        gradient_tolerance: tau, for linearised models.
+        rounding_allowance: e, for linearised models.
+        max_products: Curvature products to spend at most, for linearised models.
+        norm_bound: C, for deep models.
+        epochs: For deep models.
+        batch_size: For deep models.
+        learning_rate: For deep models.
+    """
+
+    name: str
+    linearize: bool
+    in_features: int
+    classes: int
+    seed: int
+    l2: float
+    gradient_tolerance: float
+    rounding_allowance: float
+    max_products: int
+    norm_bound: float
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    hyperparameters: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def from_params(cls, params: Params, *, in_features: int, classes: int) -> "ModelSpec":
+        """Combine params.yaml with the widths that the data dictate.
+
+        Args:
+            params: params.yaml.
+            in_features: Width of an encoded record.
+            classes: Number of classes.
+
+        Returns:
+            The spec.
+
+        Raises:
+            PolicyError: If the model's name is neither in the catalogue nor ``module:factory``.
+        """
+        name = params.model.name
+        if name not in CATALOGUE and ":" not in name:
+            raise PolicyError(
+                "unknown model in params.yaml",
+                expected=f"{', '.join(CATALOGUE)} or module:factory",
+                got=name,
+                remedy="correct model.name",
+            )
+        linearize = {"linearized-mlp": True, "mlp": False}.get(name, params.model.linearize)
+        return cls(
+            name=name,
+            linearize=linearize,
+            hyperparameters=dict(params.model.hyperparameters),
+            in_features=in_features,
+            classes=classes,
+            **params.training.model_dump(),
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data.
+
+        Returns:
+            A JSON-able dict, the inverse of :meth:`from_json`.
+        """
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> "ModelSpec":
+        """Read what :meth:`to_json` wrote.
+
+        Args:
+            data: The dict.
+
+        Returns:
+            The spec.
+        """
+        return cls(**data)

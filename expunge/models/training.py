@@ -1,0 +1,159 @@
+"""Training: the process that unlearning is compared with, so it is deterministic and stops where it promises."""
+
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from expunge import progress
+from expunge.curvature.flat import FlatModule
+from expunge.curvature.linearized import LinearizedObjective
+from expunge.curvature.newton_cg import minimize
+from expunge.errors import NotConvergedError
+from expunge.models.spec import ModelSpec
+from expunge.models.zoo import build
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained model.
+
+    Args:
+        weights: Trainable parameters, float64, shape (d,): of the linearisation, or of the network itself.
+        origin: Initial weights w0, shape (d,).
+        gradient_norm: At the weights, over the training records, float64.
+        rounding: Checked rounding of that gradient (linearised models), else 0.
+        products: Curvature products (linearised) or optimiser steps (deep) spent.
+        seconds: Wall time.
+    """
+
+    weights: Tensor
+    origin: Tensor
+    gradient_norm: float
+    rounding: float
+    products: int
+    seconds: float
+
+
+def project(weights: Tensor, norm_bound: float) -> Tensor:
+    """Project onto the ball ``||w||_2 <= C``.
+
+    Args:
+        weights: Shape (d,).
+        norm_bound: C.
+
+    Returns:
+        The nearest point of the ball.
+
+    Example:
+        >>> float(project(torch.tensor([3.0, 4.0]), 1.0).norm())
+        1.0
+    """
+    norm = float(weights.norm())
+    return weights if norm <= norm_bound else weights * (norm_bound / norm)
+
+
+def train(
+    spec: ModelSpec,
+    features: Tensor,
+    labels: Tensor,
+    *,
+    start: Tensor | None = None,
+    search: Path | None = None,
+    what: str = "training",
+) -> Trained:
+    """Train from the spec's own initial weights.
+
+    Args:
+        spec: Model and procedure.
+        features: Encoded records, shape (n, in_features).
+        labels: Class indices, shape (n,).
+        start: Where the solver of a linearised model starts; does not change what is certified.
+        search: Folder of one's own model.
+        what: Name of the work in progress reports.
+
+    Returns:
+        The trained model; linearised ones within their gradient tolerance.
+
+    Raises:
+        NotConvergedError: If the tolerance was not reached, rounding is above its allowance, or a loss is not finite.
+    """
+    began = time.perf_counter()
+    network = build(spec, search)
+    if spec.linearize:
+        objective = LinearizedObjective(network, network.initial(), features, labels, spec.l2)
+        solution = minimize(
+            objective,
+            torch.zeros(network.size, dtype=torch.float64) if start is None else start,
+            tolerance=spec.gradient_tolerance,
+            max_products=spec.max_products,
+            what=what,
+        )
+        check_converged(spec, solution.status, solution.gradient_norm, solution.rounding)
+        return Trained(
+            solution.solution,
+            network.initial(),
+            solution.gradient_norm,
+            solution.rounding,
+            solution.products,
+            time.perf_counter() - began,
+        )
+    weights, steps = _projected_adam(spec, network, features.double(), labels, what)
+    return Trained(weights, network.initial(), math.nan, 0.0, steps, time.perf_counter() - began)
+
+
+def check_converged(spec: ModelSpec, status: str, gradient_norm: float, rounding: float) -> None:
+    """Refuse a point that may not be certified.
+
+    Args:
+        spec: Model with its tolerances.
+        status: Of the solver.
+        gradient_norm: At the very weights that are released, float64.
+        rounding: Checked rounding of that norm.
+
+    Raises:
+        NotConvergedError: If the point is outside the tolerance or the rounding outside its allowance.
+    """
+    if status != "converged" or not gradient_norm <= spec.gradient_tolerance:
+        raise NotConvergedError(
+            f"the solver stopped short ({status})",
+            expected=f"gradient norm <= {spec.gradient_tolerance:.1e}",
+            got="a norm above it",
+            remedy="raise training.max_products or training.l2 in params.yaml, and train anew",
+        )
+    if not rounding <= spec.rounding_allowance:
+        raise NotConvergedError(
+            "rounding of the gradient is above its allowance",
+            expected=f"at most {spec.rounding_allowance:.1e}",
+            remedy="raise training.rounding_allowance in params.yaml, scale the features, and train anew",
+        )
+
+
+def _projected_adam(
+    spec: ModelSpec, network: FlatModule, features: Tensor, labels: Tensor, what: str
+) -> tuple[Tensor, int]:
+    """Adam on mini-batches in a seeded order, projected onto the ball after every step (Zhang et al., section 3)."""
+    weights = project(network.initial(), spec.norm_bound).requires_grad_(True)
+    optimizer = torch.optim.Adam([weights], lr=spec.learning_rate)
+    order = torch.Generator().manual_seed(spec.seed)
+    steps = 0
+    for epoch in range(spec.epochs):
+        for batch in torch.randperm(len(labels), generator=order).split(spec.batch_size):
+            optimizer.zero_grad()
+            loss = cross_entropy(network(weights, features[batch]), labels[batch])
+            loss = loss + spec.l2 / 2 * weights.square().sum()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            steps += 1
+            with torch.no_grad():
+                weights.copy_(project(weights, spec.norm_bound))
+        if not math.isfinite(float(loss)):
+            raise NotConvergedError(
+                "the training loss is not finite", remedy="lower training.learning_rate in params.yaml"
+            )
+        progress.report(f"{what}: epoch {epoch + 1}", epoch + 1, spec.epochs)
+    return weights.detach(), steps

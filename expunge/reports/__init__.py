@@ -1,0 +1,1 @@
+"""Pages and plots that people read: made from evidence alone."""

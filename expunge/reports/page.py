@@ -1,0 +1,50 @@
+"""The certificate as one self-contained HTML page: no script, no outside asset."""
+
+import base64
+from collections.abc import Sequence
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from expunge.reports.plain_words import CLASS_WORDS, odds, verdict
+from expunge.reports.plots import accumulated_error_plot
+
+_STATUS_MARKS = {
+    "covered": "good",
+    "recomputed": "good",
+    "purged": "good",
+    "not present": "good",
+    "purge pending": "wait",
+    "not covered": "bad",
+}
+
+
+def render_certificate(certificate: dict[str, Any], entries: Sequence[dict[str, Any]]) -> str:
+    """Render a certificate for people.
+
+    Args:
+        certificate: As plain data.
+        entries: The lineage's ledger up to it, as plain data.
+
+    Returns:
+        HTML.
+    """
+    environment = Environment(
+        loader=PackageLoader("expunge.reports"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    environment.filters["figure"] = _figure
+    plot = accumulated_error_plot(entries, certificate["sequential"]["limits"]["accumulated_error"])
+    return environment.get_template("certificate.html").render(
+        c=certificate,
+        verdict=verdict(certificate),
+        class_words=CLASS_WORDS[certificate["guarantee"]],
+        odds=odds(certificate["epsilon"]),
+        plot=base64.b64encode(plot).decode(),
+        marks=_STATUS_MARKS,
+    )
+
+
+def _figure(value: float | None) -> str:
+    if value is None:
+        return "none known"
+    return f"{value:,}" if isinstance(value, int) else f"{value:.6g}"

@@ -1,0 +1,286 @@
+"""The workspace, and the two files that govern it: policy.yaml and params.yaml."""
+
+import os
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from expunge.errors import PolicyError, WorkspaceError
+
+GuaranteeClass = Literal["exact", "unconditional", "convex", "conditional"]
+_Model = TypeVar("_Model", bound=BaseModel)
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """Where everything of one lineage lies: a git + DVC repository with a git-ignored ``.expunge`` folder.
+
+    Args:
+        root: The repository's top folder.
+
+    Example:
+        >>> Workspace(Path("w")).dataset_dir.as_posix()
+        'w/data/dataset'
+    """
+
+    root: Path
+
+    @classmethod
+    def find(cls, path: Path | None = None) -> "Workspace":
+        """Find the workspace: ``path``, else ``EXPUNGE_WORKSPACE``, else the nearest one upwards from here.
+
+        Args:
+            path: A workspace's top folder.
+
+        Returns:
+            The workspace.
+
+        Raises:
+            WorkspaceError: If there is none.
+        """
+        named = path or (
+            Path(os.environ["EXPUNGE_WORKSPACE"]) if os.environ.get("EXPUNGE_WORKSPACE") else None
+        )
+        start = (named or Path.cwd()).resolve()
+        for candidate in [start] if named else [start, *start.parents]:
+            if (candidate / ".expunge" / "workspace.json").is_file():
+                return cls(candidate)
+        raise WorkspaceError(
+            "no workspace here",
+            expected="a folder made by `expunge init`",
+            got=str(named) if named else "no .expunge/workspace.json in this folder or above it",
+            remedy="run `expunge init PATH`, or name one with --workspace",
+        )
+
+    @property
+    def state(self) -> Path:
+        """Git-ignored state: databases, keys, evidence."""
+        return self.root / ".expunge"
+
+    @property
+    def data_dir(self) -> Path:
+        """The tracked data's parent folder."""
+        return self.root / "data"
+
+    @property
+    def dataset_dir(self) -> Path:
+        """Parquet partitions, tracked by DVC."""
+        return self.data_dir / "dataset"
+
+    @property
+    def contract_path(self) -> Path:
+        """The dataset's contract."""
+        return self.data_dir / "contract.yaml"
+
+    @property
+    def policy_path(self) -> Path:
+        """policy.yaml."""
+        return self.root / "policy.yaml"
+
+    @property
+    def params_path(self) -> Path:
+        """params.yaml."""
+        return self.root / "params.yaml"
+
+    @property
+    def build_dir(self) -> Path:
+        """Outputs of the dvc.yaml stages, git-ignored."""
+        return self.root / "build"
+
+    @property
+    def keys_dir(self) -> Path:
+        """Pseudonym key and auditor keys."""
+        return self.state / "keys"
+
+    @property
+    def releases_dir(self) -> Path:
+        """Noised weights on their way to the registry, one folder a batch."""
+        return self.state / "releases"
+
+    @property
+    def evidence_dir(self) -> Path:
+        """Certificates and sealed annexes."""
+        return self.state / "evidence"
+
+    @property
+    def remote_dir(self) -> Path:
+        """The embedded default DVC remote."""
+        return self.state / "dvc-remote"
+
+    @property
+    def prefect_home(self) -> Path:
+        """Prefect's home for the embedded server."""
+        return self.state / "prefect"
+
+    @property
+    def mlflow_artifacts(self) -> Path:
+        """The embedded default artifact store."""
+        return self.state / "mlflow" / "artifacts"
+
+    @property
+    def database_url(self) -> str:
+        """Tickets, batches and ledger: ``EXPUNGE_DATABASE_URL``, else SQLite in the workspace."""
+        return os.environ.get("EXPUNGE_DATABASE_URL") or f"sqlite:///{self.state / 'tickets.db'}"
+
+    @property
+    def tracking_uri(self) -> str:
+        """MLflow: ``MLFLOW_TRACKING_URI``, else SQLite in the workspace."""
+        return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{self.state / 'mlflow' / 'mlflow.db'}"
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Admit(_Strict):
+    """Which certificates may close a ticket."""
+
+    classes: tuple[GuaranteeClass, ...] = ("exact", "unconditional", "convex")
+    epsilon: float = Field(1.0, gt=0)
+    delta: float = Field(1e-5, gt=0, lt=1)
+
+
+class ReleasePolicy(_Strict):
+    """What every noised release is calibrated to."""
+
+    sigma: float = Field(0.01, gt=0, allow_inf_nan=False)
+    epsilon: float = Field(0.05, gt=0, allow_inf_nan=False)
+    delta: float = Field(1e-6, gt=0, lt=1)
+
+
+class NewtonPolicy(_Strict):
+    """Constants of the paper's Newton step; ``None`` where nobody assumed one."""
+
+    damping: float = Field(12.0, ge=0)
+    hessian_lipschitz: float | None = Field(None, ge=0)
+    gradient_bound: float | None = Field(None, ge=0)
+    relative_residual: float = Field(1e-6, gt=0, lt=1)
+
+
+class LedgerPolicy(_Strict):
+    """Sequential limits of a lineage."""
+
+    accumulated_error: float = Field(0.01, gt=0)
+    composed_epsilon: float = Field(1.0, gt=0)
+    releases: int = Field(100, ge=1)
+
+
+class GatesPolicy(_Strict):
+    """Validation gates."""
+
+    max_accuracy_drop: float = Field(0.02, ge=0, le=1)
+
+
+class BatchPolicy(_Strict):
+    """When a batch starts."""
+
+    minimum_size: int = Field(1, ge=1)
+
+
+class Policy(_Strict):
+    """policy.yaml: what may close a ticket, fixed before any request is seen."""
+
+    version: Literal[1] = 1
+    admit: Admit = Admit()
+    release: ReleasePolicy = ReleasePolicy()
+    newton: NewtonPolicy = NewtonPolicy()
+    ledger: LedgerPolicy = LedgerPolicy()
+    gates: GatesPolicy = GatesPolicy()
+    batch: BatchPolicy = BatchPolicy()
+
+
+class ModelParams(_Strict):
+    """Which network, and whether its linearisation is trained."""
+
+    name: str = "linearized-mlp"
+    linearize: bool = True
+    hyperparameters: dict[str, Any] = {}
+
+
+class TrainingParams(_Strict):
+    """Objective, tolerance and optimiser."""
+
+    seed: int = Field(0, ge=0)
+    l2: float = Field(1e-3, gt=0)
+    gradient_tolerance: float = Field(5e-8, gt=0)
+    rounding_allowance: float = Field(1e-9, ge=0)
+    max_products: int = Field(20000, ge=1)
+    norm_bound: float = Field(20.0, gt=0)
+    epochs: int = Field(40, ge=1)
+    batch_size: int = Field(64, ge=1)
+    learning_rate: float = Field(1e-3, gt=0)
+
+
+class Params(_Strict):
+    """params.yaml: the model and its training."""
+
+    version: Literal[1] = 1
+    model: ModelParams = ModelParams()
+    training: TrainingParams = TrainingParams()
+
+
+def template(name: str) -> str:
+    """Text of a file that `expunge init` puts into a workspace.
+
+    Args:
+        name: policy.yaml, params.yaml or dvc.yaml.
+
+    Returns:
+        The file's text.
+    """
+    return resources.files("expunge").joinpath("templates", name).read_text(encoding="utf-8")
+
+
+def _load(path: Path, model: type[_Model]) -> _Model:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return model.model_validate({} if content is None else content)
+    except FileNotFoundError as error:
+        raise PolicyError(
+            f"{path.name} is missing", expected=f"{path.name} in the workspace", remedy="restore it from git"
+        ) from error
+    except yaml.YAMLError as error:
+        raise PolicyError(
+            f"{path.name} is not YAML", got=" ".join(str(error).split()), remedy="correct the file"
+        ) from error
+    except ValidationError as error:
+        faults = "; ".join(
+            f"{'.'.join(map(str, fault['loc'])) or 'file'}: {fault['msg']}" for fault in error.errors()
+        )
+        raise PolicyError(
+            f"{path.name} is not valid", got=faults, remedy="correct the named values"
+        ) from error
+
+
+def load_policy(workspace: Workspace) -> Policy:
+    """Read policy.yaml, reporting every fault.
+
+    Args:
+        workspace: Whose policy.
+
+    Returns:
+        The policy.
+
+    Raises:
+        PolicyError: If the file is missing, not YAML or not valid.
+    """
+    return _load(workspace.policy_path, Policy)
+
+
+def load_params(workspace: Workspace) -> Params:
+    """Read params.yaml, reporting every fault.
+
+    Args:
+        workspace: Whose parameters.
+
+    Returns:
+        The parameters.
+
+    Raises:
+        PolicyError: If the file is missing, not YAML or not valid.
+    """
+    return _load(workspace.params_path, Params)

@@ -1,0 +1,117 @@
+"""The stages of dvc.yaml: prepare, train, evaluate. Files in, files out."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from expunge.datasets.contract import read_contract
+from expunge.datasets.partitions import read_dataset
+from expunge.datasets.preprocessing import Preprocessing, encode, fit
+from expunge.errors import DatasetError
+from expunge.models.predictor import accuracy
+from expunge.models.serving import SavedModel, load_model, save_model
+from expunge.models.spec import ModelSpec
+from expunge.models.training import train as train_model
+from expunge.settings import Workspace, load_params
+
+PREPROCESSING_FILE, MODEL_FOLDER, METRICS_FILE = "preprocessing.json", "model", "metrics.json"
+STAGES = ("prepare", "train", "evaluate")
+
+
+def prepare(workspace: Workspace) -> None:
+    """Compute preprocessing constants from the training rows.
+
+    Args:
+        workspace: Where.
+    """
+    frame = read_dataset(workspace.dataset_dir)
+    preprocessing = fit(frame[frame["split"] == "train"], read_contract(workspace.contract_path))
+    _write_json(workspace.build_dir / PREPROCESSING_FILE, preprocessing.to_json())
+
+
+def train(workspace: Workspace) -> None:
+    """Train from scratch and save the model.
+
+    Args:
+        workspace: Where.
+
+    Raises:
+        NotConvergedError: If training does not reach its tolerance.
+    """
+    frame = read_dataset(workspace.dataset_dir)
+    content = json.loads((workspace.build_dir / PREPROCESSING_FILE).read_text(encoding="utf-8"))
+    preprocessing = Preprocessing.from_json(content)
+    encoded = encode(frame[frame["split"] == "train"], preprocessing)
+    spec = ModelSpec.from_params(
+        load_params(workspace), in_features=encoded.features.shape[1], classes=len(preprocessing.classes)
+    )
+    trained = train_model(
+        spec, torch.from_numpy(encoded.features), torch.from_numpy(encoded.labels), search=workspace.root
+    )
+    model = SavedModel(
+        spec=spec,
+        preprocessing=preprocessing,
+        weights=trained.weights,
+        origin=trained.origin,
+        training={"seconds": trained.seconds, "products": trained.products, "records": len(encoded.labels)},
+        search=workspace.root,
+    )
+    shutil.rmtree(workspace.build_dir / MODEL_FOLDER, ignore_errors=True)
+    save_model(model, workspace.build_dir / MODEL_FOLDER)
+
+
+def evaluate(workspace: Workspace) -> None:
+    """Measure the saved model on the test rows.
+
+    Args:
+        workspace: Where.
+    """
+    model = load_model(workspace.build_dir / MODEL_FOLDER, workspace.root)
+    frame = read_dataset(workspace.dataset_dir)
+    _write_json(workspace.build_dir / METRICS_FILE, metrics(model, frame))
+
+
+def metrics(model: SavedModel, frame: pd.DataFrame) -> dict[str, float]:
+    """Test metrics of a model.
+
+    Args:
+        model: The model.
+        frame: Canonical rows; those of the test split count.
+
+    Returns:
+        ``accuracy`` and ``test_records``.
+
+    Raises:
+        DatasetError: If there are no test rows.
+    """
+    test = frame[frame["split"] == "test"]
+    if test.empty:
+        raise DatasetError("no test rows are left", expected="at least one", remedy="check the split")
+    labels = torch.from_numpy(encode(test, model.preprocessing).labels)
+    return {"accuracy": accuracy(model.logits(test), labels), "test_records": float(len(test))}
+
+
+def install_model(source: Path, workspace: Workspace, measured: dict[str, float]) -> None:
+    """Replace the stages' outputs by a released model's.
+
+    Args:
+        source: Folder of the released model.
+        workspace: Where.
+        measured: Its test metrics.
+    """
+    build = workspace.build_dir
+    shutil.rmtree(build / MODEL_FOLDER, ignore_errors=True)
+    build.mkdir(exist_ok=True)
+    shutil.copytree(source, build / MODEL_FOLDER)
+    model = load_model(source, workspace.root)
+    _write_json(build / PREPROCESSING_FILE, model.preprocessing.to_json())
+    _write_json(build / METRICS_FILE, measured)
+
+
+def _write_json(path: Path, content: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content, indent=1, sort_keys=True), encoding="utf-8")

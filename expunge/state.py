@@ -1,0 +1,90 @@
+"""An opened workspace: its settings, keys and stores in one place."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from expunge.database import Database, open_database
+from expunge.datasets.contract import DatasetContract, read_contract
+from expunge.errors import WorkspaceError
+from expunge.evidence.store import LedgerStore
+from expunge.pseudonyms import Pseudonymiser, load_key
+from expunge.settings import Params, Policy, Workspace, load_params, load_policy
+from expunge.tickets.batches import BatchStore
+from expunge.tickets.store import TicketStore
+
+PSEUDONYM_KEY = "pseudonym-1.key"
+PARTITION_KEY = "partition.key"
+WORKSPACE_FILE = "workspace.json"
+
+
+@dataclass(frozen=True)
+class State:
+    """Everything that work in a workspace starts from.
+
+    Args:
+        workspace: Where.
+        lineage: Name of the registered model, and of its ledger.
+        policy: policy.yaml.
+        params: params.yaml.
+        contract: Of the dataset.
+        database: Opened.
+        pseudonymiser: For subjects.
+        tickets: Ticket store.
+        batches: Batch store.
+        ledger: Ledger store.
+    """
+
+    workspace: Workspace
+    lineage: str
+    policy: Policy
+    params: Params
+    contract: DatasetContract
+    database: Database
+    pseudonymiser: Pseudonymiser
+    tickets: TicketStore
+    batches: BatchStore
+    ledger: LedgerStore
+
+
+def open_state(path: Path | None = None) -> State:
+    """Open a workspace.
+
+    Args:
+        path: Its top folder; found as :meth:`Workspace.find` does.
+
+    Returns:
+        The state.
+
+    Raises:
+        WorkspaceError: If there is no workspace, or a part is missing or damaged.
+        PolicyError: If policy.yaml or params.yaml is not valid.
+        ServiceUnavailableError: If the database cannot be reached.
+    """
+    workspace = Workspace.find(path)
+    try:
+        content = json.loads((workspace.state / WORKSPACE_FILE).read_text(encoding="utf-8"))
+        lineage = str(content["lineage"])
+    except (ValueError, KeyError) as error:
+        raise WorkspaceError(
+            f"{WORKSPACE_FILE} is damaged", expected="the file that `expunge init` wrote", remedy="restore it"
+        ) from error
+    policy, params, contract = (
+        load_policy(workspace),
+        load_params(workspace),
+        read_contract(workspace.contract_path),
+    )
+    pseudonymiser = Pseudonymiser(load_key(workspace.keys_dir / PSEUDONYM_KEY))
+    database = open_database(workspace.database_url)
+    return State(
+        workspace=workspace,
+        lineage=lineage,
+        policy=policy,
+        params=params,
+        contract=contract,
+        database=database,
+        pseudonymiser=pseudonymiser,
+        tickets=TicketStore(database, pseudonymiser),
+        batches=BatchStore(database),
+        ledger=LedgerStore(database),
+    )

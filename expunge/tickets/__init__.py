@@ -1,0 +1,1 @@
+"""Data-deletion tickets: lifecycle, store, intake, batches."""

@@ -1,0 +1,119 @@
+"""The lifecycle of a ticket: a state machine without input or output.
+
+received -> verified -> (on_hold <->) scheduled -> removed -> unlearned -> validated -> certified -> registered
+-> purged -> closed; rejected and withdrawn before removal; failed at any stage of a batch, resumable.
+"""
+
+import calendar
+from datetime import datetime, timedelta
+from enum import StrEnum
+
+from expunge.errors import TicketError
+
+
+class TicketState(StrEnum):
+    """Where a ticket stands."""
+
+    RECEIVED = "received"
+    VERIFIED = "verified"
+    ON_HOLD = "on_hold"
+    SCHEDULED = "scheduled"
+    REMOVED = "removed"
+    UNLEARNED = "unlearned"
+    VALIDATED = "validated"
+    CERTIFIED = "certified"
+    REGISTERED = "registered"
+    PURGED = "purged"
+    CLOSED = "closed"
+    REJECTED = "rejected"
+    WITHDRAWN = "withdrawn"
+    FAILED = "failed"
+
+
+_PATH = (
+    TicketState.SCHEDULED,
+    TicketState.REMOVED,
+    TicketState.UNLEARNED,
+    TicketState.VALIDATED,
+    TicketState.CERTIFIED,
+    TicketState.REGISTERED,
+    TicketState.PURGED,
+    TicketState.CLOSED,
+)
+_BEFORE = (TicketState.RECEIVED, TicketState.VERIFIED, TicketState.ON_HOLD)
+FINAL = frozenset({TicketState.CLOSED, TicketState.REJECTED, TicketState.WITHDRAWN})
+REGIMES = ("gdpr", "ccpa")
+_CCPA_DAYS = 45
+
+_NEXT: dict[TicketState, frozenset[TicketState]] = {
+    TicketState.RECEIVED: frozenset(
+        {TicketState.VERIFIED, TicketState.ON_HOLD, TicketState.REJECTED, TicketState.WITHDRAWN}
+    ),
+    TicketState.VERIFIED: frozenset(
+        {TicketState.SCHEDULED, TicketState.ON_HOLD, TicketState.REJECTED, TicketState.WITHDRAWN}
+    ),
+    TicketState.ON_HOLD: frozenset(
+        {TicketState.RECEIVED, TicketState.VERIFIED, TicketState.REJECTED, TicketState.WITHDRAWN}
+    ),
+    TicketState.FAILED: frozenset(_PATH[:-1]),
+    **{state: frozenset({_PATH[index + 1], TicketState.FAILED}) for index, state in enumerate(_PATH[:-1])},
+    **{state: frozenset() for state in FINAL},
+}
+
+
+def advance(state: TicketState, target: TicketState, *, before: TicketState | None = None) -> TicketState:
+    """Check one step of a ticket.
+
+    Args:
+        state: Where it is.
+        target: Where it is to go.
+        before: Where it was before it was held or failed; it can only return there.
+
+    Returns:
+        The target.
+
+    Raises:
+        TicketError: If the step is out of order.
+
+    Example:
+        >>> advance(TicketState.RECEIVED, TicketState.VERIFIED).value
+        'verified'
+    """
+    allowed = _NEXT[state]
+    if state in (TicketState.ON_HOLD, TicketState.FAILED) and target not in FINAL:
+        allowed = allowed & {before} if before else frozenset()
+    if target not in allowed:
+        raise TicketError(
+            "a ticket cannot take this step",
+            expected=f"from {state} to {', '.join(sorted(allowed)) or 'nothing: it is final'}",
+            got=str(target),
+            remedy="see `expunge ticket show`",
+        )
+    return target
+
+
+def due_at(received_at: datetime, regime: str) -> datetime:
+    """Deadline of a ticket: one calendar month (GDPR Art. 12(3)) or 45 days (CCPA 1798.130).
+
+    Args:
+        received_at: When the request came.
+        regime: gdpr or ccpa.
+
+    Returns:
+        The same time of day, at the end of the period; a day that the next month lacks becomes its last day.
+
+    Raises:
+        TicketError: If the regime is unknown.
+
+    Example:
+        >>> due_at(datetime(2026, 1, 31), "gdpr").day
+        28
+    """
+    if regime == "ccpa":
+        return received_at + timedelta(days=_CCPA_DAYS)
+    if regime == "gdpr":
+        year, month = received_at.year + received_at.month // 12, received_at.month % 12 + 1
+        return received_at.replace(
+            year=year, month=month, day=min(received_at.day, calendar.monthrange(year, month)[1])
+        )
+    raise TicketError("unknown regime", expected=" or ".join(REGIMES), got=regime, remedy="correct --regime")

@@ -1,0 +1,66 @@
+"""Tables of tickets and batches. ``tickets.subject_id`` is the only column that ever holds a person's id."""
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import JSON, ForeignKey, String, Text
+from sqlalchemy.orm import Mapped, mapped_column
+
+from expunge.database import Base, UtcTime
+
+
+class BatchRow(Base):
+    """One batch: the durable stage of its saga."""
+
+    __tablename__ = "batches"
+
+    batch_id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    stage: Mapped[str] = mapped_column(String(20))
+    failed_stage: Mapped[str | None] = mapped_column(String(20))
+    error: Mapped[str | None] = mapped_column(Text)
+    created_at: Mapped[datetime] = mapped_column(UtcTime)
+    draws: Mapped[int] = mapped_column(default=0)
+    data: Mapped[dict[str, Any]] = mapped_column(JSON)
+
+
+class TicketRow(Base):
+    """One erasure request."""
+
+    __tablename__ = "tickets"
+
+    ticket_id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    subject_id: Mapped[str | None] = mapped_column(Text)
+    pseudonym: Mapped[str] = mapped_column(String(60), index=True)
+    state: Mapped[str] = mapped_column(String(20), index=True)
+    state_before: Mapped[str | None] = mapped_column(String(20))
+    regime: Mapped[str] = mapped_column(String(10))
+    received_at: Mapped[datetime] = mapped_column(UtcTime)
+    due_at: Mapped[datetime] = mapped_column(UtcTime, index=True)
+    idempotency_key: Mapped[str | None] = mapped_column(String(200), unique=True)
+    batch_id: Mapped[str | None] = mapped_column(ForeignKey("batches.batch_id"))
+    reason: Mapped[str] = mapped_column(Text, default="")
+    certificate_id: Mapped[str | None] = mapped_column(String(60))
+    closed_at: Mapped[datetime | None] = mapped_column(UtcTime)
+
+
+class TicketEventRow(Base):
+    """One step of a ticket."""
+
+    __tablename__ = "ticket_events"
+
+    number: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
+    ticket_id: Mapped[str] = mapped_column(ForeignKey("tickets.ticket_id"), index=True)
+    at: Mapped[datetime] = mapped_column(UtcTime)
+    source: Mapped[str | None] = mapped_column(String(20))
+    target: Mapped[str] = mapped_column(String(20))
+    reason: Mapped[str] = mapped_column(Text, default="")
+
+
+class LeaseRow(Base):
+    """Who works on a model lineage."""
+
+    __tablename__ = "leases"
+
+    lineage: Mapped[str] = mapped_column(String(100), primary_key=True)
+    holder: Mapped[str] = mapped_column(String(100))
+    expires_at: Mapped[datetime] = mapped_column(UtcTime)

@@ -1,0 +1,1 @@
+"""Prefect flows: each a checklist on one screen."""

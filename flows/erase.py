@@ -1,0 +1,50 @@
+"""The erase flow: one batch of deletion tickets, from removal to proof. Its only parameter is the batch id."""
+
+from prefect import flow
+
+from expunge.errors import CertificateRefusedError, NotConvergedError
+from tasks.certification import certify
+from tasks.planning import plan
+from tasks.purge import close, purge
+from tasks.registration import register
+from tasks.removal import remove
+from tasks.unlearning import discard, unlearn
+from tasks.validation import validate
+
+
+@flow(name="erase", persist_result=False, validate_parameters=False)
+def erase(batch_id: str) -> None:
+    """Process one batch; calling it again continues from the last durable stage.
+
+    Args:
+        batch_id: Of the batch.
+    """
+    plan(batch_id)
+    remove(batch_id)
+    release(batch_id)
+    certify(batch_id)
+    register(batch_id)
+    purge(batch_id)
+    close(batch_id)
+
+
+def release(batch_id: str) -> None:
+    """Try the admissible mechanisms, cheapest first, until one passes every gate; one noise draw each.
+
+    Args:
+        batch_id: Of the batch.
+
+    Raises:
+        CertificateRefusedError: By the plan, when no mechanism is left.
+    """
+    while True:
+        mechanism = plan(batch_id)[0]
+        try:
+            unlearn(batch_id, mechanism)
+        except (CertificateRefusedError, NotConvergedError) as refusal:
+            discard(batch_id, mechanism, str(refusal))
+            continue
+        failed = validate(batch_id)
+        if not failed:
+            return
+        discard(batch_id, mechanism, f"gates not passed: {', '.join(failed)}")

@@ -1,0 +1,16 @@
+"""The training flow: reproduce the pipeline, register the first version, open the ledger."""
+
+from prefect import flow
+
+from tasks.training import register_opening, reproduce
+
+
+@flow(name="train", persist_result=False, validate_parameters=False)
+def train() -> int:
+    """Train the workspace's first model.
+
+    Returns:
+        The version's number.
+    """
+    reproduce()
+    return int(register_opening())

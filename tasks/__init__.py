@@ -1,0 +1,1 @@
+"""Prefect tasks: one module a step of the erase flow."""

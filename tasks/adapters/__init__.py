@@ -1,0 +1,1 @@
+"""Adapters: the one place where each outside tool is called."""

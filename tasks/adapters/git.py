@@ -1,0 +1,164 @@
+"""git by subprocess: own identity, no global configuration, undisturbed by a surrounding checkout or hook."""
+
+import os
+import subprocess
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from expunge.errors import WorkspaceError
+
+_IDENTITY = ("user.name=Expunge", "user.email=expunge@localhost", "commit.gpgsign=false")
+_COMMAND = ("git", *(part for setting in _IDENTITY for part in ("-c", setting)))
+# Inside a hook GIT_DIR, GIT_INDEX_FILE and the like point at another repository: only these may pass.
+_HARMLESS = ("GIT_CONFIG_GLOBAL", "GIT_CONFIG_SYSTEM", "GIT_CONFIG_NOSYSTEM", "GIT_SSH", "GIT_SSH_COMMAND")
+
+
+def clean_environment() -> dict[str, str]:
+    """This process's environment without what would redirect git to another repository or identity.
+
+    Returns:
+        The environment for a child process.
+    """
+    kept = {
+        name: text for name, text in os.environ.items() if not name.startswith("GIT_") or name in _HARMLESS
+    }
+    return kept | {"GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C"}
+
+
+def _run(root: Path, *arguments: str) -> bytes:
+    try:
+        done = subprocess.run(
+            [*_COMMAND, *arguments],
+            cwd=root,
+            env=clean_environment(),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            check=False,
+        )
+    except FileNotFoundError as error:
+        raise WorkspaceError("git cannot be run", remedy="install git 2.28 or newer") from error
+    if done.returncode != 0:
+        complaint = (done.stderr or done.stdout).decode(errors="replace").strip().splitlines()
+        raise WorkspaceError(
+            f"`git {arguments[0]}` failed",
+            got=complaint[0] if complaint else f"exit code {done.returncode}",
+            remedy="put the workspace's git repository in order and run again",
+        )
+    return done.stdout
+
+
+def git(root: Path, *arguments: str) -> str:
+    """Run a git command at the workspace's top; `init` names the branch ``main``.
+
+    Args:
+        root: The workspace's top folder.
+        arguments: What follows ``git``.
+
+    Returns:
+        Its standard output, stripped.
+
+    Raises:
+        WorkspaceError: If git is missing or the command fails.
+    """
+    branch = ("-c", "init.defaultBranch=main") if arguments[:1] == ("init",) else ()
+    return _run(root, *branch, *arguments).decode(errors="replace").strip()
+
+
+def head(root: Path) -> str:
+    """The newest commit.
+
+    Args:
+        root: The workspace's top folder.
+
+    Returns:
+        Its id, empty where nothing is committed yet.
+    """
+    try:
+        return git(root, "rev-parse", "--verify", "--quiet", "HEAD")
+    except WorkspaceError:
+        if git(root, "rev-list", "--all", "--max-count=1"):
+            raise
+        return ""
+
+
+def commit(root: Path, paths: Iterable[str], message: str) -> str:
+    """Commit these paths and nothing else that may be staged; a no-op where they are clean.
+
+    Args:
+        root: The workspace's top folder.
+        paths: Relative to it; missing and untracked ones are passed over.
+        message: Of the commit; no personal data.
+
+    Returns:
+        Id of the newest commit.
+    """
+    known = [str(path) for path in paths if (root / path).exists() or git(root, "ls-files", "--", str(path))]
+    if known:
+        git(root, "add", "--all", "--", *known)
+        if git(root, "status", "--porcelain", "--untracked-files=no", "--", *known):
+            git(root, "commit", "--quiet", "--only", f"--message={message}", "--", *known)
+    return head(root)
+
+
+def file_history(root: Path, path: str) -> list[str]:
+    """Every version of a file on any branch, tag, stash, experiment or reflog entry.
+
+    Args:
+        root: The workspace's top folder.
+        path: The file, relative to it.
+
+    Returns:
+        Their texts, newest first, each once.
+
+    Raises:
+        WorkspaceError: If the history is cut off, so that "every" would be untrue.
+    """
+    if git(root, "rev-parse", "--is-shallow-repository") == "true":
+        raise WorkspaceError(
+            "the git history is cut off",
+            expected="a full clone, so that every superseded data version is known",
+            got="a shallow one",
+            remedy="run `git fetch --unshallow`",
+        )
+    selection = ("--all", "--reflog", "--full-history", "-m")
+    shape = ("--raw", "--no-abbrev", "--no-renames", "--no-show-signature", "--format=")
+    log = git(root, "log", *selection, *shape, "--", path)
+    blobs = [line.split()[3] for line in log.splitlines() if line.startswith(":")]
+    wanted = [blob for blob in dict.fromkeys(blobs) if set(blob) != {"0"}]  # zeros: the commit deleted it
+    return [_run(root, "cat-file", "blob", blob).decode(errors="replace") for blob in wanted]
+
+
+def objects(root: Path) -> Iterator[tuple[str, bytes]]:
+    """Every object of the repository, unreachable ones too, unpacked; one in memory at a time.
+
+    Args:
+        root: The workspace's top folder.
+
+    Yields:
+        ``("git <type> <id>", bytes)``.
+
+    Raises:
+        WorkspaceError: If git stops early: a search through part of the objects proves nothing.
+    """
+    with subprocess.Popen(
+        [*_COMMAND, "cat-file", "--batch-all-objects", "--batch", "--buffer"],
+        cwd=root,
+        env=clean_environment(),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    ) as process:
+        assert process.stdout is not None
+        while header := process.stdout.readline():
+            parts = header.decode(errors="replace").split()
+            if len(parts) != 3:  # "<id> missing": a partial clone or a damaged repository
+                break
+            content = process.stdout.read(int(parts[2]))
+            process.stdout.read(1)
+            yield f"git {parts[1]} {parts[0]}", content
+    if header or process.returncode != 0:
+        raise WorkspaceError(
+            "git could not list all of its objects",
+            got=header.decode(errors="replace").strip() or f"exit code {process.returncode}",
+            remedy="run `git fsck` in the workspace",
+        )

@@ -1,0 +1,119 @@
+"""A local Prefect server for the embedded default: started, waited for, stopped.
+
+Without a server each process spawns a temporary one that loses task records when it exits. Call this before Prefect is
+imported: it reads its settings then.
+"""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from expunge import progress
+from expunge.errors import ServiceUnavailableError
+
+_START_S, _STOP_S, _POLL_S = 120, 15, 0.3
+_QUIET = {
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "DO_NOT_TRACK": "1",
+    "PREFECT_LOGGING_LEVEL": "INFO",  # to the server; the console shows our own lines
+    "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
+    "PREFECT_SERVER_LOGGING_LEVEL": "CRITICAL",
+    "PREFECT_CLI_COLORS": "false",
+    "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "false",
+    "PREFECT_RESULTS_PERSIST_BY_DEFAULT": "false",
+}
+
+
+@contextmanager
+def prefect_server(home: Path) -> Iterator[str]:
+    """Use the server of ``PREFECT_API_URL``, or run one as long as this is entered.
+
+    Args:
+        home: Prefect's home in the workspace, for a server of our own.
+
+    Yields:
+        The API's URL.
+
+    Raises:
+        ServiceUnavailableError: If the named server does not answer, or ours does not start.
+    """
+    os.environ.update({name: os.environ.get(name, value) for name, value in _QUIET.items()})
+    named = os.environ.get("PREFECT_API_URL")
+    if named:
+        if not _healthy(named):
+            raise ServiceUnavailableError(
+                "the Prefect server does not answer",
+                expected=named,
+                remedy="start it, or unset PREFECT_API_URL",
+            )
+        yield named
+        return
+    home.mkdir(parents=True, exist_ok=True)
+    os.environ["PREFECT_HOME"] = str(home)
+    port = _free_port()
+    url = f"http://127.0.0.1:{port}/api"
+    with (home / "server.log").open("ab") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)],
+            stdout=log,
+            stderr=log,
+            env={**os.environ, "PREFECT_API_URL": url},
+            start_new_session=True,
+        )
+        try:
+            _wait(process, url, home / "server.log")
+            os.environ["PREFECT_API_URL"] = url
+            yield url
+        finally:
+            os.environ.pop("PREFECT_API_URL", None)
+            _stop(process)
+
+
+def _healthy(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(f"{url.rstrip('/')}/health", timeout=5) as answer:
+            return bool(answer.status == 200)
+    except (urllib.error.URLError, OSError, ValueError):
+        return False
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _wait(process: "subprocess.Popen[bytes]", url: str, log: Path) -> None:
+    began = time.monotonic()
+    while (waited := time.monotonic() - began) < _START_S:
+        progress.report("starting the Prefect server", waited, 0)
+        if _healthy(url):
+            return
+        if process.poll() is not None:
+            break
+        time.sleep(_POLL_S)
+    raise ServiceUnavailableError(
+        "the local Prefect server did not start",
+        expected=f"an answer within {_START_S} s",
+        got=f"see {log.name}",
+        remedy="name a running server in PREFECT_API_URL",
+    )
+
+
+def _stop(process: "subprocess.Popen[bytes]") -> None:
+    if process.poll() is not None:
+        return
+    os.killpg(process.pid, signal.SIGTERM)
+    try:
+        process.wait(_STOP_S)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()

@@ -1,0 +1,381 @@
+"""MLflow: registered model versions, their evidence, and destruction of superseded weights.
+
+Deleting a version and its run, then `mlflow gc`, leaves the weights and destroys the evidence. What works: keep run
+and version, delete the *logged model*, collect it by its id, and assert that the files are gone.
+"""
+
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from expunge.errors import InputError, ResidueError, ServiceUnavailableError
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from mlflow import MlflowClient
+
+ALIAS = "champion"
+BATCH_TAG = "expunge.batch"
+_MODEL_TAG = "expunge.logged_model"  # MLflow does not return a version's model id again
+PURGED_TAG = "weights.purged_at"
+_EXPERIMENT = "expunge"
+_LOADER = "expunge.models.serving"
+
+
+@dataclass(frozen=True)
+class VersionSpec:
+    """What is registered.
+
+    Args:
+        model_dir: Folder of a saved model.
+        example: A synthetic input.
+        output: What the model says to it, for the signature.
+        batch: Key of the registration: registering it again finds the first.
+        run_name: Without personal data.
+        tags: Of run and version.
+        description: Markdown.
+        metrics: Of the model.
+        params: Of the model.
+        artifacts: Local files by name in the run.
+        dataset_md5: DVC digest of the training data.
+        dataset_revision: Git commit of it.
+        records: Number of training records.
+    """
+
+    model_dir: Path
+    example: "pd.DataFrame"
+    output: "pd.DataFrame"
+    batch: str
+    run_name: str
+    tags: Mapping[str, str]
+    description: str
+    metrics: Mapping[str, float]
+    params: Mapping[str, Any]
+    dataset_md5: str
+    dataset_revision: str
+    records: int
+    artifacts: Mapping[str, Path] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Version:
+    """A registered version.
+
+    Args:
+        version: Its number.
+        run_id: Of its source run.
+        logged_model_id: Of its weights.
+        tags: Of the version.
+    """
+
+    version: int
+    run_id: str
+    logged_model_id: str
+    tags: Mapping[str, str]
+
+
+class Registry:
+    """One registered model in an MLflow tracking store or server.
+
+    Args:
+        tracking_uri: ``sqlite:///...`` or ``http(s)://...``.
+        artifacts: Artifact folder, for a store without a server.
+        name: Of the registered model.
+    """
+
+    def __init__(self, tracking_uri: str, artifacts: Path, name: str) -> None:
+        """Connect lazily; MLflow is imported at first use."""
+        self.name = name
+        self._uri = tracking_uri
+        self._artifacts = artifacts
+        self._client: MlflowClient | None = None
+
+    @property
+    def client(self) -> "MlflowClient":
+        """The MLflow client.
+
+        Raises:
+            ServiceUnavailableError: If the server does not answer.
+        """
+        if self._client is None:
+            os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+            os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+            for noisy in ("mlflow", "alembic", "mlflow.store.db"):
+                logging.getLogger(noisy).setLevel(logging.ERROR)
+            warnings.filterwarnings("ignore", module="mlflow")
+            import mlflow
+
+            for noisy in ("mlflow", "alembic"):
+                logging.getLogger(noisy).setLevel(logging.ERROR)
+            if self._uri.startswith("sqlite:///"):
+                Path(self._uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+            mlflow.set_tracking_uri(self._uri)
+            mlflow.set_registry_uri(self._uri)
+            client = mlflow.MlflowClient(self._uri, self._uri)
+            try:
+                if client.get_experiment_by_name(_EXPERIMENT) is None:
+                    local = None if self._uri.startswith("http") else self._artifacts.resolve().as_uri()
+                    client.create_experiment(_EXPERIMENT, artifact_location=local)
+            except mlflow.MlflowException as error:
+                raise ServiceUnavailableError(
+                    "MLflow cannot be reached",
+                    expected=self._uri.split("@")[-1],
+                    got=" ".join(str(error).split())[:200],
+                    remedy="start it, or correct MLFLOW_TRACKING_URI",
+                ) from error
+            self._client = client
+        return self._client
+
+    def register(self, spec: VersionSpec) -> Version:
+        """Register a model with its evidence; registering the same batch again finds the first version.
+
+        Args:
+            spec: What.
+
+        Returns:
+            The version.
+        """
+        found = self.find(spec.batch)
+        if found is not None:
+            return found
+        client = self.client
+        import mlflow
+        from mlflow.models import infer_signature
+
+        self._drop_half_made(spec.batch)
+        experiment = client.get_experiment_by_name(_EXPERIMENT)
+        tags = {**spec.tags, BATCH_TAG: spec.batch}
+        with mlflow.start_run(
+            experiment_id=experiment.experiment_id, run_name=spec.run_name, tags=tags
+        ) as run:
+            mlflow.log_params(dict(spec.params))
+            logged = mlflow.pyfunc.log_model(
+                name="model",
+                loader_module=_LOADER,
+                data_path=str(spec.model_dir),
+                signature=infer_signature(spec.example, spec.output),
+                input_example=spec.example,
+                pip_requirements=["expunge"],
+            )
+            mlflow.log_input(_dataset(spec), context="training")
+            for name, value in spec.metrics.items():
+                mlflow.log_metric(name, value, model_id=logged.model_id)
+            for name, path in spec.artifacts.items():
+                _log_as(client, run.info.run_id, path, name)
+        if not any(
+            model.name == self.name for model in client.search_registered_models(f"name = '{self.name}'")
+        ):
+            client.create_registered_model(
+                self.name, description="Models with certified unlearning; see each version."
+            )
+        version = client.create_model_version(
+            self.name,
+            source=f"models:/{logged.model_id}",
+            run_id=run.info.run_id,
+            tags={**tags, _MODEL_TAG: logged.model_id},
+            description=spec.description,
+            model_id=logged.model_id,
+        )
+        return self.get(int(version.version))
+
+    def _drop_half_made(self, batch: str) -> None:
+        """A run that a crash left without a version is not evidence of anything: its weights go, and it is marked."""
+        experiment = self.client.get_experiment_by_name(_EXPERIMENT)
+        for run in self.client.search_runs([experiment.experiment_id], f"tags.`{BATCH_TAG}` = '{batch}'"):
+            for model in self.client.search_logged_models(
+                [experiment.experiment_id], filter_string=f"source_run_id = '{run.info.run_id}'"
+            ):
+                self._destroy(model.model_id, model.artifact_location)
+            self.client.set_tag(run.info.run_id, BATCH_TAG, f"{batch} (abandoned)")
+            self.client.set_terminated(run.info.run_id, "KILLED")
+
+    def attach(self, version: Version, artifacts: Mapping[str, Path]) -> None:
+        """Add evidence to a version's run.
+
+        Args:
+            version: Whose.
+            artifacts: Local files by name.
+        """
+        for name, path in artifacts.items():
+            _log_as(self.client, version.run_id, path, name)
+
+    def find(self, batch: str) -> Version | None:
+        """The version that a batch registered.
+
+        Args:
+            batch: Key of the registration.
+
+        Returns:
+            The version, if there is one.
+        """
+        versions = self.client.search_model_versions(f"name = '{self.name}'")
+        numbers = [int(v.version) for v in versions if v.tags.get(BATCH_TAG) == batch]
+        return self.get(numbers[0]) if numbers else None
+
+    def next_version(self) -> int:
+        """Number that the next registration will get; the caller holds the lineage's lease.
+
+        Returns:
+            One more than the highest.
+        """
+        versions = self.client.search_model_versions(f"name = '{self.name}'")
+        return 1 + max((int(version.version) for version in versions), default=0)
+
+    def get(self, number: int) -> Version:
+        """A version by number.
+
+        Args:
+            number: Of the version.
+
+        Returns:
+            The version.
+
+        Raises:
+            InputError: If there is none.
+        """
+        import mlflow
+
+        try:
+            version = self.client.get_model_version(self.name, str(number))
+        except mlflow.MlflowException as error:
+            raise InputError("no such model version", got=f"{self.name} {number}") from error
+        return Version(number, str(version.run_id), version.tags[_MODEL_TAG], dict(version.tags))
+
+    def champion(self) -> Version | None:
+        """The version that serves.
+
+        Returns:
+            The version behind the alias, if there is one.
+        """
+        import mlflow
+
+        try:
+            version = self.client.get_model_version_by_alias(self.name, ALIAS)
+        except mlflow.MlflowException:
+            return None
+        return self.get(int(version.version))
+
+    def promote(self, number: int) -> None:
+        """Move the alias: the one pointer flip.
+
+        Args:
+            number: Of the version that is to serve.
+        """
+        self.client.set_registered_model_alias(self.name, ALIAS, str(number))
+
+    def tag(self, number: int, name: str, value: str) -> None:
+        """Tag a version.
+
+        Args:
+            number: Of the version.
+            name: Of the tag.
+            value: Without personal data.
+        """
+        self.client.set_model_version_tag(self.name, str(number), name, value)
+
+    def metrics(self, version: Version) -> dict[str, float]:
+        """Metrics of a version's run.
+
+        Args:
+            version: Whose.
+
+        Returns:
+            Values by name.
+        """
+        return dict(self.client.get_run(version.run_id).data.metrics)
+
+    def download(self, version: Version, destination: Path) -> Path:
+        """Fetch a version's saved model.
+
+        Args:
+            version: Whose.
+            destination: A folder; emptied first.
+
+        Returns:
+            Folder of the saved model.
+
+        Raises:
+            InputError: If its weights were purged.
+        """
+        if PURGED_TAG in version.tags:
+            raise InputError(
+                f"the weights of version {version.version} were purged",
+                expected="a version that still has weights",
+                got=version.tags[PURGED_TAG],
+                remedy="use the current version: purged ones cannot come back",
+            )
+        shutil.rmtree(destination, ignore_errors=True)
+        destination.mkdir(parents=True)
+        import mlflow
+
+        uri = self.client.get_logged_model(version.logged_model_id).artifact_location
+        os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
+        folder = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=str(destination)))
+        return next(path.parent for path in folder.rglob("model.json"))
+
+    def purge_weights(self, number: int) -> None:
+        """Destroy a version's weights; run and version stay as evidence; repeating it does no harm.
+
+        Args:
+            number: Of the version.
+
+        Raises:
+            ResidueError: If files are still there.
+        """
+        version = self.get(number)
+        if PURGED_TAG in version.tags:
+            return
+        import mlflow
+
+        try:
+            location = self.client.get_logged_model(version.logged_model_id).artifact_location
+            self._destroy(version.logged_model_id, location)
+        except mlflow.MlflowException:
+            pass  # collected by a purge that was interrupted before it could tag
+        self.tag(number, PURGED_TAG, datetime.now(UTC).isoformat(timespec="seconds"))
+
+    def _destroy(self, model_id: str, location: str) -> None:
+        self.client.delete_logged_model(model_id)
+        command = [sys.executable, "-m", "mlflow", "gc", "--logged-model-ids", model_id]
+        if not self._uri.startswith("http"):
+            command += ["--backend-store-uri", self._uri]
+        environment = {**os.environ, "MLFLOW_TRACKING_URI": self._uri}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        left = Path(location.removeprefix("file://"))
+        if done.returncode or (
+            location.startswith(("file://", "/")) and left.exists() and any(left.rglob("*"))
+        ):
+            raise ResidueError(
+                "weights of a superseded version are still there",
+                expected="no file after mlflow gc",
+                got=" ".join(done.stderr.split())[-200:],
+                remedy="run `expunge run` again",
+            )
+
+
+def _log_as(client: "MlflowClient", run_id: str, path: Path, name: str) -> None:
+    """Log a file under another name than its own."""
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / name
+        shutil.copyfile(path, copy)
+        client.log_artifact(run_id, str(copy))
+
+
+def _dataset(spec: VersionSpec) -> Any:
+    """A dataset that names its DVC version and holds no row."""
+    from mlflow.data.meta_dataset import MetaDataset
+
+    from tasks.adapters.dvc_source import DvcDatasetSource
+
+    source = DvcDatasetSource(md5=spec.dataset_md5, git_revision=spec.dataset_revision)
+    return MetaDataset(source=source, name="data/dataset", digest=spec.dataset_md5.removesuffix(".dir")[:32])

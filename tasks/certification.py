@@ -1,0 +1,220 @@
+"""Certification: the certificate is written from the release record alone, and the ledger entry chained."""
+
+import json
+import secrets
+from datetime import UTC, datetime
+from importlib import metadata
+from typing import Any
+
+from expunge.errors import CertificateRefusedError
+from expunge.evidence.annex import ANNEX_FILE, annex_digest, recipient
+from expunge.evidence.canonical import digest
+from expunge.evidence.certificate import Certificate, scope_of
+from expunge.evidence.ledger import account_of
+from expunge.evidence.verify import verify_certificate
+from expunge.privacy.accountant import SequentialAccount
+from expunge.reports.page import render_certificate
+from expunge.state import State, open_state
+from expunge.tickets.batches import Batch, BatchStage
+from tasks.adapters import access
+from tasks.step import Timer, log, step
+
+
+@step
+def certify(batch_id: str) -> str:
+    """Issue a validated release's certificate and chain its ledger entry.
+
+    Args:
+        batch_id: Of the batch.
+
+    Returns:
+        The certificate's id.
+
+    Raises:
+        CertificateRefusedError: If the certificate would not verify.
+    """
+    state, timer = open_state(), Timer()
+    batch = state.batches.get(batch_id)
+    if batch.done(BatchStage.CERTIFIED):
+        return str(batch.data["certificate_id"])
+    if "certificate" not in batch.data:  # written once: a resumed batch issues the same one
+        certificate = _certificate(state, batch)
+        batch = state.batches.record(batch_id, certificate=certificate.to_json())
+    certificate = Certificate.model_validate(batch.data["certificate"])
+    content, release = certificate.to_json(), batch.data["release"]
+    state.ledger.append(
+        state.lineage,
+        kind="retraining" if certificate.guarantee == "exact" else "release",
+        issued_at=certificate.issued_at,
+        batch=batch_id,
+        certificate_id=certificate.certificate_id,
+        certificate_digest=digest(content),
+        model_digest=certificate.model.digest,
+        dataset_md5=certificate.dataset.after.md5,
+        records_removed=certificate.forget.records,
+        **{
+            name: release[name]
+            for name in (
+                [
+                    "mechanism",
+                    "guarantee",
+                    "error_bound",
+                    "sigma",
+                    "m",
+                    "draws",
+                    "composed_m",
+                    "epsilon",
+                    "gaussian_delta",
+                    "delta",
+                ]
+            )
+        },
+    )
+    entries = state.ledger.entries(state.lineage)
+    annex = (state.workspace.releases_dir / batch_id / ANNEX_FILE).read_bytes()
+    outcome = verify_certificate(certificate, ledger=entries, annex=annex)
+    if not outcome.verified:
+        raise CertificateRefusedError(
+            "the certificate does not verify",
+            got="; ".join(outcome.findings),
+            remedy="report this; nothing was released",
+        )
+    folder = state.workspace.evidence_dir / certificate.certificate_id
+    folder.mkdir(parents=True, exist_ok=True)
+    plain = [entry.to_json() for entry in entries]
+    (folder / "certificate.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
+    (folder / "ledger.json").write_text(json.dumps(plain, indent=1), encoding="utf-8")
+    (folder / "certificate.html").write_text(render_certificate(content, plain), encoding="utf-8")
+    (folder / ANNEX_FILE).write_bytes(annex)
+    state.batches.advance(
+        batch_id,
+        BatchStage.CERTIFIED,
+        certificate_id=certificate.certificate_id,
+        seconds=timer.seconds(batch.data, "certification"),
+    )
+    log(f"batch {batch_id}: certificate {certificate.certificate_id}")
+    return certificate.certificate_id
+
+
+def _certificate(state: State, batch: Batch) -> Certificate:
+    data, release, admit = batch.data, batch.data["release"], state.policy.admit
+    account = account_of(state.ledger.entries(state.lineage))
+    exact = release["guarantee"] == "exact"
+    account = SequentialAccount() if exact else account.after_release(release["error_bound"])
+    annex = (state.workspace.releases_dir / batch.batch_id / ANNEX_FILE).read_bytes()
+    limits = state.policy.ledger
+    return Certificate.model_validate(
+        {
+            "certificate_id": f"c-{secrets.token_hex(8)}",
+            "issued_at": datetime.now(UTC).isoformat(timespec="seconds"),
+            "batch": batch.batch_id,
+            "model": {
+                "name": state.lineage,
+                "version": access.registry(state).next_version(),
+                "digest": data["model_digest"],
+                "parent_version": data["parent_version"],
+                "parent_digest": data["parent_digest"],
+            },
+            "dataset": {"before": data["before"], "after": data["after"]},
+            "tickets": list(batch.pseudonyms),
+            "forget": {"records": data["records"], "subjects": len(batch.tickets)},
+            "retain": {"records": data["retain_records"]},
+            **{
+                name: release[name]
+                for name in [
+                    "mechanism",
+                    "guarantee",
+                    "reference",
+                    "epsilon",
+                    "delta",
+                    "gaussian_delta",
+                    "sigma",
+                    "parameters",
+                    "noise",
+                    "assumptions",
+                ]
+            },
+            "error_bound": {
+                "value": release["error_bound"],
+                "binding": release["binding"],
+                "formula": release["formula"],
+            },
+            "constants": release["constants"],
+            "scope": scope_of(release["guarantee"]),
+            "coverage": _coverage(data),
+            "sequential": {
+                "step": account.step,
+                "accumulated_error": account.accumulated_error,
+                "uniform_error": account.uniform_error,
+                "composed_m": release["composed_m"],
+                "composed_epsilon": release["epsilon"],
+                "composed_delta": release["delta"],
+                "draws": release["draws"],
+                "limits": limits.model_dump(),
+            },
+            "vacuous": not (
+                release["guarantee"] in admit.classes
+                and release["epsilon"] <= admit.epsilon
+                and release["delta"] <= admit.delta
+            ),
+            "admitted": admit.model_dump(mode="json"),
+            "validation": {"gates": data["gates"]},
+            "sealed_annex": {"digest": annex_digest(annex), "recipient": recipient(state.workspace.keys_dir)},
+            "code": {"version": metadata.version("expunge"), "commit": None, "lock_digest": None},
+        }
+    )
+
+
+def _coverage(data: dict[str, Any]) -> list[dict[str, str]]:
+    """What became of each artefact that may have seen the people, as far as it is true when the certificate is issued."""
+    exact = data["release"]["guarantee"] == "exact"
+    proof = "destroyed after registration; proved by this batch's purge entry in the ledger"
+    weights = (
+        ("recomputed", "trained from scratch on the retain set")
+        if exact
+        else ("covered", "by epsilon and delta of this certificate")
+    )
+    columns = data["from_data"]
+    statistics = (
+        ("recomputed", f"from the retain set, for {len(columns)} columns")
+        if columns
+        else ("not present", "all constants are public, in the contract")
+    )
+    rows = [
+        ("released weights", *weights),
+        ("preprocessing statistics and categories", *statistics),
+        (
+            "rows in the current dataset version",
+            "purged",
+            "partitions rewritten; checked by data expectations",
+        ),
+        ("rows in earlier dataset versions (cache, remote)", "purge pending", proof),
+        ("weights of the parent version", "purge pending", proof),
+        (
+            "subject ids in the tickets database",
+            "purge pending",
+            "erased when the tickets close, free pages too",
+        ),
+        ("buffers (running statistics)", "not present", "models with buffers are refused"),
+        ("optimiser state, checkpoints, early stopping", "not present", "none is kept"),
+        ("cached gradients, curvature, features, embeddings", "not present", "none is kept"),
+        ("input example of the registered model", "not present", "made up from preprocessing constants"),
+        ("noiseless unlearned weights", "not present", "held in memory only, never written"),
+        (
+            "test metrics of earlier versions in MLflow",
+            "not covered",
+            "measured on test rows that may have been theirs; an aggregate, kept as evidence",
+        ),
+        (
+            "earlier releases that someone copied, models derived from them",
+            "not covered",
+            "out of reach from here",
+        ),
+        (
+            "the source file given to `expunge init`",
+            "not covered",
+            "outside the workspace: the controller's to delete",
+        ),
+        ("timing and choice of mechanism", "not covered", "visible to operators; depends on the forget set"),
+    ]
+    return [{"artefact": a, "status": s, "reason": r} for a, s, r in rows]

@@ -1,0 +1,102 @@
+"""The plan: which mechanisms policy admits for the champion model, cheapest first."""
+
+import shutil
+import tempfile
+from pathlib import Path
+
+from expunge.errors import CertificateRefusedError, WorkspaceError
+from expunge.evidence.ledger import account_of
+from expunge.mechanisms.contract import Context
+from expunge.mechanisms.planner import Plan, make_plan
+from expunge.models.serving import load_model
+from expunge.state import State, open_state
+from tasks.adapters import access
+from tasks.step import log, step
+
+
+def champion_context(state: State, draws: int = 0) -> tuple[Context, int]:
+    """Public facts about the model that serves, as a plan needs them.
+
+    Args:
+        state: The workspace.
+        draws: Noise draws that the batch has already spent.
+
+    Returns:
+        The context and the champion's version.
+
+    Raises:
+        WorkspaceError: If no model is trained yet.
+    """
+    registry = access.registry(state)
+    champion = registry.champion()
+    if champion is None:
+        raise WorkspaceError(
+            "there is no model yet", expected="a champion version", got="none", remedy="run `expunge train`"
+        )
+    scratch = Path(tempfile.mkdtemp(dir=state.workspace.state))
+    try:
+        model = load_model(registry.download(champion, scratch), state.workspace.root)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    context = Context(
+        spec=model.spec,
+        policy=state.policy,
+        parameters=len(model.weights),
+        training_seconds=float(model.training["seconds"]),
+        account=account_of(state.ledger.entries(state.lineage)),
+        draws=draws,
+    )
+    return context, champion.version
+
+
+def plan_for(state: State) -> tuple[Plan, Context]:
+    """The plan for the next batch; changes nothing.
+
+    Args:
+        state: The workspace.
+
+    Returns:
+        Plan and context.
+    """
+    context, _ = champion_context(state)
+    return make_plan(context), context
+
+
+@step
+def plan(batch_id: str) -> list[str]:
+    """Plan a batch, once: the order of mechanisms is kept for resuming.
+
+    Args:
+        batch_id: Of the batch.
+
+    Returns:
+        Names of the admissible mechanisms, cheapest first.
+
+    Raises:
+        CertificateRefusedError: If policy admits none.
+    """
+    state = open_state()
+    batch = state.batches.get(batch_id)
+    if "order" not in batch.data:
+        context, parent = champion_context(state, batch.draws)
+        made = make_plan(context)
+        # an infinite epsilon has no JSON: such a mechanism was refused anyway
+        assessed = [
+            {k: (None if v == float("inf") else v) for k, v in a.to_json().items()} for a in made.assessments
+        ]
+        batch = state.batches.record(
+            batch_id, order=list(made.order), assessments=assessed, parent_version=parent, refused=[]
+        )
+    order: list[str] = [name for name in batch.data["order"] if name not in batch.data["refused"]]
+    if not order:
+        reasons = "; ".join(
+            f"{a['mechanism']}: {a['refusal']}" for a in batch.data["assessments"] if a["refusal"]
+        )
+        raise CertificateRefusedError(
+            "no mechanism is left that policy admits",
+            expected="at least one",
+            got=reasons or "every one was refused on the way",
+            remedy="admit the class exact in policy.yaml, or change what the reasons name",
+        )
+    log(f"batch {batch_id}: {', then '.join(order)}")
+    return order

@@ -1,0 +1,126 @@
+"""Registration: the MLflow version with its evidence and lineage; the alias moves last."""
+
+import json
+from typing import Any
+
+from expunge.datasets.preprocessing import synthetic_example
+from expunge.errors import VerificationError
+from expunge.evidence.ledger import parse_entries
+from expunge.models.serving import load_model
+from expunge.reports.plain_words import verdict
+from expunge.reports.plots import accumulated_error_plot
+from expunge.stages import MODEL_FOLDER, install_model
+from expunge.state import State, open_state
+from expunge.tickets.batches import Batch, BatchStage
+from tasks.adapters import access
+from tasks.adapters.registry import VersionSpec
+from tasks.step import Timer, log, step
+
+
+@step
+def register(batch_id: str) -> int:
+    """Register a certified release, then let it serve.
+
+    Args:
+        batch_id: Of the batch.
+
+    Returns:
+        The version's number.
+
+    Raises:
+        VerificationError: If MLflow gave another number than the certificate names.
+    """
+    state, timer = open_state(), Timer()
+    batch = state.batches.get(batch_id)
+    if batch.done(BatchStage.REGISTERED):
+        return int(batch.data["model_version"])
+    registry = access.registry(state)
+    version = registry.register(_spec(state, batch))
+    if version.version != batch.data["certificate"]["model"]["version"]:
+        raise VerificationError(
+            "MLflow gave another version number than the certificate names",
+            expected=str(batch.data["certificate"]["model"]["version"]),
+            got=str(version.version),
+            remedy="let only `expunge run` register versions of this model",
+        )
+    released = state.workspace.releases_dir / batch_id / MODEL_FOLDER
+    install_model(released, state.workspace, {"accuracy": batch.data["metrics"]["accuracy"]})
+    access.repository(state).commit_stages(f"Release version {version.version} ({batch_id})")
+    registry.promote(version.version)
+    state.batches.advance(
+        batch_id,
+        BatchStage.REGISTERED,
+        model_version=version.version,
+        seconds=timer.seconds(batch.data, "registration"),
+    )
+    log(f"batch {batch_id}: version {version.version} of {state.lineage} serves")
+    return version.version
+
+
+def _spec(state: State, batch: Batch) -> VersionSpec:
+    data, certificate = batch.data, batch.data["certificate"]
+    folder = state.workspace.releases_dir / batch.batch_id / MODEL_FOLDER
+    evidence = state.workspace.evidence_dir / data["certificate_id"]
+    model = load_model(folder, state.workspace.root)
+    example = synthetic_example(model.preprocessing)
+    plot = evidence / "accumulated_error.png"
+    entries = parse_entries(json.loads((evidence / "ledger.json").read_text(encoding="utf-8")))
+    limit = certificate["sequential"]["limits"]["accumulated_error"]
+    plot.write_bytes(accumulated_error_plot([entry.to_json() for entry in entries], limit))
+    return VersionSpec(
+        model_dir=folder,
+        example=example,
+        output=model.predict(example),
+        batch=batch.batch_id,
+        run_name=f"erase {batch.batch_id}",
+        tags=_tags(certificate),
+        description=_description(certificate),
+        metrics=data["metrics"],
+        params={"model": model.spec.name, "mechanism": data["mechanism"], "l2": model.spec.l2},
+        dataset_md5=data["after"]["md5"],
+        dataset_revision=data["after"]["git_revision"],
+        records=data["retain_records"],
+        artifacts={
+            name: evidence / name
+            for name in (
+                "certificate.json",
+                "certificate.html",
+                "ledger.json",
+                "accumulated_error.png",
+                "annex.sealed",
+            )
+        },
+    )
+
+
+def _tags(certificate: dict[str, Any]) -> dict[str, str]:
+    c, s = certificate, certificate["sequential"]
+    return {
+        "epsilon": f"{c['epsilon']:.6g}",
+        "delta": f"{c['delta']:.6g}",
+        "guarantee": c["guarantee"],
+        "mechanism": c["mechanism"],
+        "accumulated_error": f"{s['accumulated_error']:.6g}",
+        "composed_epsilon": f"{s['composed_epsilon']:.6g}",
+        "dataset_before": c["dataset"]["before"]["md5"],
+        "dataset_after": c["dataset"]["after"]["md5"],
+        "parent_version": str(c["model"]["parent_version"]),
+        "certificate_id": c["certificate_id"],
+        "model_digest": c["model"]["digest"],
+    }
+
+
+def _description(certificate: dict[str, Any]) -> str:
+    c = certificate
+    name, parent = c["model"]["name"], c["model"]["parent_version"]
+    return "\n".join(
+        [
+            f"**{verdict(c)}**",
+            "",
+            f"- Parent: [version {parent}](#/models/{name}/versions/{parent})",
+            f"- Dataset: `{c['dataset']['before']['md5']}` to `{c['dataset']['after']['md5']}` "
+            f"at git `{c['dataset']['after']['git_revision']}`",
+            f"- Certificate: `{c['certificate_id']}` in the source run's artifacts (certificate.html, certificate.json)",
+            f"- Batch: `{c['batch']}`; verify with `expunge certificate verify {c['certificate_id']}`",
+        ]
+    )

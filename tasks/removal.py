@@ -1,0 +1,54 @@
+"""Removal: the people's rows leave the dataset; a new DVC version, a git commit naming batch and counts."""
+
+import os
+
+from expunge.datasets.partitions import read_dataset, remove_subjects, rows_of
+from expunge.residue.fingerprints import row_fingerprints
+from expunge.state import open_state
+from expunge.tickets.batches import BatchStage
+from tasks.adapters import access
+from tasks.step import Timer, log, step
+
+
+@step
+def remove(batch_id: str) -> int:
+    """Remove a batch's people from the dataset; what later steps must know is recorded before a byte changes.
+
+    Args:
+        batch_id: Of the batch.
+
+    Returns:
+        Number of records removed.
+    """
+    state, timer = open_state(), Timer()
+    batch = state.batches.get(batch_id)
+    if batch.done(BatchStage.REMOVED):
+        return int(batch.data["records"])
+    workspace, repo = state.workspace, access.repository(state)
+    subjects = state.tickets.subject_ids(batch_id)
+    if "before" not in batch.data:
+        version = repo.current()
+        frame, partitions = rows_of(workspace.dataset_dir, subjects)
+        columns = [name for name in frame.columns if name not in ("subject_id", "split")]
+        key = os.urandom(32)
+        batch = state.batches.record(
+            batch_id,
+            before={"md5": version.md5, "git_revision": version.git_revision},
+            rows_before=len(read_dataset(workspace.dataset_dir)),
+            records=len(frame),
+            train_records=int((frame["split"] == "train").sum()),
+            partitions=list(partitions),
+            # forgotten when the batch closes
+            scan={"key": key.hex(), "columns": columns, "rows": row_fingerprints(frame, columns, key)},
+        )
+    remove_subjects(workspace.dataset_dir, subjects)
+    records, people = batch.data["records"], len(batch.tickets)
+    after = repo.track_dataset(f"Remove {records} records of {people} subjects ({batch_id})")
+    state.batches.advance(
+        batch_id,
+        BatchStage.REMOVED,
+        after={"md5": after.md5, "git_revision": after.git_revision},
+        seconds=timer.seconds(batch.data, "removal"),
+    )
+    log(f"batch {batch_id}: {records} records removed")
+    return int(records)

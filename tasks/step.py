@@ -1,0 +1,68 @@
+"""How a step becomes a Prefect task: nothing of it is cached, persisted or retried by Prefect.
+
+Prefect stores and shows parameters and results: steps take and return ids and counts only. Retrying is the saga's
+business, because some steps draw noise.
+"""
+
+import functools
+import time
+from collections.abc import Callable
+from typing import Any
+
+from prefect import get_run_logger, task
+from prefect.cache_policies import NO_CACHE
+from prefect.exceptions import MissingContextError
+
+from expunge import progress
+
+
+def step(function: Callable[..., Any]) -> Any:
+    """Make a task of a function; `.fn` is the function itself.
+
+    Args:
+        function: Takes and returns ids and counts.
+
+    Returns:
+        The task.
+    """
+
+    @functools.wraps(function)
+    def reported(*arguments: Any) -> Any:
+        progress.report(function.__name__.replace("_", " "), 0, 0)
+        return function(*arguments)
+
+    return task(reported, name=function.__name__, persist_result=False, cache_policy=NO_CACHE, retries=0)
+
+
+def log(message: str) -> None:
+    """Log to the run in Prefect, if there is one.
+
+    Args:
+        message: Without personal data and without unnoised figures.
+    """
+    try:
+        get_run_logger().info(message)
+    except MissingContextError:
+        return
+
+
+class Timer:
+    """Wall time of a stage, for the operator; starts when made."""
+
+    def __init__(self) -> None:
+        """Start."""
+        self._began = time.perf_counter()
+
+    def seconds(self, data: dict[str, Any], stage: str) -> dict[str, float]:
+        """Stage times with this one added.
+
+        Args:
+            data: Of the batch.
+            stage: Which stage ends now.
+
+        Returns:
+            Seconds by stage.
+        """
+        taken = time.perf_counter() - self._began
+        spent: dict[str, float] = data.get("seconds", {})
+        return {**spent, stage: round(spent.get(stage, 0.0) + taken, 3)}

@@ -1,0 +1,80 @@
+"""Training: DVC reproduces the stages, MLflow registers the first version, the ledger opens."""
+
+from datetime import UTC, datetime
+
+from expunge.datasets.partitions import read_dataset
+from expunge.datasets.preprocessing import synthetic_example
+from expunge.errors import WorkspaceError
+from expunge.models.serving import load_model, model_digest
+from expunge.stages import MODEL_FOLDER, metrics
+from expunge.state import open_state
+from tasks.adapters import access, git
+from tasks.adapters.registry import VersionSpec
+from tasks.step import log, step
+
+OPENING = "opening"
+
+
+@step
+def reproduce() -> None:
+    """Run the out-of-date stages of dvc.yaml."""
+    state = open_state()
+    if state.ledger.entries(state.lineage):
+        raise WorkspaceError(
+            "this lineage is trained already",
+            expected="a workspace without a ledger",
+            got="an opened ledger",
+            remedy="`expunge run` unlearns and retrains; a new model wants a new workspace",
+        )
+    access.repository(state).reproduce()
+
+
+@step
+def register_opening() -> int:
+    """Register the trained model as version 1 and open the ledger.
+
+    Returns:
+        The version's number.
+    """
+    state = open_state()
+    workspace, repo, registry = state.workspace, access.repository(state), access.registry(state)
+    revision = git.commit(workspace.root, ["dvc.lock"], "Train the first version")
+    data = repo.current()
+    folder = workspace.build_dir / MODEL_FOLDER
+    model = load_model(folder, workspace.root)
+    example = synthetic_example(model.preprocessing)
+    measured = metrics(model, read_dataset(workspace.dataset_dir))
+    digest = model_digest(folder)
+    version = registry.register(
+        VersionSpec(
+            model_dir=folder,
+            example=example,
+            output=model.predict(example),
+            batch=OPENING,
+            run_name="train",
+            tags={
+                "dataset_md5": data.md5,
+                "git_revision": revision,
+                "model_digest": digest,
+                "mechanism": "train",
+            },
+            description=f"First version, trained on dataset `{data.md5}` at git `{revision}`.\n\nNothing was unlearned yet.",
+            metrics=measured,
+            params={"model": model.spec.name, **state.params.training.model_dump()},
+            dataset_md5=data.md5,
+            dataset_revision=data.git_revision,
+            records=int(model.training["records"]),
+        )
+    )
+    state.ledger.append(
+        state.lineage,
+        kind="opening",
+        issued_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        model_digest=digest,
+        dataset_md5=data.md5,
+        mechanism="train",
+        details={"model_version": version.version, "git_revision": revision},
+    )
+    registry.promote(version.version)
+    log(f"registered version {version.version} of {state.lineage}")
+    return version.version

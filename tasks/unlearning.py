@@ -1,0 +1,151 @@
+"""Unlearning: one mechanism, one noise draw, one release on disk. Noiseless weights never leave this process."""
+
+import secrets
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from expunge.datasets.partitions import read_dataset
+from expunge.datasets.preprocessing import Preprocessing, encode, fit
+from expunge.evidence.annex import ANNEX_FILE, seal
+from expunge.evidence.ledger import account_of
+from expunge.mechanisms.contract import Context, Problem
+from expunge.mechanisms.planner import mechanism_named
+from expunge.mechanisms.release import Release, release
+from expunge.models.serving import SavedModel, load_model, model_digest, save_model
+from expunge.models.spec import ModelSpec
+from expunge.stages import MODEL_FOLDER
+from expunge.state import State, open_state
+from expunge.tickets.batches import Batch, BatchStage
+from tasks.adapters import access
+from tasks.step import Timer, log, step
+
+
+@step
+def unlearn(batch_id: str, mechanism_name: str) -> str:
+    """Unlearn with one mechanism and put the release on disk, whole or not at all.
+
+    A crash before the release exists is redone from the parent with a new draw; the lost draw stays charged.
+
+    Args:
+        batch_id: Of the batch.
+        mechanism_name: Which mechanism.
+
+    Returns:
+        Digest of the release.
+
+    Raises:
+        RefusedError: If the mechanism cannot state an admissible certificate, or did not converge.
+    """
+    state, timer = open_state(), Timer()
+    batch = state.batches.get(batch_id)
+    if batch.done(BatchStage.VALIDATED) or (
+        batch.done(BatchStage.UNLEARNED) and batch.data["mechanism"] == mechanism_name
+    ):
+        return str(batch.data["model_digest"])
+    mechanism = mechanism_named(mechanism_name)
+    final = state.workspace.releases_dir / batch_id
+    shutil.rmtree(final, ignore_errors=True)  # of an interrupted attempt: never released, destroyed
+    parent = _parent(state, batch)
+    frame = read_dataset(state.workspace.dataset_dir)
+    train = frame[frame["split"] == "train"]
+    preprocessing = fit(train, state.contract)
+    problem = _problem(state, batch, parent, preprocessing, encode(train, preprocessing))
+    unlearned = mechanism.unlearn(problem)
+    draws = state.batches.append_draw(batch_id) if mechanism.noised else batch.draws
+    released = release(mechanism, problem, unlearned, draws=draws)
+    del unlearned
+    model = SavedModel(
+        spec=problem.context.spec,
+        preprocessing=preprocessing,
+        weights=released.weights,
+        origin=released.origin,
+        training=parent.training,
+    )
+    _write(state, batch, final, model, released)
+    digest = model_digest(final / MODEL_FOLDER)
+    state.batches.advance(
+        batch_id,
+        BatchStage.UNLEARNED,
+        mechanism=mechanism_name,
+        release=released.record.to_json(),
+        model_digest=digest,
+        retain_records=len(train),
+        from_data=list(preprocessing.from_data),
+        seconds=timer.seconds(batch.data, "unlearning"),
+    )
+    log(f"batch {batch_id}: unlearned by {mechanism_name}")
+    return digest
+
+
+@step
+def discard(batch_id: str, mechanism_name: str, reason: str) -> None:
+    """Destroy a release that may not be registered, and rule its mechanism out for this batch.
+
+    Args:
+        batch_id: Of the batch.
+        mechanism_name: That was refused.
+        reason: Why, without unnoised figures.
+    """
+    state = open_state()
+    batch = state.batches.get(batch_id)
+    refused = sorted({*batch.data["refused"], mechanism_name})
+    notes = [*batch.data.get("refusals", []), {"mechanism": mechanism_name, "reason": reason}]
+    # ruled out before it is destroyed: a crash in between must not draw noise for it again
+    state.batches.record(batch_id, refused=refused, refusals=notes)
+    state.batches.step_back(batch_id)
+    shutil.rmtree(state.workspace.releases_dir / batch_id, ignore_errors=True)
+    log(f"batch {batch_id}: {mechanism_name} refused")
+
+
+def _parent(state: State, batch: Batch) -> SavedModel:
+    registry = access.registry(state)
+    scratch = Path(tempfile.mkdtemp(dir=state.workspace.state))
+    try:
+        folder = registry.download(registry.get(batch.data["parent_version"]), scratch)
+        state.batches.record(batch.batch_id, parent_digest=model_digest(folder))
+        return load_model(folder, state.workspace.root)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _problem(
+    state: State, batch: Batch, parent: SavedModel, preprocessing: Preprocessing, encoded: Any
+) -> Problem:
+    features = torch.from_numpy(encoded.features)
+    spec = ModelSpec.from_json({**parent.spec.to_json(), "in_features": features.shape[1]})
+    context = Context(
+        spec=spec,
+        policy=state.policy,
+        parameters=len(parent.weights),
+        training_seconds=float(parent.training["seconds"]),
+        account=account_of(state.ledger.entries(state.lineage)),
+        draws=batch.draws,
+    )
+    same = preprocessing.feature_names == parent.preprocessing.feature_names
+    return Problem(
+        context=context,
+        features=features,
+        labels=torch.from_numpy(encoded.labels),
+        start=parent.weights
+        if same
+        else None,  # a category vanished: another parameter space, start at the origin
+        search=state.workspace.root,
+        seed=secrets.randbits(63),
+    )
+
+
+def _write(state: State, batch: Batch, final: Path, model: SavedModel, released: Release) -> None:
+    final.parent.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(dir=final.parent))
+    try:
+        save_model(model, staging / MODEL_FOLDER)
+        sealed, _ = seal({"batch": batch.batch_id, **released.sealed}, state.workspace.keys_dir)
+        (staging / ANNEX_FILE).write_bytes(sealed)
+        staging.rename(final)
+    except BaseException:
+        shutil.rmtree(staging, ignore_errors=True)
+        raise

@@ -1,0 +1,101 @@
+"""Making a workspace: a git + DVC repository with a dataset, its contract, policy, parameters and keys."""
+
+import json
+import shutil
+from datetime import UTC, datetime
+from pathlib import Path
+
+from expunge.database import open_database
+from expunge.datasets.catalogue import load
+from expunge.datasets.contract import write_contract
+from expunge.datasets.partitions import write_partitions
+from expunge.errors import WorkspaceError
+from expunge.evidence.annex import create_auditor_keys
+from expunge.pseudonyms import create_key
+from expunge.settings import Workspace, template
+from expunge.state import PARTITION_KEY, PSEUDONYM_KEY, WORKSPACE_FILE
+from tasks.adapters import git
+from tasks.adapters.versioning import Repository
+
+_IGNORED = ("/.expunge/", "/build/", "__pycache__/")
+_TEMPLATES = ("policy.yaml", "params.yaml", "dvc.yaml")
+
+
+def create(root: Path, dataset: str, source: Path | None) -> dict[str, object]:
+    """Make a workspace, wholly or not at all.
+
+    Args:
+        root: An absent or empty folder, or a git repository without a workspace.
+        dataset: Of the catalogue, or one's own folder.
+        source: The dataset's files, for those that are not bundled.
+
+    Returns:
+        What was made: rows, people, partitions, dataset version.
+
+    Raises:
+        WorkspaceError: If the folder is in use.
+        DatasetError: If the dataset is not as promised.
+    """
+    root = root.resolve()
+    workspace, existed = Workspace(root), root.exists()
+    if (workspace.state / WORKSPACE_FILE).exists():
+        raise WorkspaceError("this is a workspace already", got=str(root), remedy="choose another PATH")
+    if existed and not root.is_dir():
+        raise WorkspaceError("PATH is not a folder", got=str(root), remedy="choose another PATH")
+    if existed and any(root.iterdir()) and not (root / ".git").exists():
+        raise WorkspaceError(
+            "the folder is in use",
+            expected="an absent or empty folder, or a git repository",
+            got=str(root),
+            remedy="choose another PATH",
+        )
+    if workspace.dataset_dir.exists() or workspace.contract_path.exists():
+        raise WorkspaceError(
+            "the folder holds a dataset already", got="data/dataset", remedy="choose another PATH"
+        )
+    loaded = load(
+        dataset, source
+    )  # everything that can be wrong with the data is found before a file is made
+    made = [path for path in (workspace.state, workspace.dataset_dir, root / ".dvc") if not path.exists()]
+    try:
+        create_key(workspace.keys_dir / PSEUDONYM_KEY)
+        create_auditor_keys(workspace.keys_dir)
+        open_database(workspace.database_url).dispose()
+        key = create_key(workspace.keys_dir / PARTITION_KEY)
+        files = write_partitions(loaded.frame, workspace.dataset_dir, key)
+        write_contract(loaded.contract, workspace.contract_path)
+        _write_settings(root)
+        repository = Repository(root, workspace.state)
+        repository.init(workspace.remote_dir)
+        tracked = [".gitignore", ".dvc/config", ".dvcignore", "data/contract.yaml", *_TEMPLATES]
+        git.commit(root, [path for path in tracked if (root / path).exists()], "Make an Expunge workspace")
+        version = repository.track_dataset(f"Add dataset {loaded.contract.name}")
+        content = {
+            "version": 1,
+            "lineage": f"expunge-{loaded.contract.name}",
+            "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
+        (workspace.state / WORKSPACE_FILE).write_text(json.dumps(content, indent=1), encoding="utf-8")
+    except BaseException:
+        for path in made if existed else [root]:
+            shutil.rmtree(path, ignore_errors=True)
+        raise
+    return {
+        "workspace": str(root),
+        "dataset": loaded.contract.name,
+        "rows": len(loaded.frame),
+        "subjects": int(loaded.frame["subject_id"].nunique()),
+        "partitions": len(files),
+        "dataset_md5": version.md5,
+        "git_revision": version.git_revision,
+    }
+
+
+def _write_settings(root: Path) -> None:
+    for name in _TEMPLATES:
+        if not (root / name).exists():
+            (root / name).write_text(template(name), encoding="utf-8")
+    path = root / ".gitignore"
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    lines += [line for line in _IGNORED if line not in lines]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
