@@ -127,7 +127,7 @@ def _tell(root: Path, outcomes: list[tuple[str, str]]) -> None:
     from expunge.state import open_state
 
     state = open_state(root)
-    by_id = {ticket.ticket_id: ticket for ticket in state.tickets.list()}
+    by_id = {ticket.ticket_id: ticket for ticket in state.tickets.select()}
     rows = [
         (who, by_id[name].state, by_id[name].certificate_id, by_id[name].reason)
         if name in by_id
@@ -135,7 +135,7 @@ def _tell(root: Path, outcomes: list[tuple[str, str]]) -> None:
         for who, name in outcomes
     ]
     table("Tickets", ("who", "state", "certificate", "reason"), rows)
-    for batch in state.batches.list():
+    for batch in state.batches.every():
         done: dict[str, Any] = summary(state, batch.batch_id)
         certificate = batch.data["certificate"]
         out.print(f"\n[bold]Verdict:[/bold] {verdict(certificate)}")

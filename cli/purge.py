@@ -34,7 +34,7 @@ def verify(
     from tasks.purge import scan_workspace
 
     state = use_workspace(workspace)
-    erased = frozenset(ticket.pseudonym for ticket in state.tickets.list(states=["closed"]))
+    erased = frozenset(ticket.pseudonym for ticket in state.tickets.select(states=["closed"]))
     target = Target(subjects=frozenset(subject or ()), pseudonyms=erased, pseudonymiser=state.pseudonymiser)
     with showing_progress():
         report = scan_workspace(state, target)

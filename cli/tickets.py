@@ -86,7 +86,7 @@ def list_tickets(
     if state_name is not None and state_name not in list(TicketState):
         raise TicketError("unknown state", expected=", ".join(TicketState), got=state_name)
     opened = use_workspace(workspace)
-    tickets = opened.tickets.list(states=[state_name] if state_name else None, due_before=before)
+    tickets = opened.tickets.select(states=[state_name] if state_name else None, due_before=before)
     if json:
         emit([ticket.to_json() for ticket in tickets])
         return

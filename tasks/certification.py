@@ -166,7 +166,7 @@ def _certificate(state: State, batch: Batch) -> Certificate:
 
 
 def _coverage(data: dict[str, Any]) -> list[dict[str, str]]:
-    """What became of each artefact that may have seen the people, as far as it is true when the certificate is issued."""
+    """What became of each artefact that may have seen the people, as far as that is true at issue."""
     exact = data["release"]["guarantee"] == "exact"
     proof = "destroyed after registration; proved by this batch's purge entry in the ledger"
     weights = (

@@ -120,7 +120,7 @@ def preview(state: State) -> list[dict[str, Any]]:
 
 def _data(state: State) -> Iterator[dict[str, Any]]:
     removed: set[str] = set()
-    for batch in state.batches.list():
+    for batch in state.batches.every():
         removed |= set(batch.data.get("partitions", []))
     for item in access.repository(state).superseded(removed):
         yield {

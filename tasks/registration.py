@@ -120,7 +120,7 @@ def _description(certificate: dict[str, Any]) -> str:
             f"- Parent: [version {parent}](#/models/{name}/versions/{parent})",
             f"- Dataset: `{c['dataset']['before']['md5']}` to `{c['dataset']['after']['md5']}` "
             f"at git `{c['dataset']['after']['git_revision']}`",
-            f"- Certificate: `{c['certificate_id']}` in the source run's artifacts (certificate.html, certificate.json)",
+            f"- Certificate: `{c['certificate_id']}` in the run's artifacts (certificate.html, certificate.json)",
             f"- Batch: `{c['batch']}`; verify with `expunge certificate verify {c['certificate_id']}`",
         ]
     )

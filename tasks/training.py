@@ -58,7 +58,7 @@ def register_opening() -> int:
                 "model_digest": digest,
                 "mechanism": "train",
             },
-            description=f"First version, trained on dataset `{data.md5}` at git `{revision}`.\n\nNothing was unlearned yet.",
+            description=f"First version, of dataset `{data.md5}` at git `{revision}`. Nothing was unlearned yet.",
             metrics=measured,
             params={"model": model.spec.name, **state.params.training.model_dump()},
             dataset_md5=data.md5,

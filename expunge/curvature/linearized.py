@@ -54,7 +54,7 @@ class LinearizedObjective:
             self._offset = torch.cat([network(self._origin, part) for part in self._parts()])
 
     def _parts(self) -> tuple[Tensor, ...]:
-        return self._features.split(self._chunk)
+        return torch.split(self._features, self._chunk)
 
     def jacobian_product(self, vector: Tensor) -> Tensor:
         """``J v`` for every record.
@@ -81,8 +81,8 @@ class LinearizedObjective:
             Shape (d,).
         """
         total = torch.zeros_like(self._origin)
-        for part, weight in zip(self._parts(), cotangent.split(self._chunk), strict=True):
-            _, pullback = vjp(lambda w, x=part: self._network(w, x), self._origin)
+        for part, weight in zip(self._parts(), torch.split(cotangent, self._chunk), strict=True):
+            pullback = vjp(lambda w, x=part: self._network(w, x), self._origin)[1]
             total += pullback(weight)[0]
         return total
 

@@ -32,7 +32,9 @@ class NetworkObjective:
     ) -> None:
         """Keep the data."""
         self._network = network
-        self._parts = list(zip(features.double().split(chunk), labels.split(chunk), strict=True))
+        self._parts = list(
+            zip(torch.split(features.double(), chunk), torch.split(labels, chunk), strict=True)
+        )
         self.l2 = l2
         self.size = network.size
         self.records = len(labels)

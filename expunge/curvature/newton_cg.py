@@ -7,6 +7,7 @@ certificate: only the gradient norm at the returned point does.
 
 import math
 from dataclasses import dataclass
+from functools import partial
 
 from torch import Tensor
 
@@ -74,7 +75,7 @@ def minimize(
             break
         forcing = min(0.1, math.sqrt(norm))
         step = conjugate_gradients(
-            lambda v, z=logits: objective.curvature_product(z, v),
+            partial(objective.curvature_product, logits),
             -gradient,
             tolerance=max(forcing * norm, 0.3 * tolerance),
             max_products=max_products - products + 1,

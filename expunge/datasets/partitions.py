@@ -162,7 +162,8 @@ def rows_of(directory: Path, subject_ids: Iterable[str]) -> tuple[pd.DataFrame, 
         Canonical rows, in their original order, and file names.
     """
     values = pa.array(sorted(set(subject_ids)), type=pa.string())
-    tables, names = [], []
+    tables: list[pa.Table] = []
+    names: list[str] = []
     for path in partition_files(directory):
         table = pq.read_table(path)
         kept = table.filter(pc.is_in(table.column("subject_id").cast(pa.string()), value_set=values))

@@ -1,12 +1,12 @@
 """The certificate: one record type, versioned; its meaning never changes, a new version is added instead."""
 
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from expunge.errors import VerificationError
 
-CERTIFICATE_TYPE = "https://expunge.dev/certificate"
+CERTIFICATE_TYPE: Final = "https://expunge.dev/certificate"
 Status = Literal["covered", "recomputed", "purged", "purge pending", "not present", "not covered"]
 
 
@@ -188,7 +188,9 @@ def parse_certificate(content: Any) -> Certificate:
     Raises:
         VerificationError: If it is not a certificate or has faults; all are listed.
     """
-    kind = (content.get("type"), content.get("version")) if isinstance(content, dict) else (None, None)
+    kind: tuple[Any, Any] = (None, None)
+    if isinstance(content, dict):
+        kind = (content.get("type"), content.get("version"))
     parser = _PARSERS.get(kind)
     if parser is None:
         raise VerificationError(

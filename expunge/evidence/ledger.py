@@ -6,7 +6,7 @@ removal inside the chain shows. (Signatures and a witness against truncation com
 
 import math
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -15,7 +15,7 @@ from expunge.evidence.canonical import digest
 from expunge.privacy.accountant import SequentialAccount, compose_m
 from expunge.privacy.gaussian import gaussian_delta
 
-LEDGER_TYPE = "https://expunge.dev/ledger-entry"
+LEDGER_TYPE: Final = "https://expunge.dev/ledger-entry"
 GENESIS = "sha256:" + "0" * 64
 _SLACK = 1e-9  # relative: evidence passes through decimal text
 

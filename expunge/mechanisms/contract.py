@@ -35,7 +35,7 @@ class Context:
     policy: Policy
     parameters: int
     training_seconds: float
-    account: SequentialAccount = SequentialAccount()
+    account: SequentialAccount = field(default_factory=SequentialAccount)
     draws: int = 0
 
     @property
@@ -162,12 +162,18 @@ class Mechanism(Protocol):
         assumptions: What must hold besides the constants, in words.
     """
 
-    name: str
-    guarantee: GuaranteeClass
-    reference: str
-    formula: str
-    noised: bool
-    assumptions: tuple[str, ...]
+    @property
+    def name(self) -> str: ...  # noqa: D102
+    @property
+    def guarantee(self) -> GuaranteeClass: ...  # noqa: D102
+    @property
+    def reference(self) -> str: ...  # noqa: D102
+    @property
+    def formula(self) -> str: ...  # noqa: D102
+    @property
+    def noised(self) -> bool: ...  # noqa: D102
+    @property
+    def assumptions(self) -> tuple[str, ...]: ...  # noqa: D102
 
     def assess(self, context: Context) -> Assessment:
         """Judge a request from public constants alone."""

@@ -35,7 +35,10 @@ class Newton:
     name = "newton"
     guarantee: GuaranteeClass = "conditional"
     reference = "training on the retain set alone, projected onto the ball, then adding the same noise (no Newton step)"
-    formula = "min((M R^2/2 + damping R + G + residual)/(lambda_min + damping), 2 norm_bound) <= error bound, R = 2 norm_bound"
+    formula = (
+        "min((M R^2/2 + damping R + G + residual)/(lambda_min + damping), 2 norm_bound) <= error bound, "
+        "with R = 2 norm_bound"
+    )
     noised = True
     assumptions = (
         "the assumed constants hold: Lipschitz constant M of the Hessian and gradient bound G of the retrained model; "

@@ -88,7 +88,7 @@ def _judge(mechanism: Mechanism, assessment: Assessment, context: Context) -> As
         return replace(
             assessment,
             epsilon=epsilon,
-            refusal=f"vacuous under policy: ({epsilon:.3g}, {assessment.delta:.1g}) is above ({limit:g}, {admit.delta:g})",
+            refusal=f"vacuous: ({epsilon:.3g}, {assessment.delta:.1g}) is above policy's ({limit:g}, {admit.delta:g})",
             remedy="lower release.epsilon or release.delta in policy.yaml",
         )
     try:

@@ -102,7 +102,7 @@ def release(mechanism: Mechanism, problem: Problem, unlearned: Unlearned, *, dra
         raise CertificateRefusedError("unlearned weights are not finite", remedy="retrain")
     context = problem.context
     size = len(unlearned.weights)
-    common = {
+    common: dict[str, Any] = {
         "mechanism": mechanism.name,
         "guarantee": mechanism.guarantee,
         "reference": mechanism.reference,

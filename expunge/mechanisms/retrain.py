@@ -10,7 +10,7 @@ class Retrain:
 
     name = "retrain"
     guarantee: GuaranteeClass = "exact"
-    reference = "training on the retain set alone from data-independent initial weights: the released model is just that"
+    reference = "training on the retain set alone from data-independent initial weights, as was done here"
     formula = "0: the released weights are the reference's own"
     noised = False
     assumptions: tuple[str, ...] = ()

@@ -32,11 +32,11 @@ def predict_logits(
     weights, origin = weights.double(), origin.double()
     with torch.no_grad():
         if not spec.linearize:
-            return torch.cat([network(weights, part) for part in features.double().split(CHUNK)])
+            return torch.cat([network(weights, part) for part in torch.split(features.double(), CHUNK)])
         out = []
-        for part in features.double().split(CHUNK):
-            value, move = jvp(lambda w, x=part: network(w, x), (origin,), (weights,))
-            out.append(value + move)
+        for part in torch.split(features.double(), CHUNK):
+            moved = jvp(lambda w, x=part: network(w, x), (origin,), (weights,))
+            out.append(moved[0] + moved[1])
         return torch.cat(out)
 
 

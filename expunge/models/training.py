@@ -142,7 +142,7 @@ def _projected_adam(
     order = torch.Generator().manual_seed(spec.seed)
     steps = 0
     for epoch in range(spec.epochs):
-        for batch in torch.randperm(len(labels), generator=order).split(spec.batch_size):
+        for batch in torch.split(torch.randperm(len(labels), generator=order), spec.batch_size):
             optimizer.zero_grad()
             loss = cross_entropy(network(weights, features[batch]), labels[batch])
             loss = loss + spec.l2 / 2 * weights.square().sum()
@@ -151,7 +151,7 @@ def _projected_adam(
             steps += 1
             with torch.no_grad():
                 weights.copy_(project(weights, spec.norm_bound))
-        if not math.isfinite(float(loss)):
+        if not math.isfinite(loss.item()):
             raise NotConvergedError(
                 "the training loss is not finite", remedy="lower training.learning_rate in params.yaml"
             )

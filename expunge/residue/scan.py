@@ -1,72 +1,51 @@
 """Search every file of a workspace for the ids and the rows of erased people.
 
-Files are told apart by their first bytes, not their names: DVC's objects have none. Parquet is decoded, SQLite is
-read table by table, compressed files are opened, everything else is searched as bytes.
+Files are told apart by their first bytes, not by names: DVC's objects have none. Parquet is decoded, SQLite
+is read cell by cell, compressed files are opened (what they hold is told apart in turn), everything else is
+searched as bytes. What cannot be read is a hit: nobody knows what it holds.
 """
 
+import bz2
 import gzip
+import io
 import lzma
 import os
-import re
+import shutil
 import sqlite3
 import tempfile
 import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from expunge import progress
 from expunge.errors import ResidueError
-from expunge.pseudonyms import Pseudonymiser
 from expunge.residue.fingerprints import row_fingerprints
+from expunge.residue.search import BLOCK, SHORTEST_TOKEN, Scanner, Target
 
-SHORTEST_TOKEN = 6  # shorter ids occur by chance in any text: they are searched in structured places only
-_BLOCK = 1 << 22
-_WORD = rb"[0-9A-Za-z_]"
-_TOKEN = re.compile(rb"[0-9A-Za-z_.@+-]{6,64}")
-_SEPARATOR = re.compile(rb"[.@+-]")
-_SUBJECT_KEY = rb'"subject(?:_id)?"\s*:\s*"?'
+__all__ = ["ScanReport", "Target", "scan"]
 
-
-@dataclass(frozen=True)
-class Target:
-    """What is searched for.
-
-    Args:
-        subjects: Ids of the erased people, while they are known.
-        fingerprints: Of the removed rows, while they are known.
-        columns: The columns they were made over.
-        key: The key they were made with.
-        pseudonyms: Of erased people whose ids are no longer known.
-        pseudonymiser: Makes pseudonyms of whatever is found, to compare.
-    """
-
-    subjects: frozenset[str] = frozenset()
-    fingerprints: frozenset[str] = frozenset()
-    columns: tuple[str, ...] = ()
-    key: bytes = b""
-    pseudonyms: frozenset[str] = frozenset()
-    pseudonymiser: Pseudonymiser | None = None
-
-    def is_subject(self, value: str) -> bool:
-        """Whether a value is the id of an erased person.
-
-        Args:
-            value: Any text.
-
-        Returns:
-            True if it is.
-        """
-        if value in self.subjects:
-            return True
-        return self.pseudonymiser is not None and self.pseudonymiser.of(value) in self.pseudonyms
+_DEPTH = 4  # archives inside archives that are opened; deeper ones count as unreadable
+_COMPRESSED: dict[bytes, Any] = {b"\x1f\x8b": gzip.open, b"\xfd7zXZ\x00": lzma.open, b"BZh": bz2.open}
+_BROKEN = (
+    OSError,
+    EOFError,
+    ValueError,
+    RuntimeError,
+    NotImplementedError,
+    zipfile.BadZipFile,
+    lzma.LZMAError,
+    zlib.error,
+    sqlite3.Error,
+    pa.ArrowException,
+)
 
 
 @dataclass(frozen=True)
@@ -74,7 +53,7 @@ class ScanReport:
     """What was searched and found; without personal data.
 
     Args:
-        hits: ``{where, kind}``: kind is subject-id or row.
+        hits: ``{where, kind}``: kind is subject-id, row, or unreadable (it could hold anything).
         searched: ``{kind, files, bytes}``.
         notes: What the search could not see.
     """
@@ -102,100 +81,6 @@ class ScanReport:
         }
 
 
-class _Scanner:
-    def __init__(self, target: Target) -> None:
-        self.target = target
-        self.hits: list[dict[str, Any]] = []
-        self.files: Counter[str] = Counter()
-        self.bytes: Counter[str] = Counter()
-        self.unread: list[str] = []
-        self._seen: set[bytes] = set()
-        tokens = sorted(re.escape(s.encode()) for s in target.subjects if len(s) >= SHORTEST_TOKEN)
-        every = sorted(re.escape(s.encode()) for s in target.subjects)
-        self._token = (
-            re.compile(rb"(?<!%b)(?:%b)(?!%b)" % (_WORD, b"|".join(tokens), _WORD)) if tokens else None
-        )
-        self._keyed = (
-            re.compile(rb"%b(?:%b)(?!%b)" % (_SUBJECT_KEY, b"|".join(every), _WORD)) if every else None
-        )
-
-    def found(self, where: str, kind: str) -> None:
-        self.hits.append({"where": where, "kind": kind})
-
-    def count(self, kind: str, size: int) -> None:
-        self.files[kind] += 1
-        self.bytes[kind] += size
-
-    def raw(self, where: str, blocks: Iterable[bytes]) -> int:
-        """Search a stream of bytes; an id that straddles two blocks is found too."""
-        tail, size, hit = b"", 0, False
-        for block in blocks:
-            size += len(block)
-            text = tail + block
-            hit = hit or any(
-                pattern.search(text) is not None for pattern in (self._token, self._keyed) if pattern
-            )
-            hit = hit or self._any_token(text)
-            tail = text[-256:]
-        if hit:
-            self.found(where, "subject-id")
-        return size
-
-    def _any_token(self, text: bytes) -> bool:
-        """Whether any token of a text is an erased person's id, known by its pseudonym alone."""
-        if not self.target.pseudonyms:
-            return False
-        tokens = set(_TOKEN.findall(text)) - self._seen
-        parts = {
-            part
-            for token in tokens
-            for part in (token, *_SEPARATOR.split(token))
-            if len(part) >= SHORTEST_TOKEN
-        }
-        if any(self.target.is_subject(part.decode()) for part in parts):
-            return True
-        self._seen |= tokens
-        return False
-
-    def parquet(self, where: str, path: Path) -> None:
-        file = pq.ParquetFile(path)
-        names = set(file.schema_arrow.names)
-        for group in range(file.num_row_groups):
-            frame = file.read_row_group(group).to_pandas()
-            self.frame(where, frame, names)
-        self.count("parquet", path.stat().st_size)
-
-    def frame(self, where: str, frame: pd.DataFrame, names: set[str]) -> None:
-        for column in sorted(names & {"subject_id", "subject"}):
-            if any(self.target.is_subject(value) for value in frame[column].astype(str).unique()):
-                self.found(where, "subject-id")
-        if self.target.fingerprints and set(self.target.columns) <= names:
-            codes = row_fingerprints(frame, self.target.columns, self.target.key)
-            if not self.target.fingerprints.isdisjoint(codes):
-                self.found(where, "row")
-
-    def sqlite(self, where: str, path: Path) -> None:
-        connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
-        try:
-            tables = [
-                row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
-            ]
-            for table in tables:
-                quoted = table.replace('"', '""')
-                cursor = connection.execute(f'SELECT * FROM "{quoted}"')
-                columns = [item[0] for item in cursor.description]
-                subject = [index for index, name in enumerate(columns) if name in ("subject_id", "subject")]
-                for row in cursor:
-                    if any(
-                        self.target.is_subject(str(row[index])) for index in subject if row[index] is not None
-                    ):
-                        self.found(f"{where} table {table}", "subject-id")
-                        break
-        finally:
-            connection.close()
-        self.count("sqlite", path.stat().st_size)
-
-
 def scan(
     roots: Sequence[Path],
     target: Target,
@@ -219,29 +104,37 @@ def scan(
         The report.
 
     Raises:
-        ResidueError: If the canary was not found.
+        ResidueError: If the canary was not found, or a folder is missing: no search is no proof.
     """
+    if absent := [root.name for root in roots if not root.is_dir()]:
+        raise ResidueError(
+            "a folder to search is not there", got=", ".join(absent), remedy="name existing folders"
+        )
     _try_canary()
-    scanner = _Scanner(target)
+    scanner = Scanner(target)
     files = [path for root in roots for path in _files(root, skip) if only is None or path == only]
     for number, path in enumerate(files):
         if number % 50 == 0:
             progress.report("residue scan", number, len(files))
         where = str(path.relative_to(relative_to)) if relative_to else path.name
+        if scanner.names(path.name):
+            where = str(Path(where).with_name("(a name with an id)"))
+            scanner.found(where, "subject-id")
         _scan_file(scanner, where, path)
     for where, content in extra:
-        scanner.count("git object" if where.startswith("git ") else "extra", len(content))
-        scanner.raw(where, [content])
-    notes = [f"not readable: {name}" for name in scanner.unread]
+        label = "git object" if where.startswith("git ") else "extra"
+        _scan_stream(scanner, where, io.BytesIO(content), _DEPTH, label=label)
+    notes = []
     if target.pseudonyms:
         notes.append(
-            "people whose ids are erased are recognised by pseudonym: in subject columns, and in tokens of at least "
-            f"{SHORTEST_TOKEN} characters elsewhere; their rows were searched for when they were purged"
+            "people whose ids are erased are recognised by pseudonym: in subject columns, and in tokens of "
+            f"at least {SHORTEST_TOKEN} characters elsewhere; their rows were searched for at the purge"
         )
     short = sum(len(subject) < SHORTEST_TOKEN for subject in target.subjects)
     if short:
         notes.append(
-            f"{short} id(s) shorter than {SHORTEST_TOKEN} characters were searched in subject columns and fields only"
+            f"{short} id(s) shorter than {SHORTEST_TOKEN} characters were searched in subject columns and "
+            "fields only"
         )
     searched = tuple(
         {"kind": k, "files": n, "bytes": scanner.bytes[k]} for k, n in sorted(scanner.files.items())
@@ -253,56 +146,97 @@ def _files(root: Path, skip: Collection[Path]) -> Iterator[Path]:
     for folder, names, files in os.walk(root):
         here = Path(folder)
         names[:] = sorted(name for name in names if here / name not in skip)
-        yield from (here / n for n in sorted(files) if here / n not in skip and not (here / n).is_symlink())
+        yield from (
+            here / name
+            for name in sorted(files)
+            if here / name not in skip and not (here / name).is_symlink()
+        )
 
 
-def _scan_file(scanner: _Scanner, where: str, path: Path) -> None:
+def _scan_file(scanner: Scanner, where: str, path: Path) -> None:
     try:
-        with path.open("rb") as file:
-            magic = file.read(16)
-        if magic[:4] == b"PAR1":
-            scanner.parquet(where, path)
-        elif magic[:15] == b"SQLite format 3":
-            scanner.sqlite(where, path)
-            scanner.raw(f"{where} (pages)", _blocks(path))
-        elif magic[:4] == b"PK\x03\x04":
-            with zipfile.ZipFile(path) as archive:
-                size = sum(
-                    scanner.raw(f"{where}:{name}", [archive.read(name)]) for name in archive.namelist()
-                )
-            scanner.count("zip", size)
-        elif magic[:2] == b"\x1f\x8b" or magic[:6] == b"\xfd7zXZ\x00":
-            opener: Any = gzip.open if magic[:2] == b"\x1f\x8b" else lzma.open
-            with opener(path, "rb") as stream:
-                scanner.count("compressed", scanner.raw(where, iter(lambda: stream.read(_BLOCK), b"")))
-        elif path.suffix == ".csv":
-            frame = pd.read_csv(path, dtype={"subject_id": str, "subject": str})
-            scanner.frame(where, frame, set(frame.columns))
-            scanner.count("csv", scanner.raw(where, _blocks(path)))
-        else:
-            content = _blocks(path)
-            if magic[:1] == b"x" and ".git" in path.parts:
+        with path.open("rb") as stream:
+            if stream.read(1) == b"x" and ".git" in path.parts:
                 return  # loose git objects come uncompressed through `extra`
-            scanner.count("bytes", scanner.raw(where, content))
+            stream.seek(0)
+            _scan_stream(scanner, where, stream, _DEPTH, path)
     except FileNotFoundError:
         return  # a temporary file that its owner has removed meanwhile
-    except (
-        OSError,
-        EOFError,
-        ValueError,
-        zipfile.BadZipFile,
-        lzma.LZMAError,
-        zlib.error,
-        sqlite3.Error,
-        pa.ArrowException,
-    ):
-        scanner.unread.append(where)
-        scanner.raw(where, _blocks(path))
+    except OSError:
+        scanner.found(where, "unreadable")
 
 
-def _blocks(path: Path) -> Iterator[bytes]:
-    with path.open("rb") as file:
-        yield from iter(lambda: file.read(_BLOCK), b"")
+def _scan_stream(
+    scanner: Scanner, where: str, stream: IO[bytes], depth: int, path: Path | None = None, label: str = ""
+) -> None:
+    """Search a seekable stream by what its first bytes say it is."""
+    magic = stream.read(16)
+    kind, size = _kind(magic), stream.seek(0, os.SEEK_END)
+    try:
+        if kind == "parquet":
+            scanner.parquet(where, stream)
+        elif kind == "sqlite":
+            with _on_disk(stream, path) as place:
+                scanner.sqlite(where, place)
+        elif kind == "zip":
+            with zipfile.ZipFile(stream) as archive:
+                for number, item in enumerate(archive.infolist()):
+                    with archive.open(item) as member:
+                        _nested(scanner, f"{where} member {number}", member, depth)
+        elif kind == "compressed":
+            stream.seek(0)
+            opener = next(opener for start, opener in _COMPRESSED.items() if magic.startswith(start))
+            with opener(stream, "rb") as content:
+                _nested(scanner, where, content, depth)
+        elif path is not None and path.suffix == ".csv":
+            _csv(scanner, where, path)
+    except _BROKEN:
+        scanner.found(where, "unreadable")
+    stream.seek(0)
+    scanner.raw(where, iter(lambda: stream.read(BLOCK), b""), pages=kind in ("sqlite", "sqlite-log"))
+    scanner.count(label or kind, size)
+
+
+def _kind(magic: bytes) -> str:
+    if magic.startswith(b"PAR1"):
+        return "parquet"
+    if magic.startswith(b"SQLite format 3"):
+        return "sqlite"
+    if magic.startswith((b"\x37\x7f\x06", b"\xd9\xd5\x05\xf9\x20\xa1\x63\xd7")):
+        return "sqlite-log"  # a write-ahead log or rollback journal: copies of pages
+    if magic.startswith((b"PK\x03\x04", b"PK\x05\x06")):
+        return "zip"
+    return "compressed" if magic.startswith(tuple(_COMPRESSED)) else "bytes"
+
+
+def _nested(scanner: Scanner, where: str, stream: IO[bytes], depth: int) -> None:
+    if depth == 0:
+        scanner.found(where, "unreadable")
+        return
+    with tempfile.TemporaryFile() as unpacked:  # has no name: gone even if this process is killed
+        shutil.copyfileobj(stream, unpacked, BLOCK)
+        unpacked.seek(0)
+        _scan_stream(scanner, where, unpacked, depth - 1)
+
+
+@contextmanager
+def _on_disk(stream: IO[bytes], path: Path | None) -> Iterator[Path]:
+    if path is not None:
+        yield path
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        stream.seek(0)
+        with (Path(folder) / "database").open("wb") as copy:
+            shutil.copyfileobj(stream, copy, BLOCK)
+        yield Path(folder) / "database"
+
+
+def _csv(scanner: Scanner, where: str, path: Path) -> None:
+    try:
+        for frame in pd.read_csv(path, dtype={"subject_id": str, "subject": str}, chunksize=20000):
+            scanner.frame(where, frame, set(frame.columns))
+    except ValueError:
+        return  # not a table after all: searched as bytes
 
 
 def _try_canary() -> None:
@@ -311,7 +245,7 @@ def _try_canary() -> None:
     frame = pd.DataFrame({"record_id": [0], "subject_id": [person], "label": ["x"], "value": [0.5]})
     columns = ("record_id", "label", "value")
     target = Target(frozenset({person}), frozenset(row_fingerprints(frame, columns, key)), columns, key)
-    scanner = _Scanner(target)
+    scanner = Scanner(target)
     with tempfile.TemporaryDirectory() as folder:
         table, text = Path(folder) / "object-without-suffix", Path(folder) / "log"
         frame.to_parquet(table)

@@ -130,7 +130,7 @@ class BatchStore:
         with self._database.transaction() as session:
             return _batch(session, _row(session, batch_id))
 
-    def list(self) -> list[Batch]:
+    def every(self) -> list[Batch]:
         """All batches, oldest first.
 
         Returns:
@@ -140,13 +140,13 @@ class BatchStore:
             rows = session.scalars(select(BatchRow).order_by(BatchRow.created_at)).all()
             return [_batch(session, row) for row in rows]
 
-    def unfinished(self) -> "list[Batch]":
+    def unfinished(self) -> list[Batch]:
         """Batches that are not closed, oldest first: failed ones too.
 
         Returns:
             Batches.
         """
-        return [batch for batch in self.list() if batch.stage is not BatchStage.CLOSED]
+        return [batch for batch in self.every() if batch.stage is not BatchStage.CLOSED]
 
     def advance(self, batch_id: str, stage: BatchStage, **data: Any) -> Batch:
         """Record that a stage is done, and move its tickets, in one transaction.

@@ -183,7 +183,7 @@ class TicketStore:
         with self._database.transaction() as session:
             return _ticket(_row(session, ticket_id))
 
-    def list(
+    def select(
         self, *, states: Sequence[str] | None = None, due_before: datetime | None = None
     ) -> list[Ticket]:
         """Tickets, soonest deadline first.
@@ -205,7 +205,7 @@ class TicketStore:
         with self._database.transaction() as session:
             return [_ticket(row) for row in session.scalars(query)]
 
-    def history(self, ticket_id: str) -> "list[dict[str, Any]]":
+    def history(self, ticket_id: str) -> list[dict[str, Any]]:
         """Steps of a ticket.
 
         Args:
@@ -291,7 +291,7 @@ class TicketStore:
             self._database.compact()
         return ticket
 
-    def subject_ids(self, batch_id: str) -> "list[str]":
+    def subject_ids(self, batch_id: str) -> list[str]:
         """The people of a batch: for removal and the residue scan in this process only.
 
         Args:
@@ -318,13 +318,13 @@ class TicketStore:
         with self._database.transaction() as session:
             return _row(session, ticket_id).subject_id
 
-    def due_for_batch(self) -> "list[Ticket]":
+    def due_for_batch(self) -> list[Ticket]:
         """Tickets that the next batch may take, soonest deadline first.
 
         Returns:
             Verified tickets.
         """
-        return self.list(states=[TicketState.VERIFIED])
+        return self.select(states=[TicketState.VERIFIED])
 
 
 def move(session: Session, row: TicketRow, target: TicketState, reason: str = "") -> None:

@@ -74,6 +74,7 @@ def prefect_server(home: Path) -> Iterator[str]:
             yield url
         finally:
             os.environ.pop("PREFECT_API_URL", None)
+            _drain()
             _stop(process)
 
 
@@ -106,6 +107,17 @@ def _wait(process: "subprocess.Popen[bytes]", url: str, log: Path) -> None:
         got=f"see {log.name}",
         remedy="name a running server in PREFECT_API_URL",
     )
+
+
+def _drain() -> None:
+    """Let Prefect's background senders finish: at exit they would retry for a minute against a server that is gone."""
+    if "prefect" not in sys.modules:
+        return
+    from prefect.events.worker import EventsWorker
+    from prefect.logging.handlers import APILogWorker
+
+    for sender in (APILogWorker, EventsWorker):
+        sender.drain_all(timeout=_STOP_S)
 
 
 def _stop(process: "subprocess.Popen[bytes]") -> None:

@@ -14,7 +14,7 @@ import shutil
 import stat
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -107,8 +107,11 @@ class Repository:
         if not (self.root / ".dvc").exists():
             Repo.init(str(self.root)).close()
         remote.mkdir(parents=True, exist_ok=True)
+        config = self.root / ".dvc" / "config"
+        if "remote =" in config.read_text(encoding="utf-8"):
+            return  # made before, or somebody's own remote: theirs to keep
         url = os.path.relpath(remote, self.root / ".dvc")
-        (self.root / ".dvc" / "config").write_text(
+        config.write_text(
             f"[core]\n    analytics = false\n    check_update = false\n    remote = {_REMOTE}\n"
             f"['remote \"{_REMOTE}\"']\n    url = {url}\n",
             encoding="utf-8",
@@ -123,6 +126,9 @@ class Repository:
         Returns:
             The version.
         """
+        # A writer that was killed leaves its temporary file: it must not become part of the version.
+        for leftover in (self.root / DATASET).glob(".*.tmp"):
+            leftover.unlink()
         with self._repo() as repo:
             repo.add(str(self.root / DATASET))
         with self._repo() as repo:
@@ -136,9 +142,8 @@ class Repository:
         Returns:
             Its digest and commit.
         """
-        return DatasetVersion(
-            self._md5((self.root / DATASET_FILE).read_text(encoding="utf-8")), git.head(self.root)
-        )
+        md5 = self._md5((self.root / DATASET_FILE).read_text(encoding="utf-8"))
+        return DatasetVersion(md5, git.git(self.root, "log", "-1", "--format=%H", "--", DATASET_FILE))
 
     def is_tracked_clean(self) -> bool:
         """Whether the dataset on disk is the version that is checked out.
@@ -194,33 +199,74 @@ class Repository:
             stores["remote"] = Path(remote.path) / "files" / "md5"
         return stores
 
-    def superseded(self, partitions: Iterable[str]) -> list[SupersededObject]:
+    def superseded(
+        self, partitions: Iterable[str], *, accept_missing: Collection[str] = ()
+    ) -> list[SupersededObject]:
         """Objects of these partitions in any historical version that the current one does not use.
 
         Args:
             partitions: File names whose earlier contents must go.
+            accept_missing: Digests of versions whose manifest is known to be lost: nothing of them is listed.
 
         Returns:
-            What lies there, in cache and remote, and run-cache entries.
+            What lies there, in cache and remote; run-cache entries with what they hold; unfinished copies.
+
+        Raises:
+            ResidueError: If a manifest is lost, or the remote lacks the current version: a list
+                that may be incomplete must not be taken for all there is.
         """
-        names = set(partitions)
-        needed = set(self.manifest(self.current().md5).values())
+        names, stores = set(partitions), self._stores()
+        current = self.current().md5
+        if absent := [
+            where for where, store in stores.items() if not (store / current[:2] / current[2:]).is_file()
+        ]:
+            raise ResidueError(
+                "the current version is not everywhere it should be",
+                expected="it in cache and remote",
+                got=f"none in {' and '.join(absent)}",
+                remedy="mount the remote, or run `dvc push`",
+            )
+        needed = set(self.manifest(current).values())
+        uncommitted = [path.parent.name + path.name for path in sorted(stores["cache"].glob("??/*.dir"))]
         old: dict[str, str] = {}
-        for md5 in self.history():
-            old |= {
-                obj: name for name, obj in self.manifest(md5).items() if name in names and obj not in needed
-            }
+        lost = []
+        for md5 in dict.fromkeys([*self.history(), *uncommitted]):
+            entries = self.manifest(md5)
+            old |= {obj: name for name, obj in entries.items() if name in names and obj not in needed}
+            if not entries and md5 not in accept_missing:
+                lost.append(md5)
+        if lost:
+            raise ResidueError(
+                "manifests of earlier versions are lost: what to destroy cannot be listed",
+                got=", ".join(lost),
+                remedy="restore them to the remote, or accept each by its digest",
+            )
+        old |= {md5: "" for md5 in self._run_cache_objects() if md5 not in needed and md5 not in old}
         found = []
-        for where, store in self._stores().items():
+        for where, store in stores.items():
             for obj, name in sorted(old.items()):
                 path = store / obj[:2] / obj[2:]
                 if path.is_file():
                     found.append(SupersededObject(obj, name, where, str(path), path.stat().st_size))
-        runs = self.root / ".dvc" / "cache" / "runs"
-        for path in sorted(runs.rglob("*")) if runs.is_dir() else []:
-            if path.is_file():
-                found.append(SupersededObject("", "", "run-cache", str(path), path.stat().st_size))
+        own = [store for store in stores.values() if store.is_relative_to(self.root)]
+        for path in sorted(path for store in own for path in store.rglob(".*.tmp")):
+            found.append(SupersededObject("", "", "unfinished", str(path), path.stat().st_size))
+        for path in self._runs():
+            found.append(SupersededObject("", "", "run-cache", str(path), path.stat().st_size))
         return found
+
+    def _runs(self) -> list[Path]:
+        return sorted(path for path in (self.root / ".dvc" / "cache" / "runs").rglob("*") if path.is_file())
+
+    def _run_cache_objects(self) -> Iterator[str]:
+        """What run-cache entries hold: outputs of stages, weights too, whatever `cache: false` says."""
+        tracked = set(self.history())
+        for path in self._runs():
+            entry = yaml.safe_load(path.read_text(encoding="utf-8"))
+            for out in entry.get("outs", []) if isinstance(entry, dict) else []:
+                if (md5 := str(out.get("md5", ""))) and md5 not in tracked:
+                    yield md5
+                    yield from self.manifest(md5).values() if md5.endswith(".dir") else ()
 
     def purge(self, objects: Iterable[SupersededObject]) -> int:
         """Delete superseded objects, and make sure that they are gone.
@@ -232,8 +278,15 @@ class Repository:
             Bytes destroyed.
 
         Raises:
-            ResidueError: If one is still there: a partial failure is a failure.
+            ResidueError: If one is still there (a partial failure is a failure), or is in use again.
         """
+        objects = list(objects)
+        current = self.current().md5
+        needed = {current, *self.manifest(current).values()}
+        if in_use := needed & {item.md5 for item in objects}:
+            raise ResidueError(
+                "objects of the current version cannot be purged", got=f"{len(in_use)} of them"
+            )
         destroyed, left = 0, 0
         for item in objects:
             path = Path(item.path)
@@ -242,8 +295,11 @@ class Repository:
                 path.unlink()
                 destroyed += item.size
             left += path.exists()
-        for leftover in ("tmp/exps", "tmp/rwlock"):
-            shutil.rmtree(self.root / ".dvc" / leftover, ignore_errors=True)
+        runs, experiments = self.root / ".dvc" / "cache" / "runs", self.root / ".dvc" / "tmp" / "exps"
+        if not self._runs():
+            shutil.rmtree(runs, ignore_errors=True)
+        shutil.rmtree(experiments, ignore_errors=True)
+        left += experiments.exists()
         if left:
             raise ResidueError(
                 "superseded objects are still there", expected="none", got=str(left), remedy="run again"
@@ -256,7 +312,8 @@ class Repository:
         Raises:
             ExpungeError: If a stage fails.
         """
-        self._dvc("repro", "--quiet")
+        # Without these flags a stage with metrics only is stored in the run-cache, and restored from it.
+        self._dvc("repro", "--quiet", "--no-commit", "--no-run-cache")
 
     def commit_stages(self, message: str) -> str:
         """Accept the outputs that lie there as those of their stages, and commit dvc.lock.
@@ -267,7 +324,14 @@ class Repository:
         Returns:
             The commit.
         """
-        self._dvc("commit", "--force", "--quiet", "prepare", "train", "evaluate")
+        from dvc.repo import lock_repo
+
+        # Not `dvc commit`: it stores the outputs, weights too, in the run-cache in spite of `cache: false`.
+        with self._repo() as repo, lock_repo(repo):
+            for stage in repo.stage.load_all(str(self.root / "dvc.yaml")):
+                stage.save(run_cache=False)
+                stage.commit()
+                stage.dump(update_pipeline=False)
         return git.commit(self.root, ["dvc.lock"], message)
 
     def _dvc(self, *arguments: str) -> None:
@@ -276,7 +340,7 @@ class Repository:
         done = subprocess.run(
             [sys.executable, "-m", "dvc", *arguments],
             cwd=self.root,
-            env={**os.environ, "PATH": path, "EXPUNGE_WORKSPACE": str(self.root)},
+            env={**git.clean_environment(), "PATH": path, "EXPUNGE_WORKSPACE": str(self.root)},
             stdout=sys.stderr,
             check=False,
         )

@@ -1,0 +1,204 @@
+"""What is searched for, and the searches themselves: bytes, tables, cells."""
+
+import re
+import sqlite3
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import pandas as pd
+import pyarrow.parquet as pq
+
+from expunge.pseudonyms import Pseudonymiser
+from expunge.residue.fingerprints import row_fingerprints
+
+SHORTEST_TOKEN = 6  # shorter ids occur by chance in any text: they are searched in structured places only
+BLOCK = 1 << 22
+_GLUED = 8  # ids this long are found in database pages even where other cells' text touches them
+# "_" is no part of a word: report_<id>.csv must be found. Nor is the letter of an escaped line end or tab.
+_BEFORE = re.compile(rb"(?:^|[^0-9A-Za-z]|\\[nrt])\Z", re.DOTALL)
+_AFTER = rb"(?![0-9A-Za-z])"
+_TOKEN = re.compile(rb"[0-9A-Za-z_.@+-]{6,64}")
+_SEPARATOR = re.compile(rb"[.@+-]")
+_SUBJECT_KEY = rb'"subject(?:_id)?\\*"\s*:\s*\\*"?'
+
+
+@dataclass(frozen=True)
+class Target:
+    """What is searched for.
+
+    Args:
+        subjects: Ids of the erased people, while they are known.
+        fingerprints: Of the removed rows, while they are known.
+        columns: The columns they were made over.
+        key: The key they were made with.
+        pseudonyms: Of erased people whose ids are no longer known.
+        pseudonymiser: Makes pseudonyms of whatever is found, to compare.
+    """
+
+    subjects: frozenset[str] = frozenset()
+    fingerprints: frozenset[str] = frozenset()
+    columns: tuple[str, ...] = ()
+    key: bytes = b""
+    pseudonyms: frozenset[str] = frozenset()
+    pseudonymiser: Pseudonymiser | None = None
+
+    def is_subject(self, value: str) -> bool:
+        """Whether a value is the id of an erased person.
+
+        Args:
+            value: Any text.
+
+        Returns:
+            True if it is.
+        """
+        if value in self.subjects:
+            return True
+        return self.pseudonymiser is not None and self.pseudonymiser.of(value) in self.pseudonyms
+
+
+class Scanner:
+    """Collects hits and counts what was searched.
+
+    Args:
+        target: Whom and which rows to look for.
+    """
+
+    def __init__(self, target: Target) -> None:
+        self.target = target
+        self.hits: list[dict[str, Any]] = []
+        self.files: Counter[str] = Counter()
+        self.bytes: Counter[str] = Counter()
+        self._seen: set[bytes] = set()
+        ids = sorted(subject.encode() for subject in target.subjects)
+        tokens = [_bounded(one) for one in ids if len(one) >= SHORTEST_TOKEN]
+        self._token = re.compile(rb"(?:%b)" % b"|".join(tokens) + _AFTER) if tokens else None
+        every = b"|".join(map(re.escape, ids))
+        self._keyed = re.compile(_SUBJECT_KEY + rb"(?:%b)" % every + _AFTER) if every else None
+        self._glued = [one for one in ids if len(one) >= _GLUED]
+        self._overlap = max([256, *(2 * len(one) for one in ids)])
+
+    def found(self, where: str, kind: str) -> None:
+        """Record a hit."""
+        self.hits.append({"where": where, "kind": kind})
+
+    def names(self, text: str) -> bool:
+        """Whether a short text such as a file name holds an id."""
+        content = text.encode(errors="replace")
+        return self._holds(content, 0, len(content)) or self._any_token(content)
+
+    def count(self, kind: str, size: int) -> None:
+        """Count something searched."""
+        self.files[kind] += 1
+        self.bytes[kind] += size
+
+    def raw(self, where: str, blocks: Iterable[bytes], pages: bool = False) -> int:
+        """Search a stream of bytes; an id that straddles two blocks is found too."""
+        tail, size, hit, stream = b"", 0, False, iter(blocks)
+        block = next(stream, None)
+        while block is not None:
+            following = next(stream, None)
+            size += len(block)
+            text = tail + block
+            # A word cut off at an edge of the text looks complete: the neighbouring text shows it whole.
+            first, last = (4 if tail else 0), (len(text) - 4 if following is not None else len(text))
+            hit = hit or self._holds(text, first, last)
+            hit = hit or (pages and any(one in text for one in self._glued))
+            hit = hit or self._any_token(text)
+            tail, block = text[-self._overlap :], following
+        if hit:
+            self.found(where, "subject-id")
+        return size
+
+    def _holds(self, text: bytes, first: int, last: int) -> bool:
+        # The literal ids come first in the pattern, for speed; what precedes a match is looked at here.
+        found = self._token.finditer(text, first) if self._token else ()
+        whole = (m for m in found if _BEFORE.search(text[max(0, m.start() - 2) : m.start()]))
+        keyed = self._keyed.finditer(text, first) if self._keyed else ()
+        return any(m.end() <= last for matches in (whole, keyed) for m in matches)
+
+    def _any_token(self, text: bytes) -> bool:
+        """Whether any token of a text is an erased person's id, known by its pseudonym alone."""
+        if not self.target.pseudonyms:
+            return False
+        tokens = set(_TOKEN.findall(text)) - self._seen
+        parts = {
+            part
+            for token in tokens
+            for part in (token, *_SEPARATOR.split(token))
+            if len(part) >= SHORTEST_TOKEN
+        }
+        if any(self.target.is_subject(part.decode()) for part in parts):
+            return True
+        self._seen |= tokens
+        return False
+
+    def parquet(self, where: str, stream: IO[bytes]) -> None:
+        """Search a Parquet file, some rows at a time."""
+        file = pq.ParquetFile(stream)
+        names = set(file.schema_arrow.names)
+        rows = max(256, (1 << 22) // max(1, len(names)))
+        for batch in file.iter_batches(batch_size=rows):
+            self.frame(where, batch.to_pandas(), names)
+
+    def frame(self, where: str, frame: pd.DataFrame, names: set[str]) -> None:
+        """Search the subject column, and every row's fingerprint."""
+        for column in sorted(names & {"subject_id", "subject"}):
+            if any(self.target.is_subject(value) for value in frame[column].astype(str).unique()):
+                self.found(where, "subject-id")
+        if self.target.fingerprints and set(self.target.columns) <= names:
+            codes = row_fingerprints(frame, self.target.columns, self.target.key)
+            if not self.target.fingerprints.isdisjoint(codes):
+                self.found(where, "row")
+
+    def sqlite(self, where: str, path: Path) -> None:
+        """Search every cell of every table."""
+        connection = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)
+        connection.text_factory = bytes
+        try:
+            schema = connection.execute(
+                "SELECT name FROM sqlite_master WHERE type = 'table' AND rootpage > 0"
+            )
+            for (name,) in schema.fetchall():
+                table = name.decode(errors="replace")
+                cursor = connection.execute('SELECT * FROM "{}"'.format(table.replace('"', '""')))
+                columns = [item[0] for item in cursor.description]
+                subject = [index for index, name in enumerate(columns) if name in ("subject_id", "subject")]
+                self.cells(f"{where} table {table}", cursor, subject)
+        finally:
+            connection.close()
+
+    def cells(self, where: str, rows: Iterable[tuple[Any, ...]], subject: list[int]) -> None:
+        """Search the cells of a table: as text, and whole where the column names subjects."""
+        named = False
+
+        def texts() -> Iterator[bytes]:
+            nonlocal named
+            for row in rows:
+                values = [v if isinstance(v, bytes) else b"" if v is None else str(v).encode() for v in row]
+                named = named or any(
+                    self.target.is_subject(values[i].decode(errors="replace")) for i in subject
+                )
+                yield b"\x00".join(values) + b"\x00"
+
+        before = len(self.hits)
+        self.raw(where, _gathered(texts()))
+        if named and len(self.hits) == before:
+            self.found(where, "subject-id")
+
+
+def _bounded(subject: bytes) -> bytes:
+    # The digits of a decimal number are nobody's id.
+    return rb"(?<![0-9]\.)%b(?!\.[0-9])" % subject if subject.isdigit() else re.escape(subject)
+
+
+def _gathered(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    held = bytearray()
+    for piece in pieces:
+        held += piece
+        if len(held) >= BLOCK:
+            yield bytes(held)
+            held.clear()
+    yield bytes(held)

@@ -1,0 +1,95 @@
+import math
+
+import pytest
+from dp_accounting.gaussian_mechanism import get_epsilon_gaussian, get_sigma_gaussian
+from hypothesis import given
+from hypothesis import strategies as st
+
+from expunge.errors import InputError
+from expunge.privacy.gaussian import (
+    calibrate_sigma,
+    classical_sigma,
+    gaussian_delta,
+    gaussian_epsilon,
+    gaussian_m,
+)
+
+EPSILON = st.floats(1e-3, 50)
+DELTA = st.floats(1e-12, 0.1)
+M = st.floats(1e-3, 20)
+
+
+def test_known_answers():
+    assert gaussian_m(1.0, 1e-5) == pytest.approx(0.26805, abs=5e-6)
+    assert calibrate_sigma(40.0, 1.0, 1e-5) == pytest.approx(149.2, abs=0.05)
+    assert gaussian_delta(0.01, 0.002) == pytest.approx(1.075e-10, rel=1e-3)
+
+
+def test_published_sigma_is_vacuous():
+    """Trap: at Delta = 40 the classical formula, invalid there, says 1.9e5 where the truth is 8.0e8."""
+    assert gaussian_epsilon(1e-5, 40 / 0.001) == pytest.approx(8.0e8, rel=1e-2)
+    assert gaussian_epsilon(1e-5, 40 / 0.01) == pytest.approx(8.0e6, rel=1e-2)
+    assert classical_sigma(40.0, 8.6, 1e-5) is None
+
+
+@given(EPSILON, DELTA)
+def test_m_inverts_delta_on_the_safe_side(epsilon, delta):
+    m = gaussian_m(epsilon, delta)
+    assert gaussian_delta(epsilon, m) <= delta
+    assert gaussian_delta(epsilon, m * (1 + 1e-6)) > delta
+
+
+@given(DELTA, M)
+def test_epsilon_inverts_delta_on_the_safe_side(delta, m):
+    epsilon = gaussian_epsilon(delta, m)
+    assert gaussian_delta(epsilon, m) <= delta
+    if epsilon > 0:
+        assert gaussian_delta(epsilon * (1 - 1e-6), m) > delta
+
+
+@given(EPSILON, st.floats(1e-10, 0.01), st.floats(0.01, 100))
+def test_sigma_and_epsilon_are_inverses(epsilon, delta, sensitivity):
+    sigma = calibrate_sigma(sensitivity, epsilon, delta)
+    assert gaussian_epsilon(delta, sensitivity / sigma) == pytest.approx(epsilon, rel=1e-6)
+
+
+@pytest.mark.parametrize("epsilon", [0.05, 0.5, 1.0, 4.0])
+@pytest.mark.parametrize("delta", [1e-5, 1e-6])
+def test_agrees_with_dp_accounting(epsilon, delta):
+    oracle = get_sigma_gaussian(epsilon, delta)
+    assert calibrate_sigma(1.0, epsilon, delta) == pytest.approx(oracle, rel=1e-6)
+    assert gaussian_epsilon(delta, 1 / oracle) == pytest.approx(get_epsilon_gaussian(oracle, delta), rel=1e-6)
+
+
+@given(st.floats(0.01, 1.0), st.floats(1e-10, 1e-3))
+def test_classical_sigma_is_never_below_the_exact_one_where_it_is_valid(epsilon, delta):
+    assert classical_sigma(1.0, epsilon, delta) >= calibrate_sigma(1.0, epsilon, delta)
+
+
+@given(EPSILON, M, st.floats(1.01, 3))
+def test_delta_is_monotone(epsilon, m, factor):
+    assert gaussian_delta(epsilon, m * factor) >= gaussian_delta(epsilon, m)
+    assert gaussian_delta(epsilon * factor, m) <= gaussian_delta(epsilon, m)
+
+
+def test_limits():
+    assert gaussian_delta(1.0, 0.0) == 0.0
+    assert gaussian_delta(1.0, math.inf) == 1.0
+    assert gaussian_epsilon(1e-5, math.inf) == math.inf
+    assert gaussian_epsilon(0.5, 0.1) == 0.0
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: gaussian_delta(-1.0, 1.0),
+        lambda: gaussian_delta(math.nan, 1.0),
+        lambda: gaussian_epsilon(0.0, 1.0),
+        lambda: gaussian_epsilon(1e-5, -1.0),
+        lambda: gaussian_m(1.0, 1.0),
+        lambda: calibrate_sigma(-1.0, 1.0, 1e-5),
+    ],
+)
+def test_out_of_range_is_refused(call):
+    with pytest.raises(InputError, match="expected"):
+        call()

@@ -1,0 +1,229 @@
+"""The residue scan must find a person wherever bytes of them can hide, and nobody who is not there."""
+
+import bz2
+import gzip
+import io
+import json
+import lzma
+import sqlite3
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from expunge.errors import ResidueError
+from expunge.residue.fingerprints import row_fingerprints
+from expunge.residue.scan import Target, scan
+
+KEY = b"k" * 32
+PERSON, SHORT, NUMBER = "person-000313", "77", "482913"
+COLUMNS = ("record_id", "label", "value", "count")
+
+
+def rows(size: int = 2000) -> pd.DataFrame:
+    """Random rows: person 313 is in the middle, so that no statistic in a Parquet footer names them."""
+    values = np.random.default_rng(0)
+    return pd.DataFrame(
+        {
+            "record_id": range(size),
+            "subject_id": [f"person-{i:06d}" for i in range(size)],
+            "label": ["yes", "no"] * (size // 2),
+            "value": values.normal(size=size),
+            "count": values.integers(0, 9, size),
+        }
+    )
+
+
+def parquet(frame: pd.DataFrame) -> bytes:
+    buffer = io.BytesIO()
+    frame.to_parquet(buffer, compression="zstd")
+    return buffer.getvalue()
+
+
+ROW = rows().iloc[[313]]
+TARGET = Target(
+    frozenset({PERSON, SHORT, NUMBER}), frozenset(row_fingerprints(ROW, COLUMNS, KEY)), COLUMNS, KEY
+)
+RETAINED = rows().drop(index=313)
+
+
+def kinds(root: Path, extra: tuple[tuple[str, bytes], ...] = (), target: Target = TARGET) -> set[str]:
+    report = scan([root], target, extra=extra, relative_to=root)
+    text = json.dumps(report.to_json())
+    assert PERSON not in text
+    assert NUMBER not in text
+    assert report.clean == (not report.hits)
+    return {hit["kind"] for hit in report.hits}
+
+
+def zipped(content: bytes) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("inside", content)
+    return buffer.getvalue()
+
+
+PACKINGS: list[Callable[[bytes], bytes]] = [bytes, gzip.compress, bz2.compress, lzma.compress, zipped]
+
+
+@pytest.mark.parametrize("pack", [*PACKINGS, lambda b: gzip.compress(zipped(b))])
+def test_rows_and_ids_in_parquet_however_packed_and_named(
+    tmp_path: Path, pack: Callable[[bytes], bytes]
+) -> None:
+    (tmp_path / "0ab1").write_bytes(pack(parquet(rows())))
+    assert kinds(tmp_path) == {"subject-id", "row"}
+    (tmp_path / "0ab1").write_bytes(pack(parquet(RETAINED)))
+    assert kinds(tmp_path) == set()
+
+
+@pytest.mark.parametrize("pack", [*PACKINGS, lambda b: gzip.compress(zipped(b))])
+def test_ids_in_text_however_packed(tmp_path: Path, pack: Callable[[bytes], bytes]) -> None:
+    (tmp_path / "log").write_bytes(pack(b"removed %s today" % PERSON.encode()))
+    assert kinds(tmp_path) == {"subject-id"}
+    (tmp_path / "log").write_bytes(pack(b"removed %s0 today" % PERSON.encode()))
+    assert kinds(tmp_path) == set()
+
+
+def test_a_row_whose_subject_column_was_dropped(tmp_path: Path) -> None:
+    (tmp_path / "object").write_bytes(parquet(rows().drop(columns="subject_id")))
+    assert kinds(tmp_path) == {"row"}
+
+
+def test_a_row_is_recognised_in_other_number_types(tmp_path: Path) -> None:
+    frame = rows().drop(columns="subject_id").astype({"record_id": "int32", "count": "float64"})
+    (tmp_path / "object").write_bytes(parquet(frame))
+    assert kinds(tmp_path) == {"row"}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"a {PERSON}.",
+        f"report_{PERSON}.csv",
+        f'{{"log": "line\\n{PERSON}"}}',
+        f"\\t{NUMBER}",
+        f"id={NUMBER};",
+        f"{NUMBER}. End.",
+        f'{{"subject_id": "{SHORT}"}}',
+        f'{{"subject_id": {SHORT}, "x": 1}}',
+        f'"{{\\"subject_id\\": \\"{SHORT}\\"}}"',
+    ],
+)
+def test_ids_in_text(tmp_path: Path, text: str) -> None:
+    (tmp_path / "file").write_text(text)
+    assert kinds(tmp_path) == {"subject-id"}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"x{PERSON}",
+        f"{PERSON}1",
+        f"0.{NUMBER}",
+        f"{NUMBER}.25",
+        f"f{NUMBER}e0",
+        f"{SHORT} rows",
+        f'{{"subject_id": "{SHORT}1"}}',
+    ],
+)
+def test_what_only_looks_like_an_id(tmp_path: Path, text: str) -> None:
+    (tmp_path / "file").write_text(text)
+    assert kinds(tmp_path) == set()
+
+
+@pytest.mark.parametrize("shift", [-8, 0, 3])
+def test_an_id_across_two_blocks_is_found_and_a_cut_word_is_not_one(tmp_path: Path, shift: int) -> None:
+    block = 1 << 22
+    (tmp_path / "file").write_bytes(b" " * (block + shift) + PERSON.encode() + b" " * block)
+    assert kinds(tmp_path) == {"subject-id"}
+    (tmp_path / "file").write_bytes(b"w" * (block - 256) + PERSON.encode() + b"w" * block)
+    assert kinds(tmp_path) == set()
+
+
+def database(path: Path, *values: str) -> None:
+    connection = sqlite3.connect(path)
+    connection.execute("CREATE TABLE t (a TEXT, subject_id TEXT, note TEXT, z TEXT)")
+    connection.execute("INSERT INTO t VALUES (?, ?, ?, ?)", values)
+    connection.commit()
+    connection.close()
+
+
+@pytest.mark.parametrize(
+    ("values", "found"),
+    [
+        (("abc", "", PERSON, "xyz"), True),  # glued to its neighbours in the file
+        (("abc", "", NUMBER, "xyz"), True),
+        (("abc", SHORT, "", "xyz"), True),
+        (("abc", "", f"see {PERSON}!", "xyz"), True),
+        (("abc", "12", SHORT, "xyz"), False),
+    ],
+)
+def test_cells_of_a_database(tmp_path: Path, values: tuple[str, ...], found: bool) -> None:
+    database(tmp_path / "x.db", *values)
+    assert kinds(tmp_path) == ({"subject-id"} if found else set())
+
+
+def test_deleted_rows_in_free_pages_of_a_database(tmp_path: Path) -> None:
+    database(tmp_path / "x.db", "abc", PERSON, "", "xyz")
+    connection = sqlite3.connect(tmp_path / "x.db")
+    connection.execute("PRAGMA secure_delete = OFF")
+    connection.execute("DELETE FROM t")
+    connection.commit()
+    assert kinds(tmp_path) == {"subject-id"}
+    connection.execute("VACUUM")
+    connection.close()
+    assert kinds(tmp_path) == set()
+
+
+def test_a_csv_file_by_id_and_by_row(tmp_path: Path) -> None:
+    rows().drop(columns="subject_id").to_csv(tmp_path / "copy.csv", index=False)
+    assert kinds(tmp_path) == {"row"}
+    pd.DataFrame({"subject_id": ["12", SHORT]}).to_csv(tmp_path / "copy.csv", index=False)
+    assert kinds(tmp_path) == {"subject-id"}
+
+
+def test_git_objects_are_decoded_like_files(tmp_path: Path) -> None:
+    content = parquet(rows().drop(columns="subject_id"))
+    assert kinds(tmp_path, (("git blob 1", content),)) == {"row"}
+    assert kinds(tmp_path, (("git commit 2", f"about {PERSON}".encode()),)) == {"subject-id"}
+
+
+def test_a_file_name_is_searched_and_not_repeated(tmp_path: Path) -> None:
+    (tmp_path / f"{PERSON}.txt").write_text("")
+    assert kinds(tmp_path) == {"subject-id"}
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress])
+def test_what_cannot_be_read_is_not_clean(tmp_path: Path, pack: Callable[[bytes], bytes]) -> None:
+    """A writer that was killed leaves half a Parquet file: its compressed rows cannot be searched."""
+    (tmp_path / "half").write_bytes(pack(parquet(rows())[:-2000]))
+    assert kinds(tmp_path) == {"unreadable"}
+
+
+def test_a_missing_folder_is_not_a_clean_one(tmp_path: Path) -> None:
+    with pytest.raises(ResidueError, match="not there"):
+        scan([tmp_path / "typo"], TARGET)
+
+
+def test_the_report_counts_what_was_searched_and_says_what_it_could_not(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(parquet(RETAINED))
+    (tmp_path / "b").write_text("nothing")
+    report = scan([tmp_path], TARGET, extra=[("git blob 1", b"nothing")])
+    assert [(item["kind"], item["files"]) for item in report.searched] == [
+        ("bytes", 1),
+        ("git object", 1),
+        ("parquet", 1),
+    ]
+    assert report.searched[0]["bytes"] == 7
+    assert any("1 id(s) shorter" in note for note in report.notes)
+
+
+def test_fingerprints_depend_on_every_column_and_on_the_key() -> None:
+    base = row_fingerprints(ROW, COLUMNS, KEY)
+    assert base == row_fingerprints(ROW.assign(subject_id="someone else"), COLUMNS, KEY)
+    changed = [ROW.assign(value=0.25), ROW.assign(label="?"), ROW.assign(record_id=1), ROW.assign(count=99)]
+    assert all(row_fingerprints(frame, COLUMNS, KEY) != base for frame in changed)
+    assert row_fingerprints(ROW, COLUMNS, b"other") != base
