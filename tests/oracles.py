@@ -36,7 +36,9 @@ def dense_convex_minimum(jacobian: Tensor, offset: Tensor, labels: Tensor, l2: f
         p = torch.softmax(offset + torch.einsum("nkd,d->nk", jacobian, v), dim=1)
         g = torch.einsum("nkd,nk->d", jacobian, p - onehot) / n + l2 * v
         middle = torch.diag_embed(p) - p[:, :, None] * p[:, None, :]
-        h = torch.einsum("nkd,nkl,nle->de", jacobian, middle, jacobian) / n + l2 * torch.eye(d, dtype=torch.float64)
+        h = torch.einsum("nkd,nkl,nle->de", jacobian, middle, jacobian) / n + l2 * torch.eye(
+            d, dtype=torch.float64
+        )
         step = torch.linalg.solve(h, g)
         v = v - step
         if step.norm() < 1e-15:

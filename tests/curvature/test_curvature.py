@@ -30,7 +30,9 @@ def test_linearised_products_equal_the_dense_ones(chunk):
     v = torch.linspace(-1, 1, network.size, dtype=torch.float64)
     assert_close(objective.jacobian_product(v), jacobian @ v, rtol=1e-12, atol=1e-12)
     r = torch.arange(40, dtype=torch.float64).view(20, 2)
-    assert_close(objective.transposed_product(r), torch.einsum("nkd,nk->d", jacobian, r), rtol=1e-12, atol=1e-12)
+    assert_close(
+        objective.transposed_product(r), torch.einsum("nkd,nk->d", jacobian, r), rtol=1e-12, atol=1e-12
+    )
     logits = network(origin, features) + jacobian @ v
     p = torch.softmax(logits, 1)
     middle = torch.diag_embed(p) - p[:, :, None] * p[:, None, :]
@@ -104,7 +106,9 @@ def test_solvers_refuse_indefinite_matrices():
 
 def test_an_unfinished_solve_says_so():
     matrix = torch.diag(torch.logspace(0, 6, 50, dtype=torch.float64))
-    found = conjugate_gradients(lambda v: matrix @ v, torch.ones(50).double(), tolerance=1e-10, max_products=4)
+    found = conjugate_gradients(
+        lambda v: matrix @ v, torch.ones(50).double(), tolerance=1e-10, max_products=4
+    )
     assert found.status == "budget spent"
     assert found.residual > 1e-10
 

@@ -54,7 +54,13 @@ def test_ignoring_the_residual_would_break_the_bound():
     gradient = hessian @ (w - reference)
     lazy = torch.zeros(2)
     residual = float((hessian @ lazy - gradient).norm())
-    given = {"hessian_lipschitz": 0.0, "radius": 1.0, "damping": 0.0, "gradient_bound": 0.0, "min_curvature": 2.0}
+    given = {
+        "hessian_lipschitz": 0.0,
+        "radius": 1.0,
+        "damping": 0.0,
+        "gradient_bound": 0.0,
+        "min_curvature": 2.0,
+    }
     error = float((w - lazy - reference).norm())
     assert error > newton_error_bound(**given, residual=0.0)
     assert error <= newton_error_bound(**given, residual=residual)
@@ -69,7 +75,13 @@ def test_gradient_bound_is_not_zero_where_the_ball_is_active():
     w = reference + 1e-3
     step = torch.linalg.solve(hessian, hessian @ (w - optimum))
     radius = float((w - reference).norm())
-    given = {"hessian_lipschitz": 0.0, "radius": radius, "damping": 0.0, "residual": 0.0, "min_curvature": 1.0}
+    given = {
+        "hessian_lipschitz": 0.0,
+        "radius": radius,
+        "damping": 0.0,
+        "residual": 0.0,
+        "min_curvature": 1.0,
+    }
     error = float((w - step - reference).norm())
     assert error > newton_error_bound(**given, gradient_bound=0.0)
     assert error <= newton_error_bound(**given, gradient_bound=float(gradient_at_reference.norm()))

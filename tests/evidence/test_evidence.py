@@ -1,0 +1,295 @@
+"""Certificates, ledger and annex: what holds, and that every tampering shows."""
+
+import copy
+import json
+from pathlib import Path
+
+import pytest
+
+from expunge.database import open_database
+from expunge.errors import VerificationError, WorkspaceError
+from expunge.evidence.annex import PRIVATE_NAME, create_auditor_keys, open_annex, seal
+from expunge.evidence.canonical import canonical_bytes, digest
+from expunge.evidence.certificate import parse_certificate, scope_of
+from expunge.evidence.ledger import check_ledger, parse_entries
+from expunge.evidence.store import LedgerStore
+from expunge.evidence.verify import verify_certificate, verify_ledger
+from expunge.privacy.gaussian import gaussian_m
+
+LINEAGE = "expunge-test"
+SIGMA, EPSILON, DELTA = 0.01, 0.05, 1e-6
+BOUND = gaussian_m(EPSILON, DELTA) * SIGMA
+
+
+def certificate_content(annex_digest="sha256:" + "a" * 64, step=1, accumulated=BOUND):
+    return {
+        "type": "https://expunge.dev/certificate",
+        "version": 1,
+        "certificate_id": f"c-{step:016x}",
+        "issued_at": "2026-01-01T00:00:00+00:00",
+        "batch": f"b-{step}",
+        "model": {
+            "name": LINEAGE,
+            "version": 2,
+            "digest": "sha256:" + "b" * 64,
+            "parent_version": 1,
+            "parent_digest": "sha256:" + "c" * 64,
+        },
+        "dataset": {
+            "before": {"md5": "1.dir", "git_revision": "d" * 40},
+            "after": {"md5": "2.dir", "git_revision": "e" * 40},
+        },
+        "tickets": ["p1-" + "f" * 32],
+        "forget": {"records": 3, "subjects": 1},
+        "retain": {"records": 400},
+        "mechanism": "convex",
+        "guarantee": "convex",
+        "reference": "training on the retain set",
+        "epsilon": EPSILON * (1 + 1e-9),
+        "delta": 1.1e-6,
+        "gaussian_delta": DELTA,
+        "sigma": SIGMA,
+        "parameters": 100,
+        "noise": "ChaCha20",
+        "error_bound": {"value": BOUND, "binding": "theorem", "formula": "C1"},
+        "constants": [
+            {"name": "gradient_tolerance", "value": 5e-8, "provenance": "policy", "method": "enforced"},
+            {"name": "rounding_allowance", "value": 1e-9, "provenance": "policy", "method": "checked"},
+            {"name": "l2", "value": 1e-3, "provenance": "policy", "method": "objective"},
+        ],
+        "assumptions": ["rounding"],
+        "scope": scope_of("convex"),
+        "coverage": [{"artefact": "weights", "status": "covered", "reason": "this certificate"}],
+        "sequential": {
+            "step": step,
+            "accumulated_error": accumulated,
+            "uniform_error": BOUND,
+            "composed_m": BOUND / SIGMA,
+            "composed_epsilon": EPSILON * (1 + 1e-9),
+            "composed_delta": 1.1e-6,
+            "draws": 1,
+            "limits": {"accumulated_error": 0.01, "composed_epsilon": 1.0, "releases": 100},
+        },
+        "vacuous": False,
+        "admitted": {"classes": ["exact", "convex"], "epsilon": 1.0, "delta": 1e-5},
+        "validation": {"gates": [{"name": "utility", "passed": True, "limit": "2 points"}]},
+        "sealed_annex": {"digest": annex_digest, "recipient": "x25519:0"},
+        "code": {"version": "0", "commit": None, "lock_digest": None},
+    }
+
+
+@pytest.fixture
+def store(tmp_path):
+    return LedgerStore(open_database(f"sqlite:///{tmp_path}/ledger.db"))
+
+
+def issue(store, content):
+    return store.append(
+        LINEAGE,
+        kind="release",
+        issued_at=content["issued_at"],
+        batch=content["batch"],
+        certificate_id=content["certificate_id"],
+        certificate_digest=digest(content),
+        mechanism="convex",
+        guarantee="convex",
+        error_bound=BOUND,
+        sigma=SIGMA,
+        m=BOUND / SIGMA,
+        draws=1,
+        composed_m=BOUND / SIGMA,
+        epsilon=content["epsilon"],
+        gaussian_delta=DELTA,
+        delta=content["delta"],
+    )
+
+
+@pytest.fixture
+def ledger(store):
+    store.append(LINEAGE, kind="opening", issued_at="2026-01-01T00:00:00+00:00")
+    issue(store, certificate_content())
+    issue(store, certificate_content(step=2, accumulated=2 * BOUND))
+    store.append(LINEAGE, kind="purge", issued_at="2026-01-01T00:00:00+00:00", batch="b-1")
+    return store.entries(LINEAGE)
+
+
+def test_an_untouched_certificate_verifies(ledger):
+    outcome = verify_certificate(parse_certificate(certificate_content()), ledger=ledger)
+    assert outcome.verified, outcome.findings
+    assert any("annex" in line for line in outcome.missing)
+    assert not any("purge entry" in line for line in outcome.missing)
+
+
+def _set(path, value):
+    def change(content):
+        target = content
+        for name in path[:-1]:
+            target = target[name]
+        target[path[-1]] = value
+
+    return change
+
+
+TAMPERINGS = {
+    "epsilon understated": _set(("epsilon",), 0.01),
+    "delta understated": _set(("delta",), 1e-9),
+    "gaussian share understated": _set(("gaussian_delta",), 1e-9),
+    "sigma overstated": _set(("sigma",), 1.0),
+    "error bound halved": _set(("error_bound", "value"), BOUND / 2),
+    "tolerance loosened": _set(("constants", 0, "value"), 1e-3),
+    "constant left out": _set(("constants",), []),
+    "draws hidden": _set(("sequential", "draws"), 0),
+    "composed m understated": _set(("sequential", "composed_m"), 1e-6),
+    "sequential sum understated": _set(("sequential", "accumulated_error"), 0.0),
+    "scope shortened": _set(("scope",), ["all good"]),
+    "coverage emptied": _set(("coverage",), []),
+    "gate failed": _set(("validation", "gates"), [{"name": "utility", "passed": False, "limit": ""}]),
+    "called exact": _set(("guarantee",), "exact"),
+    "vacuous hidden": _set(("admitted", "epsilon"), 0.001),
+    "records understated": _set(("forget", "records"), 1),
+    "another model": _set(("model", "digest"), "sha256:" + "0" * 64),
+}
+
+
+@pytest.mark.parametrize("name", TAMPERINGS)
+def test_every_tampering_shows(name, ledger):
+    content = certificate_content()
+    TAMPERINGS[name](content)
+    outcome = verify_certificate(parse_certificate(content), ledger=ledger)
+    assert not outcome.verified, name
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        n
+        for n in TAMPERINGS
+        if n not in ("records understated", "another model", "sequential sum understated")
+    ],
+)
+def test_arithmetic_shows_without_a_ledger_too(name):
+    content = certificate_content()
+    TAMPERINGS[name](content)
+    assert not verify_certificate(parse_certificate(content)).verified
+
+
+def test_an_exact_certificate_states_zero():
+    content = certificate_content()
+    content |= {
+        "guarantee": "exact",
+        "mechanism": "retrain",
+        "epsilon": 0.0,
+        "delta": 0.0,
+        "gaussian_delta": 0.0,
+    }
+    content |= {"sigma": 0.0, "scope": scope_of("exact")}
+    content["error_bound"] |= {"value": 0.0, "binding": "exact"}
+    assert verify_certificate(parse_certificate(content)).verified
+    content["epsilon"] = 1e-9
+    assert not verify_certificate(parse_certificate(content)).verified
+
+
+@pytest.mark.parametrize("content", [None, [], {}, {"type": "https://expunge.dev/certificate", "version": 2}])
+def test_unknown_types_are_refused(content):
+    with pytest.raises(VerificationError, match="known type"):
+        parse_certificate(content)
+
+
+def test_a_malformed_certificate_lists_its_faults():
+    content = certificate_content()
+    del content["sigma"], content["forget"]
+    content["invented"] = 1
+    with pytest.raises(VerificationError) as error:
+        parse_certificate(content)
+    assert all(word in str(error.value) for word in ("sigma", "forget", "invented"))
+
+
+def test_ledger_verifies_and_accumulates(ledger):
+    assert verify_ledger(ledger).verified
+    assert [entry.step for entry in ledger] == [0, 1, 2, 2]
+    assert ledger[2].accumulated_error == pytest.approx(2 * BOUND)
+
+
+def test_retraining_starts_the_account_anew(store, ledger):
+    entry = store.append(LINEAGE, kind="retraining", issued_at="2026-01-02T00:00:00+00:00", batch="b-9")
+    assert (entry.step, entry.accumulated_error) == (0, 0.0)
+    assert verify_ledger(store.entries(LINEAGE)).verified
+
+
+def _plain(ledger):
+    return [entry.to_json() for entry in ledger]
+
+
+LEDGER_TAMPERINGS = {
+    "edit": lambda entries: entries[1].update(error_bound=BOUND / 2),
+    "edit of a detail": lambda entries: entries[0].update(details={"x": 1}),
+    "epsilon edited in the last entry": lambda entries: entries[2].update(epsilon=0.001),
+    "removal inside": lambda entries: entries.pop(1),
+    "opening cut off": lambda entries: entries.pop(0),
+    "reordering": lambda entries: entries.insert(1, entries.pop(2)),
+    "replay": lambda entries: entries.append(copy.deepcopy(entries[1])),
+}
+
+
+@pytest.mark.parametrize("name", LEDGER_TAMPERINGS)
+def test_a_tampered_ledger_fails(name, ledger):
+    entries = _plain(ledger)
+    LEDGER_TAMPERINGS[name](entries)
+    assert check_ledger(parse_entries(entries)), name
+
+
+def test_an_empty_ledger_is_a_finding():
+    assert not verify_ledger([]).verified
+
+
+def test_appending_the_same_release_twice_keeps_one(store, ledger):
+    again = issue(store, certificate_content())
+    assert again.sequence == 1
+    assert len(store.entries(LINEAGE)) == len(ledger)
+
+
+def test_ledger_that_is_no_ledger():
+    with pytest.raises(VerificationError):
+        parse_entries({"not": "a list"})
+
+
+def test_annex_opens_with_the_auditors_key_alone(tmp_path):
+    create_auditor_keys(tmp_path / "a")
+    create_auditor_keys(tmp_path / "b")
+    sealed, _ = seal({"gradient_norm": 1.5e-9}, tmp_path / "a")
+    assert b"gradient" not in sealed
+    assert open_annex(sealed, tmp_path / "a" / PRIVATE_NAME) == {"gradient_norm": 1.5e-9}
+    with pytest.raises(VerificationError):
+        open_annex(sealed, tmp_path / "b" / PRIVATE_NAME)
+    with pytest.raises(VerificationError):
+        open_annex(sealed[:-1] + bytes([sealed[-1] ^ 1]), tmp_path / "a" / PRIVATE_NAME)
+    assert ((tmp_path / "a" / PRIVATE_NAME).stat().st_mode & 0o077) == 0
+    with pytest.raises(WorkspaceError):
+        seal({}, tmp_path / "nowhere")
+
+
+def test_canonical_form_is_independent_of_order_and_refuses_nan():
+    assert canonical_bytes({"b": [1, 2.5], "a": None}) == b'{"a":null,"b":[1,2.5]}'
+    with pytest.raises(VerificationError):
+        canonical_bytes({"x": float("nan")})
+
+
+def test_evidence_survives_json_text(ledger):
+    text = json.dumps(certificate_content(), indent=3)
+    assert verify_certificate(parse_certificate(json.loads(text)), ledger=ledger).verified
+
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+
+
+def test_golden_evidence_still_verifies():
+    """Evidence of every version ever issued, kept for ever."""
+    folders = sorted(GOLDEN.glob("certificate-v*"))
+    assert folders
+    for folder in folders:
+        content = json.loads((folder / "certificate.json").read_text())
+        ledger = parse_entries(json.loads((folder / "ledger.json").read_text()))
+        outcome = verify_certificate(
+            parse_certificate(content), ledger=ledger, annex=(folder / "annex.sealed").read_bytes()
+        )
+        assert outcome.verified, outcome.findings
