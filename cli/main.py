@@ -3,12 +3,14 @@
 import sys
 from typing import Any
 
-import click
 import typer
 
 from cli import evidence, purge, run, tickets, workspace
 from cli.output import emit, err
 from expunge.errors import ExpungeError
+
+# Typer brings its own copy of Click from some version on: the base of its usage errors, whichever it is.
+_UsageError: Any = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
 
 app = typer.Typer(
     name="expunge",
@@ -48,12 +50,13 @@ def invoke(arguments: list[str]) -> int:
         outcome = command.main(args=arguments, prog_name="expunge", standalone_mode=False)
     except ExpungeError as error:
         return _failed(arguments, str(error), error.exit_code)
-    except click.exceptions.NoArgsIsHelpError as error:
-        click.echo(error.format_message())
-        return 2
-    except click.ClickException as error:
-        return _failed(arguments, f"{error.format_message()}; see `expunge --help`", 2)
-    except (click.exceptions.Abort, KeyboardInterrupt):
+    except _UsageError as error:
+        message = str(error.format_message())
+        if "Usage:" in message:  # a group without a command: that is its help
+            typer.echo(message)
+            return 2
+        return _failed(arguments, f"{message} See `expunge --help`", 2)
+    except (typer.Abort, KeyboardInterrupt):
         return _failed(arguments, "stopped; run the same command again to continue", 130)
     return outcome if isinstance(outcome, int) else 0
 

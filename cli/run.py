@@ -105,12 +105,12 @@ def run(
 
 
 def _process(state: Any, done: list[dict[str, Any]]) -> int:
-    """Process batches under the lineage's lease; a failed one keeps its reason and the old model serving."""
+    """Process batches under the lineage's lease; a failed one keeps its reason, the old model serving, and others waiting."""
     from expunge.errors import ExpungeError
     from flows.erase import erase
     from tasks.intake import batches_to_run, holder_alive, lease_holder
 
-    code, holder = 0, lease_holder()
+    holder = lease_holder()
     state.batches.acquire_lease(state.lineage, holder, _LEASE_S, alive=holder_alive)
     try:
         for batch_id in batches_to_run(state):
@@ -120,11 +120,13 @@ def _process(state: Any, done: list[dict[str, Any]]) -> int:
             except ExpungeError as error:
                 state.batches.fail(batch_id, str(error))
                 err.print(f"error: batch {batch_id}: {error}", markup=False, soft_wrap=True)
-                code = code or error.exit_code
+                done.append(summary(state, batch_id))
+                # a lineage is unlearned in order: a later release built on this dataset would be overtaken by this one
+                return error.exit_code
             done.append(summary(state, batch_id))
     finally:
         state.batches.release_lease(state.lineage, holder)
-    return code
+    return 0
 
 
 def summary(state: Any, batch_id: str) -> dict[str, Any]:

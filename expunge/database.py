@@ -6,12 +6,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import DateTime, Engine, create_engine, event, make_url, text
-from sqlalchemy.exc import ArgumentError, OperationalError
+from sqlalchemy import Connection, DateTime, Engine, create_engine, event, make_url, text
+from sqlalchemy.exc import ArgumentError, DatabaseError, OperationalError
 from sqlalchemy.orm import DeclarativeBase, Session, sessionmaker
 from sqlalchemy.types import TypeDecorator
 
-from expunge.errors import InputError, ServiceUnavailableError
+from expunge.errors import ExpungeError, InputError, ServiceUnavailableError
+
+_BACKENDS = ("sqlite", "postgresql")
+_WAIT_S = 10  # for another process's transaction: all of them are short
+_LOCK = 0x657870756E6765  # "expunge": what its transactions queue for on PostgreSQL
 
 
 class Base(DeclarativeBase):
@@ -52,28 +56,46 @@ class Database:
     def transaction(self) -> Iterator[Session]:
         """One transaction: committed at the end, rolled back on any error.
 
+        Transactions of all processes run one after the other, so what one reads stays true until it commits:
+        no noise draw is counted once for two, no ticket filed twice, no lease given to two.
+
         Yields:
             The session.
 
         Raises:
             ServiceUnavailableError: If the database went away.
+            ExpungeError: If it refused a statement.
         """
         try:
             with self._sessions.begin() as session:
                 yield session
         except OperationalError as error:
             raise _unreachable(self._engine, error) from error
+        except DatabaseError as error:
+            # Not chained: PostgreSQL's message quotes the whole row, and a person's id with it.
+            raise ExpungeError(
+                "the tickets database refused a statement",
+                got=type(error.orig).__name__,
+                remedy="report this; nothing was changed",
+            ) from None
 
     def compact(self) -> None:
-        """Give freed pages back, so that erased values are in no page of the file any more."""
+        """Give freed pages back, so that erased values are in no page of the file any more.
+
+        Raises:
+            ServiceUnavailableError: If the database went away, or others keep it busy.
+        """
         statements = (
             ["VACUUM"]
             if self._engine.dialect.name == "sqlite"
             else ["VACUUM FULL tickets", "VACUUM FULL batches"]
         )
-        with self._engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-            for statement in statements:
-                connection.execute(text(statement))
+        try:
+            with self._engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+                for statement in statements:
+                    connection.execute(text(statement))
+        except OperationalError as error:
+            raise _unreachable(self._engine, error) from error
 
     @property
     def path(self) -> Path | None:
@@ -97,7 +119,7 @@ def open_database(url: str) -> Database:
 
     Raises:
         InputError: If the URL is malformed.
-        ServiceUnavailableError: If it cannot be reached.
+        ServiceUnavailableError: If it cannot be reached, or is no database of ours.
     """
     # Table modules register themselves on Base.
     from expunge.evidence import store as _evidence  # noqa: F401
@@ -105,10 +127,17 @@ def open_database(url: str) -> Database:
 
     try:
         parsed = make_url(url)
-        if parsed.get_backend_name() == "sqlite" and parsed.database:
-            Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
-        engine = create_engine(parsed, hide_parameters=True)  # errors must not repeat a subject id
-    except (ArgumentError, ImportError) as error:
+        if parsed.get_backend_name() not in _BACKENDS:
+            raise ArgumentError("another kind of database")
+        if parsed.get_backend_name() == "sqlite" and parsed.database not in (None, "", ":memory:"):
+            file = Path(str(parsed.database))
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.touch(mode=0o600)  # it holds people's ids; its journal takes the same mode
+        # READ COMMITTED: a statement sees what was committed while its transaction queued for the lock.
+        options = {} if parsed.get_backend_name() == "sqlite" else {"isolation_level": "READ COMMITTED"}
+        # Errors must not repeat a subject id; a server that was restarted is found again.
+        engine = create_engine(parsed, hide_parameters=True, pool_pre_ping=True, **options)
+    except (ArgumentError, ImportError, OSError) as error:
         raise InputError(
             "invalid database URL",
             expected="sqlite:///FILE or postgresql+psycopg://...",
@@ -117,9 +146,10 @@ def open_database(url: str) -> Database:
         ) from error
     if engine.dialect.name == "sqlite":
         event.listen(engine, "connect", _configure_sqlite)
+    event.listen(engine, "begin", _queue)
     try:
         Base.metadata.create_all(engine)
-    except OperationalError as error:
+    except DatabaseError as error:
         raise _unreachable(engine, error) from error
     return Database(engine)
 
@@ -127,17 +157,28 @@ def open_database(url: str) -> Database:
 def _configure_sqlite(connection: Any, _record: Any) -> None:
     cursor = connection.cursor()
     for pragma in (
+        f"busy_timeout={_WAIT_S * 1000}",  # first: the others may have to wait too
         "secure_delete=ON",
         "foreign_keys=ON",
         "journal_mode=DELETE",
-        "synchronous=FULL",
-        "busy_timeout=10000",
+        "synchronous=EXTRA",  # a committed noise draw survives a power cut too
     ):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
 
 
-def _unreachable(engine: Engine, error: OperationalError) -> ServiceUnavailableError:
+def _queue(connection: Connection) -> None:
+    """Begin a transaction when the others have ended."""
+    if connection.get_execution_options().get("isolation_level") == "AUTOCOMMIT":
+        return
+    if connection.dialect.name == "sqlite":
+        connection.exec_driver_sql("BEGIN IMMEDIATE")  # the driver itself would begin at the first write only
+    else:
+        connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{_WAIT_S}s'")
+        connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_LOCK})")
+
+
+def _unreachable(engine: Engine, error: DatabaseError) -> ServiceUnavailableError:
     return ServiceUnavailableError(
         "the tickets database cannot be reached",
         expected=engine.url.render_as_string(hide_password=True),

@@ -4,7 +4,7 @@ import base64
 import hashlib
 import hmac
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from expunge.errors import WorkspaceError
@@ -25,7 +25,7 @@ class Pseudonymiser:
         'p1-'
     """
 
-    key: bytes
+    key: bytes = field(repr=False)
     epoch: int = 1
 
     def of(self, subject_id: str) -> str:
@@ -37,8 +37,21 @@ class Pseudonymiser:
         Returns:
             The pseudonym.
         """
-        code = hmac.new(self.key, b"pseudonym:" + subject_id.encode(), hashlib.sha256)
-        return f"p{self.epoch}-{code.hexdigest()[:32]}"
+        return f"p{self.epoch}-{self._code('pseudonym', subject_id)[:32]}"
+
+    def of_request(self, idempotency_key: str) -> str:
+        """What is stored of a caller's idempotency key, because callers put people's ids into them.
+
+        Args:
+            idempotency_key: As the caller gave it.
+
+        Returns:
+            ``k<epoch>-`` and HMAC-SHA256 in hexadecimal.
+        """
+        return f"k{self.epoch}-{self._code('idempotency-key', idempotency_key)}"
+
+    def _code(self, purpose: str, text: str) -> str:
+        return hmac.new(self.key, f"{purpose}:{text}".encode(), hashlib.sha256).hexdigest()
 
 
 def create_key(path: Path) -> bytes:
@@ -49,12 +62,22 @@ def create_key(path: Path) -> bytes:
 
     Returns:
         The key.
+
+    Raises:
+        WorkspaceError: If the file is there already: a new key would orphan every pseudonym made with it.
     """
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     key = os.urandom(_KEY_BYTES)
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError as error:
+        raise WorkspaceError(
+            f"the key {path.name} exists", expected="none", remedy="keep it; keys are made once"
+        ) from error
     with os.fdopen(handle, "wb") as file:
         file.write(base64.b64encode(key))
+        file.flush()
+        os.fsync(file.fileno())
     return key
 
 

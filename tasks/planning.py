@@ -10,6 +10,7 @@ from expunge.mechanisms.contract import Context
 from expunge.mechanisms.planner import Plan, make_plan
 from expunge.models.serving import load_model
 from expunge.state import State, open_state
+from expunge.tickets.batches import BatchStage
 from tasks.adapters import access
 from tasks.step import log, step
 
@@ -64,39 +65,35 @@ def plan_for(state: State) -> tuple[Plan, Context]:
 
 @step
 def plan(batch_id: str) -> list[str]:
-    """Plan a batch, once: the order of mechanisms is kept for resuming.
+    """Plan a batch; once it has begun the order of mechanisms is kept for resuming, until none of it is left.
 
     Args:
         batch_id: Of the batch.
 
     Returns:
-        Names of the admissible mechanisms, cheapest first.
+        Names of the admissible mechanisms that were not refused yet, cheapest first.
 
     Raises:
         CertificateRefusedError: If policy admits none.
     """
     state = open_state()
     batch = state.batches.get(batch_id)
-    if "order" not in batch.data:
-        context, parent = champion_context(state, batch.draws)
-        made = make_plan(context)
-        # an infinite epsilon has no JSON: such a mechanism was refused anyway
-        assessed = [
-            {k: (None if v == float("inf") else v) for k, v in a.to_json().items()} for a in made.assessments
-        ]
-        batch = state.batches.record(
-            batch_id, order=list(made.order), assessments=assessed, parent_version=parent, refused=[]
-        )
-    order: list[str] = [name for name in batch.data["order"] if name not in batch.data["refused"]]
+    refused = batch.data.get("refused", [])
+    order = [name for name in batch.data.get("order", []) if name not in refused]
+    if order and batch.stage is not BatchStage.PLANNED:
+        return order
+    context, parent = champion_context(state, batch.draws)
+    made = make_plan(context)
+    order = [name for name in made.order if name not in refused]
     if not order:
-        reasons = "; ".join(
-            f"{a['mechanism']}: {a['refusal']}" for a in batch.data["assessments"] if a["refusal"]
-        )
+        reasons = [f"{a.mechanism}: {a.refusal}" for a in made.assessments if a.refusal]
+        reasons += [f"{note['mechanism']}: {note['reason']}" for note in batch.data.get("refusals", [])]
         raise CertificateRefusedError(
             "no mechanism is left that policy admits",
             expected="at least one",
-            got=reasons or "every one was refused on the way",
-            remedy="admit the class exact in policy.yaml, or change what the reasons name",
+            got="; ".join(reasons),
+            remedy="admit the class exact in policy.yaml, or change what the reasons name, and run again",
         )
+    state.batches.record(batch_id, order=order, parent_version=parent, refused=refused)
     log(f"batch {batch_id}: {', then '.join(order)}")
     return order

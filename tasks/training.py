@@ -38,7 +38,11 @@ def register_opening() -> int:
     """
     state = open_state()
     workspace, repo, registry = state.workspace, access.repository(state), access.registry(state)
-    revision = git.commit(workspace.root, ["dvc.lock"], "Train the first version")
+    own = f"{state.params.model.name.partition(':')[0]}.py"  # one's own network, if it lies here
+    tracked = [
+        name for name in ("dvc.lock", "params.yaml", "policy.yaml", own) if (workspace.root / name).is_file()
+    ]
+    revision = git.commit(workspace.root, tracked, "Train the first version")
     data = repo.current()
     folder = workspace.build_dir / MODEL_FOLDER
     model = load_model(folder, workspace.root)

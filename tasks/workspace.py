@@ -67,7 +67,14 @@ def create(root: Path, dataset: str, source: Path | None) -> dict[str, object]:
         _write_settings(root)
         repository = Repository(root, workspace.state)
         repository.init(workspace.remote_dir)
-        tracked = [".gitignore", ".dvc/config", ".dvcignore", "data/contract.yaml", *_TEMPLATES]
+        tracked = [
+            ".gitignore",
+            ".dvc/config",
+            ".dvc/.gitignore",
+            ".dvcignore",
+            "data/contract.yaml",
+            *_TEMPLATES,
+        ]
         git.commit(root, [path for path in tracked if (root / path).exists()], "Make an Expunge workspace")
         version = repository.track_dataset(f"Add dataset {loaded.contract.name}")
         content = {

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
+from itertools import pairwise
 from typing import Any
 
 from sqlalchemy import select
@@ -14,7 +15,7 @@ from expunge.database import Database
 from expunge.errors import RefusedError, TicketError
 from expunge.tickets.lifecycle import TicketState
 from expunge.tickets.store import move
-from expunge.tickets.tables import BatchRow, LeaseRow, TicketRow
+from expunge.tickets.tables import BatchRow, LeaseRow, TicketEventRow, TicketRow
 
 
 class BatchStage(StrEnum):
@@ -32,6 +33,7 @@ class BatchStage(StrEnum):
 
 
 ORDER = tuple(stage for stage in BatchStage if stage is not BatchStage.FAILED)
+_FOLLOWING: dict[BatchStage, BatchStage] = dict(pairwise(ORDER))
 
 
 @dataclass(frozen=True)
@@ -93,8 +95,10 @@ class BatchStore:
             The batch.
 
         Raises:
-            TicketError: If a ticket cannot be scheduled.
+            TicketError: If a ticket cannot be scheduled, or there is none.
         """
+        if not ticket_ids:
+            raise TicketError("a batch needs a ticket", expected="at least one", got="none")
         batch_id = f"b-{secrets.token_hex(6)}"
         with self._database.transaction() as session:
             session.add(
@@ -167,7 +171,7 @@ class BatchStore:
         with self._database.transaction() as session:
             row = _row(session, batch_id)
             if row.stage != stage:
-                if row.stage not in ORDER or ORDER.index(BatchStage(row.stage)) + 1 != ORDER.index(stage):
+                if _FOLLOWING.get(BatchStage(row.stage)) != stage:
                     raise TicketError("a batch cannot leave out a stage", got=f"{row.stage} to {stage}")
                 row.stage = stage
                 for ticket in _tickets(session, batch_id):
@@ -189,7 +193,17 @@ class BatchStore:
             row = _row(session, batch_id)
             if row.stage == BatchStage.UNLEARNED:
                 row.stage = BatchStage.REMOVED
+                now = datetime.now(UTC)
                 for ticket in _tickets(session, batch_id):
+                    session.add(
+                        TicketEventRow(
+                            ticket_id=ticket.ticket_id,
+                            at=now,
+                            source=ticket.state,
+                            target=TicketState.REMOVED,
+                            reason="a gate refused the release",
+                        )
+                    )
                     ticket.state = TicketState.REMOVED
             return _batch(session, row)
 
@@ -267,15 +281,27 @@ class BatchStore:
 
         Returns:
             The batch.
+
+        Raises:
+            TicketError: If it is not purged yet.
         """
-        self.advance(batch_id, BatchStage.CLOSED, scan=None)
+        # Closed comes last: a crash in between leaves the batch purged, and closing it again compacts again.
+        with self._database.transaction() as session:
+            row = _row(session, batch_id)
+            if row.stage not in (BatchStage.PURGED, BatchStage.CLOSED):
+                raise TicketError("a batch cannot leave out a stage", got=f"{row.stage} to closed")
+            row.data = {**row.data, "scan": None}
+            for ticket in _tickets(session, batch_id):
+                ticket.subject_id = None
         self._database.compact()
-        return self.get(batch_id)
+        return self.advance(batch_id, BatchStage.CLOSED)
 
     def acquire_lease(
         self, lineage: str, holder: str, ttl_s: float, *, alive: Callable[[str], bool] = lambda _: True
     ) -> None:
         """Take the lease on a lineage: one run at a time; an expired one, or a dead holder's, is taken over.
+
+        Its holder renews it by taking it again.
 
         Args:
             lineage: Name of the registered model.

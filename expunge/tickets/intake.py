@@ -1,6 +1,7 @@
-"""Reading tickets from a CSV file: every bad line is reported, and then none is filed."""
+"""What comes in is checked here. From a CSV file, every bad line is reported, and then none is filed."""
 
 import csv
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,44 @@ from expunge.errors import TicketError
 from expunge.tickets.lifecycle import REGIMES
 
 COLUMNS = ("subject", "regime", "idempotency_key")
+
+
+def check_subject(subject_id: str) -> None:
+    """Refuse what cannot be a subject id; it is not repeated.
+
+    Args:
+        subject_id: Any text.
+
+    Raises:
+        TicketError: If it is blank, holds NUL, or is not encodable as UTF-8.
+    """
+    if not subject_id.strip() or re.search("[\x00\ud800-\udfff]", subject_id):
+        raise TicketError(
+            "this cannot be a subject id",
+            expected="text in UTF-8",
+            got="nothing, or characters outside it",
+            remedy="check the id; nothing was filed",
+        )
+
+
+def check_reason(reason: str, subject_id: str | None) -> None:
+    """Refuse a reason that is missing, or that names the person: reasons are shown, and kept for ever.
+
+    Args:
+        reason: Any text.
+        subject_id: The person, while known.
+
+    Raises:
+        TicketError: If it may not be kept.
+    """
+    if not reason.strip():
+        raise TicketError("a reason is needed", expected="--reason TEXT", got="none", remedy="say why")
+    if subject_id and re.search(rf"(?<![0-9A-Za-z]){re.escape(subject_id)}(?![0-9A-Za-z])", reason):
+        raise TicketError(
+            "the reason names the person",
+            expected="a reason without the subject id",
+            remedy="say it in other words; nothing was changed",
+        )
 
 
 @dataclass(frozen=True)
@@ -47,7 +86,12 @@ def read_tickets_csv(path: Path, known: Callable[[set[str]], Mapping[str, int]])
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file, strict=True)
             header = reader.fieldnames or []
-            faults = [f"line 1: unknown column {name!r}" for name in header if name not in COLUMNS]
+            # A file without a header has people in line 1: columns are numbered, never repeated.
+            faults = [
+                f"line 1: column {number} is none of {', '.join(COLUMNS)}, or is there twice"
+                for number, name in enumerate(header, 1)
+                if name not in COLUMNS or name in header[: number - 1]
+            ]
             if "subject" not in header:
                 faults.append("line 1: column 'subject' is missing")
             rows = [] if faults else _rows(reader, faults)
@@ -58,9 +102,11 @@ def read_tickets_csv(path: Path, known: Callable[[set[str]], Mapping[str, int]])
             got=type(error).__name__,
             remedy="check the path",
         ) from error
-    counts = known({row.subject for row in rows})
+    counts = known({row.subject for row in rows if row.subject})
     faults += [
-        f"line {row.line}: nobody of that id is in the dataset" for row in rows if not counts.get(row.subject)
+        f"line {row.line}: nobody of that id is in the dataset"
+        for row in rows
+        if row.subject and not counts.get(row.subject)
     ]
     if not rows and not faults:
         faults.append("there are no lines after the header")
@@ -74,8 +120,16 @@ def read_tickets_csv(path: Path, known: Callable[[set[str]], Mapping[str, int]])
 
 
 def _rows(reader: "csv.DictReader[str]", faults: list[str]) -> list[IntakeRow]:
-    rows, seen = [], dict[str, int]()
-    for content in reader:
+    rows: list[IntakeRow] = []
+    seen, keys = dict[str, int](), dict[str, int]()
+    while True:
+        try:
+            content = next(reader)
+        except StopIteration:
+            return rows
+        except csv.Error:
+            faults.append(f"line {reader.reader.line_num}: not CSV; what follows was not read")
+            return rows
         line = reader.line_num
         subject = (content.get("subject") or "").strip()
         regime = (content.get("regime") or "gdpr").strip().lower()
@@ -88,6 +142,9 @@ def _rows(reader: "csv.DictReader[str]", faults: list[str]) -> list[IntakeRow]:
             faults.append(f"line {line}: unknown regime")
         if subject and subject in seen:
             faults.append(f"line {line}: the same subject as line {seen[subject]}")
+        if key in keys:
+            faults.append(f"line {line}: the same idempotency key as line {keys[key]}")
         seen.setdefault(subject, line)
+        if key:
+            keys.setdefault(key, line)
         rows.append(IntakeRow(line, subject, regime, key))
-    return rows

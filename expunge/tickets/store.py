@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 from expunge.database import Database
 from expunge.errors import TicketError
 from expunge.pseudonyms import Pseudonymiser
+from expunge.tickets.intake import check_reason, check_subject
 from expunge.tickets.lifecycle import FINAL, TicketState, advance, due_at
 from expunge.tickets.tables import TicketEventRow, TicketRow
 
@@ -96,13 +97,14 @@ class TicketStore:
             subject_id: The person.
             regime: gdpr or ccpa.
             idempotency_key: The same key gives the same ticket.
-            received_at: When the request came; now by default.
+            received_at: When the request came, with its time zone; now by default.
 
         Returns:
             The new ticket, or the open one of the same subject or key.
 
         Raises:
-            TicketError: If the key belongs to another subject's ticket, or the subject is erased already.
+            TicketError: If the key belongs to another subject's ticket, the subject is erased already, or
+                anything given is not valid.
         """
         with self._database.transaction() as session:
             return self._submit(session, subject_id, regime, idempotency_key, received_at)
@@ -122,9 +124,13 @@ class TicketStore:
     def _submit(
         self, session: Session, subject_id: str, regime: str, key: str | None, received_at: datetime | None
     ) -> Submission:
-        now = received_at or datetime.now(UTC)
+        check_subject(subject_id)
+        if received_at is not None and received_at.tzinfo is None:
+            raise TicketError("the time of receipt has no time zone", expected="one in UTC", remedy="add it")
+        now = (received_at or datetime.now(UTC)).astimezone(UTC)
         due = due_at(now, regime)
         pseudonym = self._pseudonymiser.of(subject_id)
+        key = self._pseudonymiser.of_request(key) if key is not None else None
         if key is not None:
             same = session.scalar(select(TicketRow).where(TicketRow.idempotency_key == key))
             if same is not None and same.pseudonym != pseudonym:
@@ -165,6 +171,7 @@ class TicketStore:
         Raises:
             TicketError: If they are erased already.
         """
+        check_subject(subject_id)
         with self._database.transaction() as session:
             _refuse_erased(session, self._pseudonymiser.of(subject_id))
 
@@ -281,10 +288,9 @@ class TicketStore:
         return self._step(ticket_id, TicketState.REJECTED, reason)
 
     def _step(self, ticket_id: str, target: TicketState, reason: str) -> Ticket:
-        if not reason.strip():
-            raise TicketError("a reason is needed", expected="--reason TEXT", got="none", remedy="say why")
         with self._database.transaction() as session:
             row = _row(session, ticket_id)
+            check_reason(reason, row.subject_id)
             move(session, row, target, reason)
             ticket = _ticket(row)
         if target in FINAL:

@@ -117,8 +117,13 @@ class Registry:
                 logging.getLogger(noisy).setLevel(logging.ERROR)
             if self._uri.startswith("sqlite:///"):
                 Path(self._uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+            named = os.environ.get("MLFLOW_TRACKING_URI")
             mlflow.set_tracking_uri(self._uri)
             mlflow.set_registry_uri(self._uri)
+            # MLflow writes it to the environment, where the next workspace of this process would read it
+            os.environ.pop("MLFLOW_TRACKING_URI", None)
+            if named is not None:
+                os.environ["MLFLOW_TRACKING_URI"] = named
             client = mlflow.MlflowClient(self._uri, self._uri)
             try:
                 if client.get_experiment_by_name(_EXPERIMENT) is None:

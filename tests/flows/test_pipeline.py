@@ -1,0 +1,288 @@
+"""The whole path on one's own data and one's own network, through the command line and a real Prefect server."""
+
+import json
+import sqlite3
+from pathlib import Path
+
+import pytest
+import yaml
+
+from expunge.datasets.partitions import read_dataset
+from expunge.evidence.annex import open_annex
+from expunge.models.serving import load_model
+from tasks.adapters import access, git
+from tests.conftest import RARE_WARD_PERSON
+
+FIRST, SECOND = "person-00005-x", "person-00011-x"
+
+
+def policy(clinic, **changes):
+    path = clinic.root / "policy.yaml"
+    content = yaml.safe_load(path.read_text())
+    for name, value in changes.items():
+        content[name] = {**content[name], **value}
+    path.write_text(yaml.safe_dump(content))
+    git.commit(clinic.root, ["policy.yaml"], "Change policy")
+
+
+@pytest.fixture(scope="module")
+def erased(clinic):
+    """The first batch: two people with six rows each, and one on hold."""
+    before = read_dataset(clinic.root / "data" / "dataset")
+    clinic.ticket(FIRST)
+    clinic.ticket(SECOND)
+    held = clinic.ticket("person-00003-x")
+    assert clinic("ticket", "hold", held, "--reason", "legal claim") == 0
+    assert clinic("run") == 0
+    clinic.rows_before = before
+    clinic.held = held
+    return clinic
+
+
+def test_all_rows_of_a_person_leave_in_one_batch(erased):
+    after = read_dataset(erased.root / "data" / "dataset")
+    gone = erased.rows_before[erased.rows_before["subject_id"].isin([FIRST, SECOND])]
+    assert len(gone) == 12
+    assert len(after) == len(erased.rows_before) - 12
+    assert not after["subject_id"].isin([FIRST, SECOND]).any()
+    (batch,) = erased.batches()
+    assert batch.data["records"] == 12
+
+
+def test_held_tickets_stay(erased):
+    assert erased.state().tickets.get(erased.held).state == "on_hold"
+
+
+def test_certificate_is_convex_and_within_policy(erased):
+    (certificate,) = erased.certificates()
+    assert certificate["guarantee"] == "convex"
+    assert certificate["epsilon"] <= 0.05 * (1 + 1e-6)
+    assert not certificate["vacuous"]
+    assert certificate["forget"] == {"records": 12, "subjects": 2}
+
+
+def test_the_public_certificate_holds_no_unnoised_figure(erased):
+    (certificate,) = erased.certificates()
+    folder = erased.root / ".expunge" / "evidence" / certificate["certificate_id"]
+    annex = open_annex(
+        (folder / "annex.sealed").read_bytes(), erased.root / ".expunge" / "keys" / "auditor.key"
+    )
+    assert annex["realised_error_bound"] <= certificate["error_bound"]["value"]
+    text = json.dumps(certificate) + (folder / "ledger.json").read_text()
+    for name in ("gradient_norm", "realised", "products", "seconds"):
+        assert name in json.dumps(annex) or name == "realised"
+        assert f'"{name}' not in text
+    assert repr(annex["gradient_norm"]) not in text
+
+
+def test_released_weights_are_noised_and_the_noiseless_ones_nowhere(erased):
+    model = load_model(erased.root / "build" / "model", erased.root)
+    frame = read_dataset(erased.root / "data" / "dataset")
+    import torch
+
+    from expunge.datasets.preprocessing import encode
+    from expunge.models.training import train
+
+    train_rows = frame[frame["split"] == "train"]
+    encoded = encode(train_rows, model.preprocessing)
+    retrained = train(
+        model.spec,
+        torch.from_numpy(encoded.features),
+        torch.from_numpy(encoded.labels),
+        search=erased.root,
+    ).weights
+    distance = float((model.weights - retrained).norm())
+    expected = 0.01 * len(model.weights) ** 0.5
+    assert 0.5 * expected < distance < 1.6 * expected  # sigma sqrt(d), not the 1e-4 of the bound
+
+
+def test_lineage_in_mlflow(erased):
+    registry = access.registry(erased.state())
+    champion = registry.champion()
+    (certificate,) = erased.certificates()
+    assert champion.version == 2
+    for name in (
+        "epsilon delta guarantee mechanism accumulated_error composed_epsilon dataset_before dataset_after "
+        "parent_version expunge.batch certificate_id"
+    ).split():
+        assert champion.tags[name], name
+    assert champion.tags["certificate_id"] == certificate["certificate_id"]
+    artifacts = {item.path for item in registry.client.list_artifacts(champion.run_id)}
+    assert {"certificate.json", "certificate.html", "ledger.json", "accumulated_error.png"} <= artifacts
+    description = registry.client.get_model_version(registry.name, "2").description
+    assert "version 1" in description
+    assert certificate["dataset"]["after"]["md5"] in description
+    run = registry.client.get_run(champion.run_id)
+    (source,) = run.inputs.dataset_inputs
+    assert certificate["dataset"]["after"]["md5"] in source.dataset.source
+
+
+def test_parent_weights_are_gone_and_its_evidence_stays(erased):
+    registry = access.registry(erased.state())
+    parent = registry.get(1)
+    assert "weights.purged_at" in parent.tags
+    assert registry.client.get_run(parent.run_id).info.run_id == parent.run_id
+    assert len(list((erased.root / ".expunge" / "mlflow").rglob("weights.safetensors"))) == 1
+
+
+def test_nothing_that_can_be_seen_names_a_person(erased):
+    """Ids are long here: their bytes must be nowhere, in Prefect, MLflow, git, logs, tickets database or files."""
+    needles = [FIRST.encode(), SECOND.encode()]
+    for path in erased.root.rglob("*"):
+        if path.is_file():
+            content = path.read_bytes()
+            assert not any(needle in content for needle in needles), path
+    for name, content in git.objects(erased.root):
+        assert not any(needle in content for needle in needles), name
+
+
+def test_prefect_saw_the_batch_id_alone(erased, prefect_api):
+    import httpx
+
+    runs = httpx.post(f"{prefect_api}/flow_runs/filter", json={"limit": 50}).json()
+    erase = [run for run in runs if run["parameters"].get("batch_id") == erased.batches()[0].batch_id]
+    assert [run["parameters"] for run in erase] == [{"batch_id": erased.batches()[0].batch_id}]
+    assert erase[0]["state"]["type"] == "COMPLETED"
+    logs = httpx.post(f"{prefect_api}/logs/filter", json={"limit": 200}).json()
+    assert logs
+    text = json.dumps([runs, logs])
+    assert FIRST not in text
+    assert SECOND not in text
+
+
+def test_git_names_batch_and_counts(erased):
+    (batch,) = erased.batches()
+    log = git.git(erased.root, "log", "--format=%s")
+    assert f"Remove 12 records of 2 subjects ({batch.batch_id})" in log
+    assert git.git(erased.root, "status", "--porcelain", "--untracked-files=no") == ""
+
+
+def test_closed_tickets_keep_the_pseudonym_alone(erased):
+    with sqlite3.connect(erased.root / ".expunge" / "tickets.db") as database:
+        rows = database.execute("SELECT subject_id, pseudonym FROM tickets WHERE state = 'closed'").fetchall()
+    assert len(rows) == 2
+    assert all(subject is None and pseudonym.startswith("p1-") for subject, pseudonym in rows)
+
+
+def test_an_erased_person_is_told_apart_from_an_unknown_one(erased, capsys):
+    assert erased("ticket", "submit", "--subject", FIRST) == 2
+    assert "erased already" in capsys.readouterr().err
+    assert erased("ticket", "submit", "--subject", "person-of-nowhere") == 2
+    assert "nobody of that id" in capsys.readouterr().err
+
+
+def test_evidence_verifies_and_tampering_shows(erased, tmp_path, capsys):
+    (certificate,) = erased.certificates()
+    assert erased("certificate", "verify", certificate["certificate_id"]) == 0
+    assert erased("ledger", "verify") == 0
+    assert erased("purge", "verify", "--subject", FIRST) == 0
+    capsys.readouterr()
+    forged = tmp_path / "forged.json"
+    forged.write_text(json.dumps({**certificate, "epsilon": 0.001}))
+    assert erased("certificate", "verify", str(forged), "--json") == 1
+    printed = json.loads(capsys.readouterr().out.split("\n{", 1)[0])
+    assert printed["verified"] is False
+    assert printed["findings"]
+
+
+def test_a_category_that_vanishes_with_a_person(erased):
+    """The rare ward leaves with its only patient: another parameter space, the same guarantee."""
+    parent = load_model(erased.root / "build" / "model", erased.root)
+    frame = read_dataset(erased.root / "data" / "dataset")
+    split = set(frame[frame["subject_id"] == RARE_WARD_PERSON]["split"])
+    erased.ticket(RARE_WARD_PERSON)
+    assert erased("run") == 0
+    child = load_model(erased.root / "build" / "model", erased.root)
+    if split == {"train"}:
+        assert "ward=rare" in parent.preprocessing.feature_names
+    assert "ward=rare" not in child.preprocessing.feature_names
+    certificate = erased.certificates()[-1]
+    assert certificate["sequential"]["step"] == 2
+    assert certificate["sequential"]["accumulated_error"] == pytest.approx(
+        2 * certificate["error_bound"]["value"]
+    )
+    assert erased("certificate", "verify", certificate["certificate_id"]) == 0
+
+
+def test_a_failed_utility_gate_escalates_to_exact_retraining(erased):
+    policy(
+        erased,
+        release={"sigma": 100.0},
+        gates={"max_accuracy_drop": 0.01},
+        ledger={"accumulated_error": 100.0},
+    )
+    erased.ticket("person-00023-x")
+    assert erased("run") == 0
+    batch, certificate = erased.batches()[-1], erased.certificates()[-1]
+    assert [r["mechanism"] for r in batch.data["refusals"]] == ["convex"]
+    assert "utility" in batch.data["refusals"][0]["reason"]
+    assert (certificate["guarantee"], certificate["epsilon"]) == ("exact", 0.0)
+    assert batch.draws == 1  # the discarded one stays charged
+    assert erased("certificate", "verify", certificate["certificate_id"]) == 0
+    assert certificate["sequential"]["accumulated_error"] == 0.0
+    policy(erased, release={"sigma": 0.01}, gates={"max_accuracy_drop": 0.5})
+
+
+def test_a_planted_residue_fails_the_batch_until_it_is_removed(erased, capsys):
+    subject = "person-00029-x"
+    planted = erased.root / "notes.txt"
+    planted.write_text(f"call {subject} back")
+    ticket = erased.ticket(subject)
+    assert erased("run") == 1
+    assert "notes.txt" in capsys.readouterr().err
+    assert erased.state().tickets.get(ticket).state == "failed"
+    planted.unlink()
+    assert erased("run") == 0
+    assert erased.state().tickets.get(ticket).state == "closed"
+
+
+def test_no_admissible_mechanism_fails_the_batch_and_changes_nothing(erased, capsys):
+    rows = len(read_dataset(erased.root / "data" / "dataset"))
+    champion = access.registry(erased.state()).champion().version
+    policy(erased, admit={"classes": ["unconditional"]})
+    ticket = erased.ticket("person-00035-x")
+    assert erased("run") == 1
+    assert "no mechanism" in capsys.readouterr().err
+    assert erased.state().tickets.get(ticket).state == "failed"
+    assert len(read_dataset(erased.root / "data" / "dataset")) == rows
+    assert access.registry(erased.state()).champion().version == champion
+    policy(erased, admit={"classes": ["exact", "convex"]})
+    assert erased("run") == 0
+    assert erased.state().tickets.get(ticket).state == "closed"
+
+
+def test_run_json_prints_one_document(erased, capsys):
+    capsys.readouterr()
+    assert erased("run", "--json") == 0
+    assert json.loads(capsys.readouterr().out) == []
+    erased.ticket("person-00041-x")
+    assert erased("run", "--json") == 0
+    (batch,) = json.loads(capsys.readouterr().out)
+    for name in (
+        "batch_id tickets mechanism guarantee epsilon delta model_version certificate_id seconds"
+    ).split():
+        assert batch[name] is not None, name
+
+
+def test_dvc_pipeline_is_in_step_after_a_release(erased):
+    """`dvc repro` must not train over a released model."""
+    digest = (erased.root / "build" / "model" / "weights.safetensors").read_bytes()
+    access.repository(erased.state()).reproduce()
+    assert (erased.root / "build" / "model" / "weights.safetensors").read_bytes() == digest
+
+
+def test_earlier_partitions_are_nowhere(erased):
+    root = Path(erased.root)
+    repo = access.repository(erased.state())
+    current = set(repo.manifest(repo.current().md5).values())
+    for store in (
+        root / ".dvc" / "cache" / "files" / "md5",
+        root / ".expunge" / "dvc-remote" / "files" / "md5",
+    ):
+        objects = {path.parent.name + path.name for path in store.glob("??/*") if path.suffix != ".dir"}
+        history = {obj for md5 in repo.history() for obj in repo.manifest(md5).values()}
+        assert current <= objects
+        touched = {p for b in erased.batches() for p in b.data["partitions"]}
+        stale = {o for md5 in repo.history() for n, o in repo.manifest(md5).items() if n in touched} - current
+        assert not objects & stale
+        assert history
