@@ -105,7 +105,7 @@ def run(
 
 
 def _process(state: Any, done: list[dict[str, Any]]) -> int:
-    """Process batches under the lineage's lease; a failed one keeps its reason, the old model serving, and others waiting."""
+    """Process batches under the lineage's lease; a failed one keeps its reason and others waiting."""
     from expunge.errors import ExpungeError
     from flows.erase import erase
     from tasks.intake import batches_to_run, holder_alive, lease_holder

@@ -1,4 +1,4 @@
-"""Run `expunge run` in this process and kill it dead at a named call: `python -m tests.flows.killer WHERE WHEN ROOT`."""
+"""Run `expunge run` and die at a named call: `python -m tests.flows.killer WHERE WHEN ROOT`."""
 
 import importlib
 import os

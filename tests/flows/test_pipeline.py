@@ -13,6 +13,29 @@ from expunge.models.serving import load_model
 from tasks.adapters import access, git
 from tests.conftest import RARE_WARD_PERSON
 
+TAGS = {
+    "epsilon",
+    "delta",
+    "guarantee",
+    "mechanism",
+    "accumulated_error",
+    "composed_epsilon",
+    "dataset_before",
+    "dataset_after",
+    "parent_version",
+    "certificate_id",
+}
+SUMMARY = {
+    "batch_id",
+    "tickets",
+    "mechanism",
+    "guarantee",
+    "epsilon",
+    "delta",
+    "model_version",
+    "certificate_id",
+    "seconds",
+}
 FIRST, SECOND = "person-00005-x", "person-00011-x"
 
 
@@ -101,10 +124,19 @@ def test_lineage_in_mlflow(erased):
     champion = registry.champion()
     (certificate,) = erased.certificates()
     assert champion.version == 2
-    for name in (
-        "epsilon delta guarantee mechanism accumulated_error composed_epsilon dataset_before dataset_after "
-        "parent_version expunge.batch certificate_id"
-    ).split():
+    for name in [
+        "epsilon",
+        "delta",
+        "guarantee",
+        "mechanism",
+        "accumulated_error",
+        "composed_epsilon",
+        "dataset_before",
+        "dataset_after",
+        "parent_version",
+        "expunge.batch",
+        "certificate_id",
+    ]:
         assert champion.tags[name], name
     assert champion.tags["certificate_id"] == certificate["certificate_id"]
     artifacts = {item.path for item in registry.client.list_artifacts(champion.run_id)}
@@ -258,9 +290,17 @@ def test_run_json_prints_one_document(erased, capsys):
     erased.ticket("person-00041-x")
     assert erased("run", "--json") == 0
     (batch,) = json.loads(capsys.readouterr().out)
-    for name in (
-        "batch_id tickets mechanism guarantee epsilon delta model_version certificate_id seconds"
-    ).split():
+    for name in [
+        "batch_id",
+        "tickets",
+        "mechanism",
+        "guarantee",
+        "epsilon",
+        "delta",
+        "model_version",
+        "certificate_id",
+        "seconds",
+    ]:
         assert batch[name] is not None, name
 
 

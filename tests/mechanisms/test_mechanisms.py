@@ -285,7 +285,7 @@ class TestPlanner:
 
 
 def test_all_rows_of_a_subject_must_leave_together():
-    """Trap: rows in two requests. A ridge mean released between them still holds the later row; no account repairs it."""
+    """Trap: a ridge mean released between two requests still holds the later row; no account repairs it."""
     mu, sigma, claimed = 1e-3, 0.01, 2.8e-4
     retained, later_row = [0.0] * 8, [1.0]
 

@@ -1,7 +1,6 @@
 """The contract of the batch store and its leases, on SQLite and on PostgreSQL."""
 
 import time
-from itertools import product
 
 import pytest
 
@@ -53,16 +52,12 @@ def test_a_batch_moves_its_tickets(tickets: TicketStore, batches: BatchStore, ba
     assert tickets.get(other).state == "verified"
 
 
-def test_only_the_next_stage_or_the_same(tickets: TicketStore, batches: BatchStore) -> None:
-    for reached, stage in product(range(len(ORDER)), BatchStage):
-        batch = batches.open_batch([tickets.submit(f"person {reached} {stage}").ticket.ticket_id])
-        for earlier in ORDER[1 : reached + 1]:
-            batch = batches.advance(batch.batch_id, earlier)
-        if stage in ORDER[reached : reached + 2]:
-            assert batches.advance(batch.batch_id, stage, kept=1).stage is stage
-            continue
-        with pytest.raises(TicketError, match="cannot leave out a stage"):
-            batches.advance(batch.batch_id, stage, kept=1)
+def test_no_stage_is_left_out_and_none_comes_back(batches: BatchStore, batch: Batch) -> None:
+    for reached, stage in enumerate(ORDER):
+        batch = batches.advance(batch.batch_id, stage)
+        for other in set(BatchStage) - set(ORDER[reached : reached + 2]):
+            with pytest.raises(TicketError, match="cannot leave out a stage"):
+                batches.advance(batch.batch_id, other, kept=1)
         assert batches.get(batch.batch_id) == batch
 
 

@@ -1,0 +1,1 @@
+"""Side-by-side measurements: every figure from one run, with its hardware."""
