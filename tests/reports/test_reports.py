@@ -1,0 +1,89 @@
+"""The page and its words: never more than the certificate says, and nothing from outside."""
+
+import copy
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from expunge.reports.page import render_certificate
+from expunge.reports.plain_words import odds, verdict
+from expunge.reports.plots import accumulated_error_plot
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+
+
+def golden(name):
+    folder = GOLDEN / f"certificate-v1-{name}"
+    return json.loads((folder / "certificate.json").read_text()), json.loads(
+        (folder / "ledger.json").read_text()
+    )
+
+
+def vacuous():
+    content, ledger = golden("convex")
+    content = copy.deepcopy(content) | {"vacuous": True, "epsilon": 8.0e6, "guarantee": "conditional"}
+    return content, ledger
+
+
+@pytest.mark.parametrize("name", ["convex", "exact"])
+def test_page_is_self_contained(name):
+    page = render_certificate(*golden(name))
+    assert "<script" not in page
+    assert "<link" not in page
+    sources = re.findall(r'src="([^"]{0,40})', page)
+    assert sources
+    assert all(source.startswith("data:image/png;base64,") for source in sources)
+    assert not re.findall(r"https?://", page)
+
+
+@pytest.mark.parametrize("name", ["convex", "exact"])
+def test_page_says_what_it_does_not_prove(name):
+    content, ledger = golden(name)
+    page = render_certificate(content, ledger)
+    assert page.index("What this does not prove") > page.index('class="verdict')
+    for line in content["scope"]:
+        assert line in page
+    for item in content["coverage"]:
+        assert item["artefact"] in page
+
+
+def test_a_vacuous_certificate_says_so_first():
+    content, ledger = vacuous()
+    assert verdict(content).startswith("VACUOUS")
+    assert 'class="verdict vacuous"' in render_certificate(content, ledger)
+
+
+def test_an_exact_certificate_speaks_of_retraining():
+    content, _ = golden("exact")
+    assert "retrained exactly" in verdict(content)
+    assert "odds" not in verdict(content)
+
+
+def test_a_conditional_certificate_is_never_called_proved():
+    content, ledger = vacuous()
+    assert "Nobody has proved them" in render_certificate(content, ledger)
+
+
+def test_everything_is_escaped():
+    content, ledger = golden("convex")
+    content["reference"] = "<b>bold</b> & co"
+    page = render_certificate(content, ledger)
+    assert "<b>bold</b>" not in page
+    assert "&lt;b&gt;bold" in page
+
+
+def test_plot_follows_the_ledger():
+    _, ledger = golden("convex")
+    one = accumulated_error_plot(ledger, 0.01)
+    assert one.startswith(b"\x89PNG")
+    assert accumulated_error_plot(ledger, 0.05) != one
+    grown = [*ledger, {**ledger[-1], "accumulated_error": 0.009}]
+    assert accumulated_error_plot(grown, 0.01) != one
+
+
+def test_odds():
+    assert odds(0) == "not at all"
+    assert odds(0.05).endswith("1.051")
+    assert "no protection" in odds(8e6)
