@@ -1,11 +1,14 @@
 """Certification: the certificate is written from the release record alone, and the ledger entry chained."""
 
+import hashlib
 import json
 import secrets
 from datetime import UTC, datetime
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
+import expunge
 from expunge.errors import CertificateRefusedError
 from expunge.evidence.annex import ANNEX_FILE, annex_digest, recipient
 from expunge.evidence.canonical import digest
@@ -16,7 +19,7 @@ from expunge.privacy.accountant import SequentialAccount
 from expunge.reports.page import render_certificate
 from expunge.state import State, open_state
 from expunge.tickets.batches import Batch, BatchStage
-from tasks.adapters import access
+from tasks.adapters import access, git
 from tasks.step import Timer, log, step
 
 
@@ -160,9 +163,20 @@ def _certificate(state: State, batch: Batch) -> Certificate:
             "admitted": admit.model_dump(mode="json"),
             "validation": {"gates": data["gates"]},
             "sealed_annex": {"digest": annex_digest(annex), "recipient": recipient(state.workspace.keys_dir)},
-            "code": {"version": metadata.version("expunge"), "commit": None, "lock_digest": None},
+            "code": _code(),
         }
     )
+
+
+def _code() -> dict[str, str | None]:
+    """Which code made the release, as far as it can be told: a checkout names its commit and its lock file."""
+    root = Path(expunge.__file__).resolve().parents[1]
+    lock = root / "requirements.lock"
+    return {
+        "version": metadata.version("expunge"),
+        "commit": git.head(root) if (root / ".git").exists() else None,
+        "lock_digest": f"sha256:{hashlib.sha256(lock.read_bytes()).hexdigest()}" if lock.is_file() else None,
+    }
 
 
 def _coverage(data: dict[str, Any]) -> list[dict[str, str]]:

@@ -19,11 +19,11 @@ OPENING = "opening"
 def reproduce() -> None:
     """Run the out-of-date stages of dvc.yaml."""
     state = open_state()
-    if state.ledger.entries(state.lineage):
+    if access.registry(state).champion() is not None:
         raise WorkspaceError(
             "this lineage is trained already",
-            expected="a workspace without a ledger",
-            got="an opened ledger",
+            expected="a workspace without a model",
+            got="a champion version",
             remedy="`expunge run` unlearns and retrains; a new model wants a new workspace",
         )
     access.repository(state).reproduce()

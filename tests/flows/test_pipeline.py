@@ -326,3 +326,30 @@ def test_earlier_partitions_are_nowhere(erased):
         stale = {o for md5 in repo.history() for n, o in repo.manifest(md5).items() if n in touched} - current
         assert not objects & stale
         assert history
+
+
+def test_a_lineage_is_trained_once(erased, capsys):
+    before = access.registry(erased.state()).champion().version
+    assert erased("train") == 2
+    assert "trained already" in capsys.readouterr().err
+    assert access.registry(erased.state()).champion().version == before
+
+
+def test_one_run_at_a_time(erased, capsys):
+    state = erased.state()
+    state.batches.acquire_lease(state.lineage, "another-host:1", 60)
+    ticket = erased.ticket("person-00047-x")
+    try:
+        assert erased("run") == 1
+        assert "another run is at work" in capsys.readouterr().err
+        assert state.tickets.get(ticket).state == "verified"
+    finally:
+        state.batches.release_lease(state.lineage, "another-host:1")
+    assert erased("run") == 0
+    assert state.tickets.get(ticket).state == "closed"
+
+
+def test_the_certificate_names_its_code(erased):
+    code = erased.certificates()[-1]["code"]
+    assert len(code["commit"]) == 40
+    assert code["lock_digest"].startswith("sha256:")
