@@ -1,0 +1,141 @@
+"""The registry on a SQLite store and on a real MLflow server: same behaviour."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+
+import pytest
+import torch
+
+from expunge.datasets.catalogue import load
+from expunge.datasets.preprocessing import fit, synthetic_example
+from expunge.errors import InputError, ServiceUnavailableError
+from expunge.models.serving import SavedModel, model_digest, save_model
+from expunge.models.spec import ModelSpec
+from expunge.models.zoo import build
+from expunge.settings import Params
+from tasks.adapters.registry import Registry, VersionSpec
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    """A real tracking server on loopback."""
+    home = tmp_path_factory.mktemp("mlflow")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", f"sqlite:///{home}/db.sqlite",
+         "--artifacts-destination", str(home / "artifacts"), "--port", str(port), "--workers", "1"],
+        env={**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true"},
+        cwd=home,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    url = f"http://127.0.0.1:{port}"
+    for _ in range(240):
+        try:
+            urllib.request.urlopen(f"{url}/health", timeout=1)
+            break
+        except OSError:
+            time.sleep(0.5)
+    yield url, home / "artifacts"
+    process.terminate()
+    process.wait(20)
+
+
+@pytest.fixture(params=["sqlite", "server"])
+def registry(request, tmp_path):
+    if request.param == "sqlite":
+        made = Registry(f"sqlite:///{tmp_path}/db.sqlite", tmp_path / "artifacts", "expunge-test")
+        made.files = tmp_path / "artifacts"
+        return made
+    url, files = request.getfixturevalue("server")
+    made = Registry(url, tmp_path / "unused", f"expunge-{tmp_path.name}")
+    made.files = files
+    return made
+
+
+def spec_of(tmp_path, batch="b-1"):
+    loaded = load("breast-cancer")
+    preprocessing = fit(loaded.frame, loaded.contract)
+    params = Params.model_validate({"model": {"hyperparameters": {"hidden": [2]}}})
+    spec = ModelSpec.from_params(params, in_features=30, classes=2)
+    size = build(spec).size
+    model = SavedModel(
+        spec, preprocessing, torch.zeros(size).double(), build(spec).initial(), {"seconds": 1.0}
+    )
+    folder = tmp_path / "model"
+    digest = save_model(model, folder)
+    note = tmp_path / "note.txt"
+    note.write_text("evidence")
+    example = synthetic_example(preprocessing)
+    made = VersionSpec(
+        model_dir=folder,
+        example=example,
+        output=model.predict(example),
+        batch=batch,
+        run_name="test",
+        tags={"epsilon": "0.05"},
+        description="# a version",
+        metrics={"accuracy": 0.5},
+        params={"l2": 1e-3},
+        dataset_md5="0123456789abcdef0123456789abcdef.dir",
+        dataset_revision="f" * 40,
+        records=569,
+        artifacts={"certificate.json": note},
+    )
+    return made, digest
+
+
+def test_a_version_from_registration_to_purge(registry, tmp_path):
+    spec, digest = spec_of(tmp_path)
+    assert registry.champion() is None
+    assert registry.next_version() == 1
+    version = registry.register(spec)
+    assert registry.register(spec) == version
+    assert registry.next_version() == 2
+    registry.promote(version.version)
+    assert registry.champion() == version
+    assert version.tags["epsilon"] == "0.05"
+    assert registry.metrics(version)["accuracy"] == 0.5
+    names = {item.path for item in registry.client.list_artifacts(version.run_id)}
+    assert "certificate.json" in names
+    (data,) = registry.client.get_run(version.run_id).inputs.dataset_inputs
+    assert spec.dataset_md5 in data.dataset.source
+    assert model_digest(registry.download(version, tmp_path / "down")) == digest
+
+    registry.purge_weights(version.version)
+    registry.purge_weights(version.version)
+    assert not list(registry.files.rglob("weights.safetensors"))
+    purged = registry.get(version.version)
+    assert "weights.purged_at" in purged.tags
+    assert registry.client.get_run(version.run_id).info.run_id == version.run_id
+    with pytest.raises(InputError, match="purged"):
+        registry.download(purged, tmp_path / "down")
+
+
+def test_two_workspaces_in_one_process_do_not_mix(tmp_path, monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    one = Registry(f"sqlite:///{tmp_path}/1/db", tmp_path / "1" / "a", "expunge-x")
+    other = Registry(f"sqlite:///{tmp_path}/2/db", tmp_path / "2" / "a", "expunge-x")
+    spec, _ = spec_of(tmp_path)
+    assert other.champion() is None
+    one.register(spec)
+    assert other.next_version() == 1
+    assert "MLFLOW_TRACKING_URI" not in os.environ
+    assert not list((tmp_path / "2").rglob("weights.safetensors"))
+
+
+def test_no_such_version(registry):
+    with pytest.raises(InputError, match="no such model version"):
+        registry.get(99)
+
+
+def test_a_server_that_is_not_there(tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with pytest.raises(ServiceUnavailableError, match="MLFLOW_TRACKING_URI"):
+        Registry("http://127.0.0.1:1", tmp_path, "x").champion()
