@@ -1,8 +1,8 @@
 """MLflow: registered model versions, their evidence, and destruction of superseded weights.
 
-Deleting a version and its run, then `mlflow gc`, leaves the weights and destroys the evidence; gc also wants the server's
-own database. What works everywhere: keep run and version, delete the *logged model's* artifacts through its artifact
-store, make sure that none is listed any more, then delete the logged model.
+Deleting a version and its run, then `mlflow gc`, leaves the weights and destroys the evidence; gc also wants the
+server's own database. What works everywhere: keep run and version, delete the *logged model's* artifacts through its
+artifact store, make sure that none is listed any more, then delete the logged model.
 """
 
 import logging
