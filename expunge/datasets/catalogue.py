@@ -12,6 +12,8 @@ from expunge.errors import DatasetError
 
 Loader = Callable[[Path | None], tuple[pd.DataFrame, DatasetContract]]
 CONTRACT_FILE = "contract.yaml"
+# Empty cells of a number column. In a text column only "" is empty: a person may be called "NA", a category "None".
+_NO_NUMBER = ["", "NA", "N/A", "n/a", "NaN", "nan", "NULL", "null", "None"]
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,13 @@ def load(name: str, source: Path | None = None) -> LoadedDataset:
                 got=name,
                 remedy="check the name or the path",
             )
+        if source is not None:
+            raise DatasetError(
+                f"{name} is a folder of your own",
+                expected="no --source",
+                got=str(source),
+                remedy="leave it out",
+            )
         raw, contract = _load_folder(Path(name))
     else:
         if source is not None and entry.bundled:
@@ -105,10 +114,15 @@ def _load_folder(folder: Path) -> tuple[pd.DataFrame, DatasetContract]:
     # ids and classes are text: "007" must not become 7
     text = {name: str for name in (contract.subject, contract.label, contract.split.column) if name}
     text |= {rule.name: str for rule in contract.columns if rule.kind == "categorical"}
+    empty = {rule.name: _NO_NUMBER for rule in contract.columns} | {name: [""] for name in text}
     parts = []
     for path in files:
         try:
-            parts.append(pd.read_csv(path, dtype=text) if path.suffix == ".csv" else pd.read_parquet(path))
+            parts.append(
+                pd.read_csv(path, dtype=text, na_values=empty, keep_default_na=False)
+                if path.suffix == ".csv"
+                else pd.read_parquet(path)
+            )
         except (ValueError, OSError, UnicodeDecodeError) as error:
             raise DatasetError(
                 f"cannot read {path.name}", got=f"{type(error).__name__}: {error}", remedy="correct the file"

@@ -21,14 +21,15 @@ _SPLIT_BITS = 64
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # classes: [0, 1] are labels, so text
+    model_config = ConfigDict(frozen=True, extra="forbid", coerce_numbers_to_str=True)
 
 
 class Scale(_Strict):
     """Public affine scaling: ``(x - shift) / divide``."""
 
-    shift: float = 0.0
-    divide: float = Field(1.0, gt=0)
+    shift: float = Field(0.0, allow_inf_nan=False)
+    divide: float = Field(1.0, gt=0, allow_inf_nan=False)
 
 
 class ColumnRule(_Strict):
@@ -43,7 +44,21 @@ class ColumnRule(_Strict):
     transform: Literal["none", "log1p"] = "none"
     scale: Literal["none", "from-data"] | Scale = "from-data"
     categories: Literal["from-data"] | tuple[str, ...] = "from-data"
-    missing: float | None = None
+    missing: float | None = Field(None, allow_inf_nan=False)
+
+    @model_validator(mode="after")
+    def _fits_its_kind(self) -> "ColumnRule":
+        if self.kind == "numeric":
+            if self.categories != "from-data":
+                raise ValueError(f"{self.name}: categories need `kind: categorical`")
+            if self.transform == "log1p" and self.missing is not None and self.missing <= -1:
+                raise ValueError(f"{self.name}: log1p needs a `missing` value above -1")
+            return self
+        if (self.transform, self.scale, self.missing) != ("none", "from-data", None):
+            raise ValueError(f"{self.name}: transform, scale and missing are for numeric columns")
+        if len(set(self.categories)) != len(self.categories) and self.categories != "from-data":
+            raise ValueError(f"{self.name}: categories named twice")
+        return self
 
     @property
     def from_data(self) -> bool:
@@ -117,10 +132,23 @@ def read_contract(path: Path) -> DatasetContract:
         raise DatasetError(
             "the dataset has no contract", expected=path.name, remedy="write one (README: your own data)"
         ) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise DatasetError(
+            f"cannot read {path.name}", expected="a YAML file in UTF-8", got=type(error).__name__
+        ) from error
     except yaml.YAMLError as error:
         raise DatasetError(f"{path.name} is not YAML", got=" ".join(str(error).split())) from error
     except ValidationError as error:
-        faults = "; ".join(f"{'.'.join(map(str, f['loc'])) or 'file'}: {f['msg']}" for f in error.errors())
+        faults = "; ".join(
+            f"{'.'.join(map(str, fault['loc'])) or 'file'}: {fault['msg']}"
+            # the trap that everybody falls into once
+            + (
+                " in quotes (YAML reads yes, no, on, off as booleans)"
+                if fault["input"] in (True, False)
+                else ""
+            )
+            for fault in error.errors()
+        )
         raise DatasetError(
             f"{path.name} is not a valid contract", got=faults, remedy="correct the file"
         ) from error
@@ -159,21 +187,20 @@ def canonical_frame(raw: pd.DataFrame, contract: DatasetContract) -> pd.DataFram
             remedy="correct the data or contract.yaml",
         )
     ids = pd.Series(range(len(raw)), dtype="int64")
-    subjects = ids.astype(str) if contract.subject is None else raw[contract.subject].astype(str)
+    subjects = ids.astype(str) if contract.subject is None else _text(raw[contract.subject])
     frame = {
         "record_id": ids.to_numpy(),
         "subject_id": subjects.to_numpy(dtype=object),
-        "label": raw[contract.label].astype(str).to_numpy(dtype=object),
+        "label": _text(raw[contract.label]).to_numpy(dtype=object),
         "split": _split(raw, subjects, contract.split),
     }
     for column in contract.columns:
         values = raw[column.name]
         if column.kind == "categorical":
-            values = (
-                values.astype(object).where(values.notna(), None).map(lambda v: v if v is None else str(v))
-            )
-        elif column.missing is not None:
-            values = pd.to_numeric(values).fillna(column.missing)
+            values = _text(values)
+        else:
+            values = pd.to_numeric(values)
+            values = values if column.missing is None else values.fillna(column.missing)
         frame[column.name] = values.to_numpy()
     return pd.DataFrame(frame)
 
@@ -190,29 +217,52 @@ def check_raw(raw: pd.DataFrame, contract: DatasetContract) -> list[str]:
     """
     needed = [c.name for c in contract.columns] + [contract.label]
     needed += [name for name in (contract.subject, contract.split.column) if name]
-    faults = [f"column {name} is missing" for name in needed if name not in raw.columns]
-    if raw.empty:
-        faults.append("there are no rows")
     present = set(raw.columns)
-    if contract.subject in present and (empty := int(raw[contract.subject].isna().sum())):
-        faults.append(f"column {contract.subject} has {empty} rows without a person")
+    faults = [f"column {name} is missing" for name in needed if name not in present]
+    if raw.empty:
+        return [*faults, "there are no rows"]
+
+    def count(name: str, bad: "pd.Series[bool]", what: str) -> None:
+        if rows := int(bad.sum()):
+            faults.append(f"column {name} has {rows} rows {what}")
+
+    if contract.subject in present:
+        people = raw[contract.subject]
+        count(contract.subject, people.isna() | (people.astype(str).str.strip() == ""), "without a person")
     if contract.label in present:
-        unknown = int((~raw[contract.label].astype(str).isin(contract.classes)).sum())
-        if unknown:
-            faults.append(f"column {contract.label} has {unknown} rows outside classes")
+        count(contract.label, ~_text(raw[contract.label]).isin(contract.classes), "outside classes")
     if contract.split.column in present:
-        unknown = int((~raw[contract.split.column].isin(SPLITS)).sum())
-        if unknown:
-            faults.append(f"column {contract.split.column} has {unknown} rows other than train and test")
+        count(contract.split.column, ~raw[contract.split.column].isin(SPLITS), "other than train and test")
     for column in contract.columns:
-        if column.name in present and column.kind == "numeric":
-            numbers = pd.to_numeric(raw[column.name], errors="coerce")
-            bad = int(numbers.isna().sum() - raw[column.name].isna().sum())
-            if bad:
-                faults.append(f"column {column.name} has {bad} rows that are not numbers")
-            if column.missing is None and int(raw[column.name].isna().sum()):
-                faults.append(f"column {column.name} has empty rows and no `missing` value in the contract")
+        if column.name not in present:
+            continue
+        values = raw[column.name]
+        if column.kind == "categorical":
+            if column.categories != "from-data" and not _text(values).isin(column.categories).any():
+                faults.append(f"column {column.name} has no row inside its categories")
+            continue
+        numbers = pd.to_numeric(values, errors="coerce")
+        empty = values.isna()
+        count(column.name, numbers.isna() & ~empty, "that are not numbers")
+        count(column.name, numbers.isin([float("inf"), float("-inf")]), "that are infinite")
+        if column.transform == "log1p":
+            count(column.name, numbers <= -1, "without a logarithm (log1p needs values above -1)")
+        if column.missing is None:
+            count(column.name, empty, "that are empty and no `missing` value in the contract")
+    if present >= {contract.subject, contract.split.column} - {None}:
+        ids = pd.Series(range(len(raw)))
+        places = set(
+            _split(raw, _text(ids if contract.subject is None else raw[contract.subject]), contract.split)
+        )
+        faults += [f"no rows fall into {split}" for split in SPLITS if split not in places]
     return faults
+
+
+def _text(values: "pd.Series[Any]") -> "pd.Series[Any]":
+    """As text, None where empty; whole numbers that a file keeps as 7.0 because of an empty cell become 7."""
+    if pd.api.types.is_float_dtype(values) and bool((values.dropna() % 1 == 0).all()):
+        values = values.astype("Int64")
+    return values.astype(object).where(values.notna(), None).map(lambda v: v if v is None else str(v))
 
 
 def _split(raw: pd.DataFrame, subjects: pd.Series, rule: SplitRule) -> Any:

@@ -69,9 +69,9 @@ def write_partitions(
         )
     count = count or max(_FEWEST, min(_MOST, len(frame) // _ROWS_A_PARTITION))
     places = {subject: partition_index(key, subject, count) for subject in frame["subject_id"].unique()}
-    index = frame["subject_id"].map(places)
-    table = pa.Table.from_pandas(frame.sort_values("record_id"), preserve_index=False)
-    placed = pa.array(index.loc[frame.sort_values("record_id").index])
+    ordered = frame.sort_values("record_id")
+    table = pa.Table.from_pandas(ordered, preserve_index=False)
+    placed = pa.array(ordered["subject_id"].map(places))
     directory.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(dir=directory.parent, prefix=".staging-"))
     try:
@@ -188,6 +188,10 @@ def remove_subjects(directory: Path, subject_ids: Iterable[str]) -> int:
         Number of rows removed.
     """
     values = pa.array(sorted(set(subject_ids)), type=pa.string())
+    for leftover in directory.glob(
+        ".part-*.tmp"
+    ):  # of a run that was killed: rows that nobody would look for
+        leftover.unlink()
     removed = 0
     for path in partition_files(directory):
         column = pq.read_table(path, columns=["subject_id"]).column("subject_id").cast(pa.string())

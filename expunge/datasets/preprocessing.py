@@ -195,8 +195,18 @@ def encode(frame: pd.DataFrame, preprocessing: Preprocessing) -> Encoded:
 
     Returns:
         The encoded rows, in the frame's order.
+
+    Raises:
+        DatasetError: If a label is not a class, or as :func:`encode_features`.
     """
     labels = pd.Categorical(frame["label"], categories=list(preprocessing.classes)).codes.astype(np.int64)
+    if unknown := int((labels < 0).sum()):
+        raise DatasetError(
+            "labels outside the classes",
+            expected=", ".join(preprocessing.classes),
+            got=f"{unknown} rows",
+            remedy="correct the data or the contract's classes",
+        )
     return Encoded(encode_features(frame, preprocessing), labels)
 
 

@@ -2,6 +2,7 @@
 
 import gzip
 import hashlib
+import http.client
 import lzma
 import os
 import tempfile
@@ -10,7 +11,6 @@ import zipfile
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.error import URLError
 
 from expunge import progress
 from expunge.errors import DatasetError
@@ -49,8 +49,11 @@ def read_source(file: SourceFile, source: Path | None) -> bytes:
     Raises:
         DatasetError: If it is not there, cannot be downloaded, or its digest differs.
     """
-    path = _find(file, source) if source is not None else _download(file)
-    content = _member(path, file.member) if file.member else _uncompressed(path)
+    return _checked(file, _find(file, source)) if source is not None else _download(file)
+
+
+def _checked(file: SourceFile, path: Path) -> bytes:
+    content = _member(path, file) if file.member else _uncompressed(path, file)
     found = hashlib.sha256(content).hexdigest()
     if found != file.sha256:
         raise DatasetError(
@@ -77,56 +80,66 @@ def _find(file: SourceFile, source: Path) -> Path:
     )
 
 
-def _uncompressed(path: Path) -> bytes:
+def _uncompressed(path: Path, file: SourceFile) -> bytes:
     try:
         content = path.read_bytes()
         if content[:2] == b"\x1f\x8b":
             return gzip.decompress(content)
         return lzma.decompress(content) if content[:6] == b"\xfd7zXZ\x00" else content
-    except (OSError, EOFError, lzma.LZMAError) as error:
+    except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
         raise DatasetError(
-            f"cannot read {path.name}", got=f"{type(error).__name__}: {error}", remedy="fetch the file again"
+            f"cannot read {file.name}", got=f"{type(error).__name__}: {error}", remedy="fetch the file again"
         ) from error
 
 
-def _member(path: Path, member: str) -> bytes:
+def _member(path: Path, file: SourceFile) -> bytes:
     try:
         with zipfile.ZipFile(path) as archive:
-            return archive.read(next(name for name in archive.namelist() if name.endswith(member)))
-    except (zipfile.BadZipFile, StopIteration, OSError, zlib.error) as error:
+            return archive.read(next(name for name in archive.namelist() if name.endswith(file.member)))
+    # RuntimeError: an encrypted member, or a compression that Python does not know
+    except (zipfile.BadZipFile, StopIteration, OSError, EOFError, RuntimeError, zlib.error) as error:
         raise DatasetError(
-            f"cannot read {path.name}",
-            expected=f"a zip file with {member}",
+            f"cannot read {file.name}",
+            expected=f"a zip file with {file.member}",
             got=type(error).__name__,
             remedy="check --source",
         ) from error
 
 
-def _download(file: SourceFile) -> Path:
+def _download(file: SourceFile) -> bytes:
+    """From the cache if it is sound there, else from the network; only checked bytes enter the cache."""
     cache = Path(os.environ.get("EXPUNGE_CACHE") or Path.home() / ".cache" / "expunge")
     path = cache / file.sha256[:16] / file.name
     if path.is_file():
-        return path
+        try:
+            return _checked(file, path)
+        except DatasetError:  # damaged since it was stored: fetch it again
+            path.unlink()
     if not file.url:
         raise DatasetError(
             f"{file.name} cannot be downloaded", expected="the file by path", remedy="pass --source PATH"
         )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent)
+    staging: Path | None = None
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent)
+        staging = Path(name)
         with os.fdopen(handle, "wb") as out, urllib.request.urlopen(file.url, timeout=_TIMEOUT_S) as response:
             total, done = int(response.headers.get("Content-Length") or 0), 0
             while block := response.read(_CHUNK):
                 out.write(block)
                 done += len(block)
                 progress.report(f"downloading {file.name}", done, total)
-        os.replace(name, path)
-    except (URLError, OSError) as error:
-        Path(name).unlink(missing_ok=True)
+        content = _checked(file, staging)
+        os.replace(staging, path)
+    except (OSError, http.client.HTTPException) as error:  # URLError is an OSError
         raise DatasetError(
             f"cannot download {file.name}",
-            expected=f"an answer from {file.url.split('/')[2]}",
+            expected=f"an answer from {file.url.split('/')[2]} and a writable cache (EXPUNGE_CACHE)",
             got=f"{type(error).__name__}: {error}",
             remedy="pass the file with --source PATH",
         ) from error
-    return path
+    finally:
+        if staging is not None:
+            staging.unlink(missing_ok=True)
+    return content
