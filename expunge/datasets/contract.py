@@ -141,10 +141,10 @@ def read_contract(path: Path) -> DatasetContract:
     except ValidationError as error:
         faults = "; ".join(
             f"{'.'.join(map(str, fault['loc'])) or 'file'}: {fault['msg']}"
-            # the trap that everybody falls into once
+            # YAML's own trap: an unquoted no is False
             + (
                 " in quotes (YAML reads yes, no, on, off as booleans)"
-                if fault["input"] in (True, False)
+                if isinstance(fault["input"], bool)
                 else ""
             )
             for fault in error.errors()
@@ -248,7 +248,7 @@ def check_raw(raw: pd.DataFrame, contract: DatasetContract) -> list[str]:
         if column.transform == "log1p":
             count(column.name, numbers <= -1, "without a logarithm (log1p needs values above -1)")
         if column.missing is None:
-            count(column.name, empty, "that are empty and no `missing` value in the contract")
+            count(column.name, empty, "that are empty (the contract has no `missing` value)")
     if present >= {contract.subject, contract.split.column} - {None}:
         ids = pd.Series(range(len(raw)))
         places = set(

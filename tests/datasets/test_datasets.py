@@ -1,10 +1,6 @@
-"""Contract, catalogue, partitions and preprocessing."""
+"""Contract, partitions and preprocessing."""
 
-import gzip
 import hashlib
-import os
-import struct
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -13,7 +9,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from expunge.datasets.catalogue import ENTRIES, load
+from expunge.datasets.catalogue import load
 from expunge.datasets.contract import (
     DatasetContract,
     canonical_frame,
@@ -21,8 +17,6 @@ from expunge.datasets.contract import (
     read_contract,
     write_contract,
 )
-from expunge.datasets.loaders.images import parse_idx
-from expunge.datasets.loaders.tabular import icd_chapter, packaged_contract
 from expunge.datasets.partitions import (
     find_subjects,
     partition_index,
@@ -32,11 +26,9 @@ from expunge.datasets.partitions import (
     write_partitions,
 )
 from expunge.datasets.preprocessing import Preprocessing, encode, encode_features, fit, synthetic_example
-from expunge.datasets.sources import SourceFile, read_source
 from expunge.errors import DatasetError
 from tests.conftest import CONTRACT, clinic_rows, make_clinic
 
-DATA = Path(os.environ.get("EXPUNGE_DATA") or Path(__file__).resolve().parents[3] / "shared" / "data")
 KEY = b"k" * 32
 
 
@@ -55,99 +47,6 @@ def digests(folder):
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
 
 
-@pytest.mark.parametrize(
-    ("name", "source", "rows", "people", "features"),
-    [
-        ("breast-cancer", None, 569, 569, 30),
-        ("digits", None, 1797, 1797, 64),
-        ("diabetes130", "diabetes130/dataset_diabetes.zip", 101_766, 71_518, 295),
-        ("adult", "adult", 48_842, 48_842, 108),
-        ("mnist", "mnist", 70_000, 70_000, 784),
-        ("fashion-mnist", "fashion_mnist", 70_000, 70_000, 784),
-        pytest.param("cifar10", "cifar10", 60_000, 60_000, 3072, marks=pytest.mark.slow),
-    ],
-)
-def test_catalogue(name, source, rows, people, features):
-    if source is not None and not (DATA / source).exists():
-        pytest.skip(f"{source} is not at hand; set EXPUNGE_DATA")
-    loaded = load(name, DATA / source if source else None)
-    assert len(loaded.frame) == rows
-    assert loaded.frame["subject_id"].nunique() == people
-    assert set(loaded.frame["split"]) == {"train", "test"}
-    assert loaded.frame.groupby("subject_id")["split"].nunique().max() == 1  # a person is wholly in one split
-    sample = loaded.frame.iloc[:: max(1, rows // 500)]
-    preprocessing = fit(sample, loaded.contract)
-    encoded = encode(sample, preprocessing)
-    assert encoded.features.shape == (len(sample), features)
-    assert encoded.labels.min() >= 0
-    if loaded.contract.subject is None:
-        assert loaded.frame["subject_id"].tolist()[:3] == ["0", "1", "2"]
-
-
-def test_every_entry_is_described():
-    assert [entry.name for entry in ENTRIES if not entry.description] == []
-    with pytest.raises(DatasetError, match="unknown dataset") as error:
-        load("minst")
-    assert all(entry.name in str(error.value) for entry in ENTRIES)
-
-
-def test_diabetes_contract_leaves_nothing_to_the_data():
-    assert packaged_contract("diabetes130").data_dependent == ()
-    assert packaged_contract("adult").data_dependent == ()
-
-
-@pytest.mark.parametrize(
-    ("code", "chapter"),
-    [
-        ("250.83", "diabetes"),
-        ("428", "circulatory"),
-        ("785", "circulatory"),
-        ("V45", "other"),
-        ("?", "?"),
-        ("8", "other"),
-    ],
-)
-def test_icd_chapters(code, chapter):
-    assert icd_chapter(code) == chapter
-
-
-def test_wrong_checksum_and_damaged_files(tmp_path):
-    good = b"hello"
-    file = SourceFile("a.bin", hashlib.sha256(good).hexdigest())
-    (tmp_path / "a.bin.gz").write_bytes(gzip.compress(good))
-    assert read_source(file, tmp_path) == good
-    (tmp_path / "a.bin.gz").write_bytes(gzip.compress(b"other"))
-    with pytest.raises(DatasetError, match="wrong checksum") as error:
-        read_source(file, tmp_path)
-    assert file.sha256 in str(error.value)
-    (tmp_path / "a.bin.gz").write_bytes(gzip.compress(good)[:-6])
-    with pytest.raises(DatasetError, match="cannot read"):
-        read_source(file, tmp_path)
-    with pytest.raises(DatasetError, match="not there"):
-        read_source(file, tmp_path / "absent")
-
-
-def test_download_is_checked_cached_and_fails_clearly(tmp_path, monkeypatch):
-    """From a file URL, which the same code path reads."""
-    content = b"rows"
-    (tmp_path / "served").write_bytes(content)
-    monkeypatch.setenv("EXPUNGE_CACHE", str(tmp_path / "cache"))
-    digest = hashlib.sha256(content).hexdigest()
-    file = SourceFile("rows.bin", digest, (tmp_path / "served").as_uri())
-    assert read_source(file, None) == content
-    (tmp_path / "served").unlink()
-    assert read_source(file, None) == content  # from the cache
-    absent = SourceFile("x.bin", "0" * 64, (tmp_path / "absent").as_uri())
-    with pytest.raises(DatasetError, match="--source"):
-        read_source(absent, None)
-    assert not [p for p in (tmp_path / "cache").rglob("*") if p.is_file() and p.name != "rows.bin"]
-
-
-def test_idx_files_that_are_none():
-    with pytest.raises(DatasetError, match="2049"):
-        parse_idx(struct.pack(">II", 1, 2))
-
-
 def test_contract_round_trip(tmp_path):
     contract = DatasetContract.model_validate(yaml.safe_load(CONTRACT))
     write_contract(contract, tmp_path / "c.yaml")
@@ -163,6 +62,12 @@ def test_contract_round_trip(tmp_path):
         ({"columns": [{"name": "age", "kind": "picture"}]}, "columns.0.kind"),
         ({"invented": 1}, "invented"),
         ({"name": "No Spaces"}, "name"),
+        ({"classes": [False, True]}, "classes.0.*in quotes"),
+        ({"columns": [{"name": "ward", "categories": ["north"]}]}, "need `kind: categorical`"),
+        ({"columns": [{"name": "ward", "kind": "categorical", "missing": 1}]}, "for numeric columns"),
+        ({"columns": [{"name": "ward", "kind": "categorical", "categories": ["a", "a"]}]}, "named twice"),
+        ({"columns": [{"name": "age", "scale": {"shift": float("nan")}}]}, "finite"),
+        ({"columns": [{"name": "age", "transform": "log1p", "missing": -1}]}, "above -1"),
     ],
 )
 def test_contract_with_faults(change, message, tmp_path):
@@ -170,6 +75,36 @@ def test_contract_with_faults(change, message, tmp_path):
     path.write_text(yaml.safe_dump({**yaml.safe_load(CONTRACT), **change}))
     with pytest.raises(DatasetError, match=message):
         read_contract(path)
+
+
+def test_contract_with_numbers_for_classes_and_one_in_another_encoding(tmp_path):
+    path = tmp_path / "contract.yaml"
+    path.write_text(yaml.safe_dump({**yaml.safe_load(CONTRACT), "classes": [0, 1]}))
+    assert read_contract(path).classes == ("0", "1")
+    path.write_bytes(CONTRACT.encode("utf-16"))
+    with pytest.raises(DatasetError, match="UTF-8"):
+        read_contract(path)
+    with pytest.raises(DatasetError, match="no contract"):
+        read_contract(tmp_path / "none.yaml")
+
+
+def test_rows_that_would_only_fail_in_training_are_refused_at_once():
+    contract = DatasetContract.model_validate(yaml.safe_load(CONTRACT))
+    raw = clinic_rows().assign(person=" ")
+    raw.loc[0, "age"], raw.loc[1, "dose"] = float("inf"), -5
+    faults = "; ".join(check_raw(raw, contract))
+    assert "age has 1 rows that are infinite" in faults
+    assert "dose has 1 rows without a logarithm" in faults
+    assert f"person has {len(raw)} rows without a person" in faults
+    one = clinic_rows().query("person == 'person-00005-x'")
+    assert [fault for fault in check_raw(one, contract) if "no rows fall into" in fault]
+    typo = contract.model_dump() | {
+        "columns": [{"name": "ward", "kind": "categorical", "categories": ["nrth"]}]
+    }
+    assert check_raw(clinic_rows(), DatasetContract.model_validate(typo)) == [
+        "column ward has no row inside its categories"
+    ]
+    assert check_raw(clinic_rows().iloc[:0], contract) == ["there are no rows"]
 
 
 def test_every_fault_of_the_rows_is_listed():
@@ -185,7 +120,7 @@ def test_every_fault_of_the_rows_is_listed():
     for part in (
         "ward is missing",
         "age has 1 rows that are not numbers",
-        "dose has empty rows",
+        "dose has 1 rows that are empty",
         "outside classes",
     ):
         assert part in faults
@@ -193,19 +128,6 @@ def test_every_fault_of_the_rows_is_listed():
     assert "person-000" not in faults
     with pytest.raises(DatasetError):
         canonical_frame(raw, contract)
-
-
-def test_own_parquet_and_text_ids(tmp_path):
-    rows = clinic_rows().replace({"person": {"person-00001-x": "007"}})
-    folder = tmp_path / "p"
-    folder.mkdir()
-    rows.to_csv(folder / "a.csv", index=False)
-    (folder / "contract.yaml").write_text(CONTRACT)
-    from_csv = load(str(folder)).frame
-    (folder / "a.csv").unlink()
-    rows.to_parquet(folder / "a.parquet")
-    pd.testing.assert_frame_equal(from_csv, load(str(folder)).frame)
-    assert "007" in set(from_csv["subject_id"])
 
 
 def test_partitions_hold_each_person_once_under_opaque_names(partitioned, clinic_frame):
@@ -235,6 +157,21 @@ def test_removal_rewrites_only_what_it_must_and_repeats_harmlessly(partitioned):
     assert find_subjects(partitioned, people) == dict.fromkeys(people, 0)
     assert remove_subjects(partitioned, people) == 0
     assert digests(partitioned) == after
+
+
+def test_what_a_killed_removal_left_behind_is_swept(partitioned):
+    leftover = partitioned / f".{next(partitioned.iterdir()).name}.tmp"
+    leftover.write_bytes(b"rows of someone")
+    remove_subjects(partitioned, ["nobody"])
+    assert not leftover.exists()
+
+
+def test_partitions_are_never_written_over_others(partitioned, clinic_frame):
+    before = digests(partitioned)
+    with pytest.raises(DatasetError, match="not empty"):
+        write_partitions(clinic_frame.frame, partitioned, KEY)
+    assert digests(partitioned) == before
+    assert [path.name for path in partitioned.parent.iterdir()] == [partitioned.name]
 
 
 def test_an_emptied_partition_keeps_its_file(tmp_path, clinic_frame):
@@ -289,6 +226,8 @@ def test_unknown_categories_are_all_zeros_and_holes_are_refused(clinic_frame):
         encode_features(row.assign(age=float("nan")), made)
     with pytest.raises(DatasetError, match="ward"):
         encode_features(row.drop(columns="ward"), made)
+    with pytest.raises(DatasetError, match="labels outside the classes"):
+        encode(row.assign(label="dead"), made)
 
 
 def test_the_synthetic_example_is_nobodys(clinic_frame):
