@@ -5,6 +5,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import typer
 import yaml
 
 from cli.output import err, out, table
@@ -60,10 +61,8 @@ def _expunge(*arguments: str) -> None:
     ]
     err.print(f"$ expunge {' '.join(shown)}", markup=False, soft_wrap=True)
     code = invoke(list(arguments))
-    if code:
-        raise ExpungeError(
-            "the demo stopped", got=f"exit code {code} of expunge {arguments[0]}", remedy="see above"
-        )
+    if code:  # the command has said why
+        raise typer.Exit(code)
 
 
 def _choose_model(root: Path, model: str) -> None:

@@ -273,6 +273,14 @@ def test_steering_a_ticket(workspace, capsys):
     assert "person-00012-x" not in json.dumps(shown)
 
 
+def test_a_demo_that_cannot_start_leaves_nothing(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    assert invoke(["demo", "--dataset", "iris"]) == 2
+    assert "unknown dataset" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
 def test_help_is_quick():
     """Best of three: an import of a heavy library would cost seconds."""
     binary = Path(sys.executable).parent / "expunge"
