@@ -189,6 +189,14 @@ def test_partition_index_is_stable_and_in_range(subject, count):
     assert index == partition_index(KEY, subject, count)
 
 
+def test_places_spread_and_follow_the_key():
+    people = [str(number) for number in range(4000)]
+    places = np.array([partition_index(KEY, person, 8) for person in people])
+    other = np.array([partition_index(b"o" * 32, person, 8) for person in people])
+    assert np.bincount(places, minlength=8).min() > 400  # 500 expected, deviation 21
+    assert 300 < (places == other).sum() < 700  # as often as by chance
+
+
 def test_an_empty_folder_says_what_happened(tmp_path):
     with pytest.raises(DatasetError, match="dvc checkout"):
         read_dataset(tmp_path)
