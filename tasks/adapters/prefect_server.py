@@ -73,8 +73,8 @@ def prefect_server(home: Path) -> Iterator[str]:
             os.environ["PREFECT_API_URL"] = url
             yield url
         finally:
+            _drain()  # while its senders still know where to send
             os.environ.pop("PREFECT_API_URL", None)
-            _drain()
             _stop(process)
 
 
