@@ -1,6 +1,7 @@
 """What a certificate says, in plain words that never say more than it does."""
 
 import math
+from decimal import ROUND_CEILING, Context
 from typing import Any
 
 CLASS_WORDS = {
@@ -12,24 +13,32 @@ CLASS_WORDS = {
 }
 
 
-def odds(epsilon: float) -> str:
-    """What epsilon means as a factor on an observer's odds.
+def recognition(epsilon: float, delta: float) -> str:
+    """How often a test may recognise the released model, beside how often it is wrong about the reference.
+
+    Formula: ``P[test fires on released] <= e^epsilon p + delta`` with ``p`` its false-alarm rate (Wasserman and Zhou
+    2010, Theorem 2.4). That is all an (epsilon, delta) guarantee says: it is no bound on the odds that holds "except
+    with probability delta", which would be a stronger statement. Figures are rounded up.
 
     Args:
-        epsilon: In nats.
+        epsilon: In nats, at least 0.
+        delta: In [0, 1).
 
     Returns:
         In words.
 
     Example:
-        >>> odds(0.05)
-        'by a factor of at most 1.051'
+        >>> recognition(0.05, 1e-6)
+        'with probability at most 1.052 p + 1e-06'
     """
-    if epsilon == 0:
-        return "not at all"
     if epsilon > 20:
-        return f"by a factor of up to e^{epsilon:.3g}, which is no protection"
-    return f"by a factor of at most {math.exp(epsilon):.4g}"
+        return f"with probability at most e^{epsilon:.3g} p + {_up(delta)}, which is no protection"
+    return f"with probability at most {_up(math.exp(epsilon))} p + {_up(delta)}"
+
+
+def _up(value: float) -> str:
+    """Four significant digits, rounded up, so that what is printed is never below the figure."""
+    return f"{float(Context(prec=4, rounding=ROUND_CEILING).create_decimal_from_float(value)):.4g}"
 
 
 def verdict(certificate: dict[str, Any]) -> str:
@@ -51,7 +60,7 @@ def verdict(certificate: dict[str, Any]) -> str:
     if certificate["guarantee"] == "exact":
         return f"The model was retrained exactly, without {who}."
     return (
-        f"The released model has unlearned {who}. Someone who sees it can tell it from a model that was never trained "
-        f"on them hardly better than by guessing: their odds change {odds(certificate['epsilon'])}, except with "
-        f"probability {certificate['delta']:.2g}."
+        f"The released model has unlearned {who}. It is hardly distinguishable from a model that was never trained on "
+        f"them: any test that raises a false alarm on such a model with probability p fires on the released one "
+        f"{recognition(certificate['epsilon'], certificate['delta'])}, and the same with the two exchanged."
     )

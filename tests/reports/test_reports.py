@@ -6,9 +6,11 @@ import re
 from pathlib import Path
 
 import pytest
+from scipy.stats import norm
 
+from expunge.privacy.gaussian import gaussian_m
 from expunge.reports.page import render_certificate
-from expunge.reports.plain_words import odds, verdict
+from expunge.reports.plain_words import recognition, verdict
 from expunge.reports.plots import accumulated_error_plot
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -58,7 +60,7 @@ def test_a_vacuous_certificate_says_so_first():
 def test_an_exact_certificate_speaks_of_retraining():
     content, _ = golden("exact")
     assert "retrained exactly" in verdict(content)
-    assert "odds" not in verdict(content)
+    assert "false alarm" not in verdict(content)
 
 
 def test_a_conditional_certificate_is_never_called_proved():
@@ -83,7 +85,18 @@ def test_plot_follows_the_ledger():
     assert accumulated_error_plot(grown, 0.01) != one
 
 
-def test_odds():
-    assert odds(0) == "not at all"
-    assert odds(0.05).endswith("1.051")
-    assert "no protection" in odds(8e6)
+def test_recognition_is_never_below_what_epsilon_and_delta_allow():
+    assert recognition(0, 0) == "with probability at most 1 p + 0"
+    assert recognition(0.05, 1e-6) == "with probability at most 1.052 p + 1e-06"  # e^0.05 = 1.05127
+    assert "no protection" in recognition(8e6, 1e-6)
+
+
+@pytest.mark.parametrize("kind", ["convex", "exact"])
+def test_no_promise_about_odds(kind):
+    """Trap: P[loss > epsilon] is 274 delta at the default policy, so no sentence may bound the odds."""
+    content, ledger = golden(kind)
+    m = gaussian_m(0.05, 1e-6)
+    assert norm.sf(0.05 / m - m / 2) > 200 * 1e-6
+    for text in (verdict(content), render_certificate(content, ledger)):
+        assert "odds" not in text
+        assert "except with" not in text
