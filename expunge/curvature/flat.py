@@ -1,5 +1,6 @@
 """A module's trainable parameters as one flat vector."""
 
+import copy
 from collections.abc import Iterator
 
 import torch
@@ -12,12 +13,15 @@ _RANDOM_LAYERS = (nn.modules.dropout._DropoutNd, nn.RReLU)
 
 
 class FlatModule:
-    """View of a module as a function of one flat parameter vector, in float64.
+    """View of a module as a function of one flat parameter vector.
 
-    The vector concatenates the trainable parameters in ``named_parameters`` order.
+    The vector concatenates the trainable parameters (those with ``requires_grad``) in ``named_parameters`` order; the
+    others stay as they are. Certificates are float64; float32 serves inner iterations and speed.
 
     Args:
-        module: Any module without buffers and without random layers.
+        module: Any module without buffers and without random layers; it is moved and cast in place.
+        dtype: float64 or float32.
+        device: Where it computes.
 
     Raises:
         CertificateRefusedError: If the module has buffers (BatchNorm statistics saw the data), random layers (the
@@ -28,14 +32,18 @@ class FlatModule:
         8
     """
 
-    def __init__(self, module: nn.Module) -> None:
-        """Check the module and copy it to float64."""
+    def __init__(
+        self, module: nn.Module, *, dtype: torch.dtype = torch.float64, device: torch.device | str = "cpu"
+    ) -> None:
+        """Check the module, move it and cast it."""
         _check_deterministic(module)
-        self._module = module.double()
+        self._module = module.to(device=device, dtype=dtype)
+        self.dtype, self.device = dtype, torch.device(device)
         self._shapes = {
             name: parameter.shape for name, parameter in module.named_parameters() if parameter.requires_grad
         }
-        self.size = sum(shape.numel() for shape in self._shapes.values())
+        self._sizes = [shape.numel() for shape in self._shapes.values()]
+        self.size = sum(self._sizes)
         if self.size == 0:
             raise CertificateRefusedError(
                 "the module has nothing to train",
@@ -43,11 +51,36 @@ class FlatModule:
                 remedy="return a module with trainable parameters from the factory",
             )
 
+    @property
+    def module(self) -> nn.Module:
+        """The module, for measuring; it is never called with its own weights."""
+        return self._module
+
+    def to(
+        self, *, dtype: torch.dtype | None = None, device: torch.device | str | None = None
+    ) -> "FlatModule":
+        """The same function in another precision or on another device.
+
+        Args:
+            dtype: float64 or float32; as it is by default.
+            device: As it is by default.
+
+        Returns:
+            A copy; this one stays as it is.
+
+        Example:
+            >>> FlatModule(nn.Linear(3, 2)).to(dtype=torch.float32).initial().dtype
+            torch.float32
+        """
+        return FlatModule(
+            copy.deepcopy(self._module), dtype=dtype or self.dtype, device=device or self.device
+        )
+
     def initial(self) -> Tensor:
         """The module's own parameters.
 
         Returns:
-            A fresh float64 vector of shape (size,).
+            A fresh vector of shape (size,).
         """
         named = dict(self._module.named_parameters())
         return torch.cat([named[name].detach().reshape(-1) for name in self._shapes]).clone()
@@ -78,10 +111,9 @@ class FlatModule:
         return output
 
     def _slices(self, vector: Tensor) -> Iterator[tuple[str, Tensor]]:
-        start = 0
-        for name, shape in self._shapes.items():
-            yield name, vector[start : start + shape.numel()].view(shape)
-            start += shape.numel()
+        # one split, not a slice a parameter: its transpose is one concatenation, not a padded sum for each
+        for (name, shape), part in zip(self._shapes.items(), vector.split(self._sizes), strict=True):
+            yield name, part.view(shape)
 
 
 def _check_deterministic(module: nn.Module) -> None:

@@ -1,29 +1,28 @@
 """The objective of a linearised network: strongly convex by construction.
 
 ``f(x; v) = f(x; w0) + J(x; w0) v`` with data-independent ``w0`` (Golatkar et al. 2021; Achille et al. 2021), cross
-entropy, and ``(mu/2)||v||^2``. Products with J and its transpose come from automatic differentiation, a chunk of
-records at a time: nothing of size records x parameters is formed.
+entropy, and ``(mu/2)||v||^2``. A softmax regression is its own linearisation, a head on a frozen backbone too.
+Curvature is the structured product: Jacobian, small output Hessian, transposed Jacobian.
 """
 
 import torch
-from torch import Tensor
-from torch.func import jvp, vjp
+from torch import Tensor, nn
 
 from expunge.curvature.flat import FlatModule
-
-CHUNK = 8192
+from expunge.curvature.jacobian import CHUNK, MEMORY_LIMIT, Jacobian
 
 
 class LinearizedObjective:
-    """``L(v) = mean CE(f(x; w0) + J v, y) + (mu/2)||v||^2`` over a set of records, in float64.
+    """``L(v) = mean CE(f(x; w0) + J v, y) + (mu/2)||v||^2`` over a set of records.
 
     Args:
-        network: The network whose linearisation is trained.
+        network: The network whose linearisation is trained; its dtype and device are the objective's.
         origin: w0, shape (d,).
         features: Shape (n, ...).
         labels: Class indices, shape (n,).
         l2: mu, above 0.
         chunk: Records per product: bounds memory.
+        memory_limit: Bytes of activations that may be kept between products.
 
     Example:
         >>> net = FlatModule(torch.nn.Linear(2, 2))
@@ -40,51 +39,21 @@ class LinearizedObjective:
         labels: Tensor,
         l2: float,
         chunk: int = CHUNK,
+        memory_limit: int = MEMORY_LIMIT,
     ) -> None:
         """Keep the data and evaluate the network once at the origin."""
-        self._network = network
-        self._origin = origin.double()
-        self._features = features.double()
-        self._labels = labels
-        self._chunk = chunk
+        self.network = network
+        self._origin = origin.to(dtype=network.dtype, device=network.device)
+        self._features = features.to(dtype=network.dtype, device=network.device)
+        self._labels = labels.to(network.device)
+        self._chunk, self._memory_limit = chunk, memory_limit
         self.l2 = l2
         self.size = network.size
         self.records = len(labels)
-        with torch.no_grad():
-            self._offset = torch.cat([network(self._origin, part) for part in self._parts()])
-
-    def _parts(self) -> tuple[Tensor, ...]:
-        return torch.split(self._features, self._chunk)
-
-    def jacobian_product(self, vector: Tensor) -> Tensor:
-        """``J v`` for every record.
-
-        Args:
-            vector: Shape (d,).
-
-        Returns:
-            Shape (n, classes).
-        """
-        out = [
-            jvp(lambda w, x=part: self._network(w, x), (self._origin,), (vector,))[1]
-            for part in self._parts()
-        ]
-        return torch.cat(out)
-
-    def transposed_product(self, cotangent: Tensor) -> Tensor:
-        """``J^T r`` summed over the records.
-
-        Args:
-            cotangent: Shape (n, classes).
-
-        Returns:
-            Shape (d,).
-        """
-        total = torch.zeros_like(self._origin)
-        for part, weight in zip(self._parts(), torch.split(cotangent, self._chunk), strict=True):
-            pullback = vjp(lambda w, x=part: self._network(w, x), self._origin)[1]
-            total += pullback(weight)[0]
-        return total
+        self._index = torch.arange(self.records, device=network.device)
+        self.jacobian = Jacobian(
+            network, self._origin, self._features, chunk=chunk, memory_limit=memory_limit
+        )
 
     def logits(self, vector: Tensor) -> Tensor:
         """``f(x; w0) + J v`` for every record.
@@ -95,7 +64,12 @@ class LinearizedObjective:
         Returns:
             Shape (n, classes).
         """
-        return self._offset + self.jacobian_product(vector)
+        return self.jacobian.output + self.jacobian.product(vector)
+
+    def _error(self, logits: Tensor) -> Tensor:
+        error = torch.softmax(logits, dim=1)
+        error[self._index, self._labels] -= 1
+        return error
 
     def gradient_at(self, vector: Tensor, logits: Tensor) -> Tensor:
         """Gradient at a point whose logits are known: ``J^T (softmax(f) - onehot(y)) / n + mu v``.
@@ -107,12 +81,10 @@ class LinearizedObjective:
         Returns:
             Shape (d,).
         """
-        error = torch.softmax(logits, dim=1)
-        error[torch.arange(self.records), self._labels] -= 1
-        return self.transposed_product(error / self.records) + self.l2 * vector
+        return self.jacobian.transposed(self._error(logits) / self.records) + self.l2 * vector
 
     def gradient(self, vector: Tensor) -> Tensor:
-        """Gradient, everything evaluated afresh in float64.
+        """Gradient, everything evaluated afresh.
 
         Args:
             vector: Shape (d,).
@@ -122,21 +94,19 @@ class LinearizedObjective:
         """
         return self.gradient_at(vector, self.logits(vector))
 
-    def curvature_product(self, logits: Tensor, vector: Tensor) -> Tensor:
+    def curvature_product(self, probabilities: Tensor, vector: Tensor) -> Tensor:
         """Hessian product: ``J^T (diag(p) - p p^T) J v / n + mu v``; exact, as f is affine in its parameters.
 
         Args:
-            logits: Logits at the point where the Hessian is taken.
+            probabilities: Softmax of the logits at the point where the Hessian is taken, shape (n, classes).
             vector: Shape (d,).
 
         Returns:
             Shape (d,).
         """
-        probabilities = torch.softmax(logits, dim=1)
-        moved = self.jacobian_product(vector)
-        weighted = probabilities * moved
+        weighted = probabilities * self.jacobian.product(vector)
         weighted -= probabilities * weighted.sum(dim=1, keepdim=True)
-        return self.transposed_product(weighted / self.records) + self.l2 * vector
+        return self.jacobian.transposed(weighted / self.records) + self.l2 * vector
 
     def slope(self, logits: Tensor, move: Tensor, point: Tensor, direction: Tensor) -> float:
         """Derivative of the objective along a direction, from logits alone.
@@ -150,9 +120,31 @@ class LinearizedObjective:
         Returns:
             ``<grad L(point), direction>``.
         """
-        error = torch.softmax(logits, dim=1)
-        error[torch.arange(self.records), self._labels] -= 1
+        error = self._error(logits)
         return float((error * move).sum() / self.records + self.l2 * torch.dot(point, direction))
+
+    def head_inputs(self) -> Tensor | None:
+        """What the last layer sees, where it alone is trained.
+
+        Returns:
+            Shape (n, width), or None where more than one linear layer with bias is trained.
+        """
+        last = [layer for layer in self.network.module.modules() if isinstance(layer, nn.Linear)][-1:]
+        trained = [p for p in self.network.module.parameters() if p.requires_grad]
+        if (
+            not last
+            or last[0].bias is None
+            or [id(p) for p in trained] != [id(p) for p in last[0].parameters()]
+        ):
+            return None
+        seen: list[Tensor] = []
+        hook = last[0].register_forward_pre_hook(lambda _layer, inputs: seen.append(inputs[0]))
+        try:
+            with torch.no_grad():
+                self.network(self._origin, self._features)
+        finally:
+            hook.remove()
+        return seen[0]
 
     def reversed(self) -> "LinearizedObjective":
         """The same objective with records in reverse order and other chunks: rounds differently.
@@ -160,11 +152,43 @@ class LinearizedObjective:
         Returns:
             An objective whose gradient differs by rounding alone.
         """
+        return self._over(self.network, slice(None), flip=True, chunk=max(1, self._chunk * 3 // 7), limit=0)
+
+    def single(self) -> "LinearizedObjective":
+        """The same objective in float32, for inner iterations.
+
+        Returns:
+            A new objective.
+        """
+        network = self.network.to(dtype=torch.float32)
+        return self._over(network, slice(None), chunk=self._chunk, limit=self._memory_limit)
+
+    def sample(self, records: int, seed: int) -> "LinearizedObjective":
+        """The objective over a random part of the records, in float32: for preconditioners.
+
+        Args:
+            records: How many at most.
+            seed: Of the choice; data-independent.
+
+        Returns:
+            A new objective.
+        """
+        chosen = torch.randperm(self.records, generator=torch.Generator().manual_seed(seed))[:records]
+        network = self.network.to(dtype=torch.float32)
+        return self._over(network, chosen.sort().values, chunk=self._chunk, limit=self._memory_limit)
+
+    def _over(
+        self,
+        network: FlatModule,
+        chosen: Tensor | slice,
+        *,
+        chunk: int,
+        limit: int,
+        flip: bool = False,
+    ) -> "LinearizedObjective":
+        features, labels = self._features[chosen], self._labels[chosen]
+        if flip:
+            features, labels = features.flip(0), labels.flip(0)
         return LinearizedObjective(
-            self._network,
-            self._origin,
-            self._features.flip(0),
-            self._labels.flip(0),
-            self.l2,
-            chunk=max(1, self._chunk * 3 // 7),
+            network, self._origin, features, labels, self.l2, chunk=chunk, memory_limit=limit
         )

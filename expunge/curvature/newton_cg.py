@@ -9,10 +9,12 @@ import math
 from dataclasses import dataclass
 from functools import partial
 
+import torch
 from torch import Tensor
 
 from expunge import progress
 from expunge.curvature.linearized import LinearizedObjective
+from expunge.curvature.preconditioner import KeptCurvature
 from expunge.curvature.solvers import Status, conjugate_gradients
 
 _MAX_STEPS = 100
@@ -40,16 +42,25 @@ class ConvexSolution:
 
 
 def minimize(
-    objective: LinearizedObjective, start: Tensor, *, tolerance: float, max_products: int, what: str
+    objective: LinearizedObjective,
+    start: Tensor,
+    *,
+    tolerance: float,
+    max_products: int,
+    what: str,
+    kept: KeptCurvature | None = None,
+    mixed: bool = False,
 ) -> ConvexSolution:
     """Minimise until the gradient norm is within a tolerance.
 
     Args:
-        objective: Strongly convex.
+        objective: Strongly convex, float64.
         start: Shape (d,).
         tolerance: Gradient norm to reach, above 0.
         max_products: Curvature products to spend at most.
         what: Name of the work in progress reports.
+        kept: Kept curvature, to precondition with; changes the way, not what is certified.
+        mixed: Whether conjugate gradients run in float32; gradients, the line search and the final check never do.
 
     Returns:
         The solution; not "converged" where the budget was spent or something was not finite.
@@ -57,7 +68,9 @@ def minimize(
     Example:
         >>> # minimize(objective, torch.zeros(objective.size), tolerance=1e-8, max_products=1000, what="training")
     """
-    point, products = start.double().clone(), 0
+    point, products = start.to(dtype=torch.float64, device=objective.network.device, copy=True), 0
+    inner = objective.single() if mixed else objective
+    precondition = kept.to(inner.network.dtype, inner.network.device).apply if kept else None
     status: Status = "budget spent"
     first_norm = math.nan
     for _ in range(_MAX_STEPS):
@@ -73,17 +86,25 @@ def minimize(
             break
         if products >= max_products:
             break
-        forcing = min(0.1, math.sqrt(norm))
+        probabilities = torch.softmax(logits, dim=1).to(inner.network.dtype)
+        # scaled to norm one, so that float32 resolves gradients of any size
         step = conjugate_gradients(
-            partial(objective.curvature_product, logits),
-            -gradient,
-            tolerance=max(forcing * norm, 0.3 * tolerance),
+            partial(inner.curvature_product, probabilities),
+            (-gradient / norm).to(inner.network.dtype),
+            tolerance=max(min(0.1, math.sqrt(norm)), 0.3 * tolerance / norm),
             max_products=max_products - products + 1,
+            preconditioner=precondition,
+            measure=False,
         )
         products += step.products
         if step.status not in ("converged", "budget spent"):
+            if inner is not objective:  # float32 could not resolve it: float64 decides
+                inner = objective
+                precondition = kept.to(torch.float64, objective.network.device).apply if kept else None
+                continue
             return ConvexSolution(point, step.status, norm, math.inf, products)
-        point = point + _step_length(objective, logits, point, step.solution) * step.solution
+        direction = norm * step.solution.double()
+        point = point + _step_length(objective, logits, point, direction) * direction
     final = objective.gradient(point)
     rounding = float((objective.reversed().gradient(point) - final).norm()) * _ROUNDING_MARGIN
     return ConvexSolution(point, status, float(final.norm()), rounding, products)
@@ -91,7 +112,7 @@ def minimize(
 
 def _step_length(objective: LinearizedObjective, logits: Tensor, point: Tensor, direction: Tensor) -> float:
     """Halve the step until the slope along it has not grown: robust where the value no longer resolves."""
-    move = objective.jacobian_product(direction)
+    move = objective.jacobian.product(direction)
     initial = abs(objective.slope(logits, move, point, direction))
     length = 1.0
     for _ in range(_HALVINGS):

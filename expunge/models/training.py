@@ -13,6 +13,7 @@ from expunge import progress
 from expunge.curvature.flat import FlatModule
 from expunge.curvature.linearized import LinearizedObjective
 from expunge.curvature.newton_cg import minimize
+from expunge.curvature.preconditioner import KeptCurvature
 from expunge.errors import NotConvergedError
 from expunge.models.spec import ModelSpec
 from expunge.models.zoo import build
@@ -63,16 +64,18 @@ def train(
     labels: Tensor,
     *,
     start: Tensor | None = None,
+    kept: KeptCurvature | None = None,
     search: Path | None = None,
     what: str = "training",
 ) -> Trained:
-    """Train from the spec's own initial weights.
+    """Train from the spec's own initial weights, or from others.
 
     Args:
         spec: Model and procedure.
         features: Encoded records, shape (n, in_features).
         labels: Class indices, shape (n,).
-        start: Where the solver of a linearised model starts; does not change what is certified.
+        start: Where to start instead. For a linearised model it does not change what is certified.
+        kept: Kept curvature, to precondition the solver of a linearised model with.
         search: Folder of one's own model.
         what: Name of the work in progress reports.
 
@@ -92,6 +95,8 @@ def train(
             tolerance=spec.gradient_tolerance,
             max_products=spec.max_products,
             what=what,
+            kept=kept,
+            mixed=kept is None,  # few products do not pay for a second copy in float32
         )
         check_converged(spec, solution.status, solution.gradient_norm, solution.rounding)
         return Trained(

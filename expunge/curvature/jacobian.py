@@ -1,0 +1,153 @@
+"""The Jacobian of a network at a fixed point, over all records, as two products.
+
+At a fixed point the activations never change, so they are kept for as many chunks as fit into a memory limit: a
+product then costs its own matrix products only (``torch.func.linearize`` folds everything else into constants). The
+other chunks are streamed: recomputed at every product. Nothing of size records x parameters is ever formed.
+"""
+
+import warnings
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.func import jvp, linearize, vjp
+
+from expunge.curvature.flat import FlatModule
+
+CHUNK = 16384
+MEMORY_LIMIT = 2**30  # bytes of kept activations
+
+
+class _Part(NamedTuple):
+    output: Tensor
+    push: Callable[[Tensor], Tensor]
+    pull: Callable[[Tensor], Tensor]
+
+
+class Jacobian:
+    """``J = d f(X; w) / d w`` at ``w = w0``, shape (n, classes, d), never formed.
+
+    Args:
+        network: The network f.
+        origin: w0, shape (d,).
+        features: X, shape (n, ...), of the network's dtype and device.
+        chunk: Records at a time.
+        memory_limit: Bytes of activations that may be kept; 0 keeps none.
+
+    Example:
+        >>> net = FlatModule(torch.nn.Linear(2, 2))
+        >>> Jacobian(net, net.initial(), torch.ones(3, 2, dtype=torch.float64)).product(net.initial()).shape
+        torch.Size([3, 2])
+    """
+
+    def __init__(
+        self,
+        network: FlatModule,
+        origin: Tensor,
+        features: Tensor,
+        *,
+        chunk: int = CHUNK,
+        memory_limit: int = MEMORY_LIMIT,
+    ) -> None:
+        """Evaluate the network once, keeping what fits."""
+        self.size = network.size
+        self._dtype, self._device = network.dtype, network.device
+        self._chunk = chunk
+        self._parts: list[_Part] = []
+        for features_part in torch.split(features, chunk):
+            cost = activation_bytes(network, origin, features_part)
+            kept = cost <= memory_limit
+            memory_limit -= cost if kept else 0
+            self._parts.append(_part(network, origin, features_part, kept))
+        self.output = torch.cat([part.output for part in self._parts])
+        self.kept = memory_limit >= 0
+
+    def product(self, vector: Tensor) -> Tensor:
+        """``J v`` for every record.
+
+        Args:
+            vector: Shape (d,).
+
+        Returns:
+            Shape (n, classes).
+        """
+        with torch.no_grad():
+            return torch.cat([part.push(vector) for part in self._parts])
+
+    def transposed(self, cotangent: Tensor) -> Tensor:
+        """``J^T r``, summed over the records in order.
+
+        Args:
+            cotangent: r, shape (n, classes).
+
+        Returns:
+            Shape (d,).
+        """
+        total = torch.zeros(self.size, dtype=self._dtype, device=self._device)
+        for part, weight in zip(self._parts, torch.split(cotangent, self._chunk), strict=True):
+            total = total + part.pull(weight)
+        return total
+
+
+def activation_bytes(network: FlatModule, weights: Tensor, features: Tensor) -> int:
+    """What keeping one chunk's activations costs, measured on one record.
+
+    Args:
+        network: The network.
+        weights: Shape (d,).
+        features: The chunk.
+
+    Returns:
+        Bytes: twice the layers' outputs (value and derivative), by two products.
+    """
+    counted = 0
+
+    def count(_module: object, _inputs: object, output: object) -> None:
+        nonlocal counted
+        if isinstance(output, Tensor):
+            counted += output.numel() * output.element_size()
+
+    leaves = [layer for layer in network.module.modules() if not list(layer.children())]
+    hooks = [layer.register_forward_hook(count) for layer in leaves]
+    try:
+        with torch.no_grad():
+            network(weights, features[:1])
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return counted * len(features) * 4
+
+
+def _part(network: FlatModule, origin: Tensor, features: Tensor, kept: bool) -> _Part:
+    def call(weights: Tensor) -> Tensor:
+        return network(weights, features)
+
+    if kept:
+        output, push = linearized(call, origin)
+        pull = vjp(call, origin)[1]
+        return _Part(output, push, lambda r: pull(r)[0])
+    with torch.no_grad():
+        output = call(origin)
+    return _Part(
+        output,
+        lambda v: jvp(call, (origin,), (v,))[1],
+        lambda r: vjp(call, origin)[1](r)[0],
+    )
+
+
+def linearized(
+    function: Callable[[Tensor], Tensor], point: Tensor
+) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    """A function's value and derivative map at a point, everything but the map itself folded into constants.
+
+    Args:
+        function: Of one vector.
+        point: Where.
+
+    Returns:
+        The value, and ``v -> Df(point) v``.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Attempted to insert a get_attr Node", UserWarning)
+        return linearize(function, point)  # type: ignore[no-any-return]
