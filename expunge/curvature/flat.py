@@ -1,7 +1,7 @@
 """A module's trainable parameters as one flat vector."""
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +10,7 @@ from torch.func import functional_call
 from expunge.errors import CertificateRefusedError
 
 _RANDOM_LAYERS = (nn.modules.dropout._DropoutNd, nn.RReLU)
+_BATCH_LAYERS = nn.modules.batchnorm._BatchNorm
 
 
 class FlatModule:
@@ -19,13 +20,17 @@ class FlatModule:
     others stay as they are. Certificates are float64; float32 serves inner iterations and speed.
 
     Args:
-        module: Any module without buffers and without random layers; it is moved and cast in place.
+        module: Any module without random layers and, unless statistics are given, without buffers; it is moved and
+            cast in place.
+        statistics: Values of all the module's buffers, by name, that BatchNorm normalises by instead of by those of a
+            batch (see :mod:`expunge.models.buffers`). The outputs are then a function of one record each.
         dtype: float64 or float32.
         device: Where it computes.
 
     Raises:
-        CertificateRefusedError: If the module has buffers (BatchNorm statistics saw the data), random layers (the
-            objective would not be deterministic) or nothing to train.
+        CertificateRefusedError: If the module has buffers and no statistics are given (BatchNorm statistics saw the
+            data), statistics other than its buffers, BatchNorm that keeps none (every output would depend on all
+            records of its batch), random layers (the objective would not be deterministic) or nothing to train.
 
     Example:
         >>> FlatModule(nn.Linear(3, 2)).size
@@ -33,12 +38,23 @@ class FlatModule:
     """
 
     def __init__(
-        self, module: nn.Module, *, dtype: torch.dtype = torch.float64, device: torch.device | str = "cpu"
+        self,
+        module: nn.Module,
+        statistics: Mapping[str, Tensor] | None = None,
+        *,
+        dtype: torch.dtype = torch.float64,
+        device: torch.device | str = "cpu",
     ) -> None:
         """Check the module, move it and cast it."""
+        _check_buffers(module, statistics)
         _check_deterministic(module)
         self._module = module.to(device=device, dtype=dtype)
         self.dtype, self.device = dtype, torch.device(device)
+        self._statistics = {
+            name: value.detach().clone().to(device) for name, value in (statistics or {}).items()
+        }
+        if statistics is not None:
+            self._module.eval()  # BatchNorm reads its buffers instead of the batch, and writes nothing
         self._shapes = {
             name: parameter.shape for name, parameter in module.named_parameters() if parameter.requires_grad
         }
@@ -73,7 +89,10 @@ class FlatModule:
             torch.float32
         """
         return FlatModule(
-            copy.deepcopy(self._module), dtype=dtype or self.dtype, device=device or self.device
+            copy.deepcopy(self._module),
+            self._statistics or None,
+            dtype=dtype or self.dtype,
+            device=device or self.device,
         )
 
     def initial(self) -> Tensor:
@@ -106,25 +125,47 @@ class FlatModule:
         Returns:
             Logits, shape (records, classes).
         """
-        output = functional_call(self._module, self.unflatten(vector), (inputs,))
+        output = functional_call(self._module, {**self.unflatten(vector), **self._statistics}, (inputs,))
         assert isinstance(output, Tensor)
         return output
 
     def _slices(self, vector: Tensor) -> Iterator[tuple[str, Tensor]]:
         # one split, not a slice a parameter: its transpose is one concatenation, not a padded sum for each
-        for (name, shape), part in zip(self._shapes.items(), vector.split(self._sizes), strict=True):
+        for (name, shape), part in zip(self._shapes.items(), torch.split(vector, self._sizes), strict=True):
             yield name, part.view(shape)
 
 
-def _check_deterministic(module: nn.Module) -> None:
+def _check_buffers(module: nn.Module, statistics: Mapping[str, Tensor] | None) -> None:
     buffers = [name for name, _ in module.named_buffers()]
-    if buffers:
+    if statistics is None and buffers:
         raise CertificateRefusedError(
             "the module keeps buffers, which see the data but are not unlearned",
             expected="no buffers",
             got=", ".join(buffers[:4]),
             remedy="use layers without running statistics, such as GroupNorm or LayerNorm",
         )
+    if statistics is not None and set(statistics) != set(buffers):
+        raise CertificateRefusedError(
+            "the statistics are not those of the module",
+            expected=", ".join(buffers) or "none",
+            got=", ".join(statistics) or "none",
+            remedy="recompute them for this very module",
+        )
+    blind = [
+        name
+        for name, layer in module.named_modules()
+        if isinstance(layer, _BATCH_LAYERS) and layer.running_mean is None
+    ]
+    if blind:
+        raise CertificateRefusedError(
+            "the module normalises by the other records of a batch",
+            expected="outputs that depend on one record each",
+            got=", ".join(blind[:4]),
+            remedy="use GroupNorm or LayerNorm",
+        )
+
+
+def _check_deterministic(module: nn.Module) -> None:
     random = [name for name, layer in module.named_modules() if isinstance(layer, _RANDOM_LAYERS)]
     if random:
         raise CertificateRefusedError(

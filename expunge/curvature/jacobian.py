@@ -15,8 +15,9 @@ from torch.func import jvp, linearize, vjp
 
 from expunge.curvature.flat import FlatModule
 
-CHUNK = 16384
 MEMORY_LIMIT = 2**30  # bytes of kept activations
+_CHUNK_BYTES = 2**28  # bytes of activations in a chunk
+_MAX_CHUNK = 16384
 
 
 class _Part(NamedTuple):
@@ -32,7 +33,7 @@ class Jacobian:
         network: The network f.
         origin: w0, shape (d,).
         features: X, shape (n, ...), of the network's dtype and device.
-        chunk: Records at a time.
+        chunk: Records at a time; chosen from the network's activations by default.
         memory_limit: Bytes of activations that may be kept; 0 keeps none.
 
     Example:
@@ -47,21 +48,21 @@ class Jacobian:
         origin: Tensor,
         features: Tensor,
         *,
-        chunk: int = CHUNK,
+        chunk: int | None = None,
         memory_limit: int = MEMORY_LIMIT,
     ) -> None:
         """Evaluate the network once, keeping what fits."""
         self.size = network.size
         self._dtype, self._device = network.dtype, network.device
-        self._chunk = chunk
+        each = record_bytes(network, origin, features)
+        self.chunk = chunk or chunk_size(each)
         self._parts: list[_Part] = []
-        for features_part in torch.split(features, chunk):
-            cost = activation_bytes(network, origin, features_part)
+        for features_part in torch.split(features, self.chunk):
+            cost = 2 * each * len(features_part)  # for the product, and for the transposed one
             kept = cost <= memory_limit
             memory_limit -= cost if kept else 0
             self._parts.append(_part(network, origin, features_part, kept))
         self.output = torch.cat([part.output for part in self._parts])
-        self.kept = memory_limit >= 0
 
     def product(self, vector: Tensor) -> Tensor:
         """``J v`` for every record.
@@ -85,28 +86,28 @@ class Jacobian:
             Shape (d,).
         """
         total = torch.zeros(self.size, dtype=self._dtype, device=self._device)
-        for part, weight in zip(self._parts, torch.split(cotangent, self._chunk), strict=True):
+        for part, weight in zip(self._parts, torch.split(cotangent, self.chunk), strict=True):
             total = total + part.pull(weight)
         return total
 
 
-def activation_bytes(network: FlatModule, weights: Tensor, features: Tensor) -> int:
-    """What keeping one chunk's activations costs, measured on one record.
+def record_bytes(network: FlatModule, weights: Tensor, features: Tensor) -> int:
+    """What keeping one record's activations costs, measured on the first record.
 
     Args:
         network: The network.
         weights: Shape (d,).
-        features: The chunk.
+        features: Shape (n, ...).
 
     Returns:
-        Bytes: twice the layers' outputs (value and derivative), by two products.
+        Bytes: the layers' outputs and derivatives; at least 1.
     """
     counted = 0
 
     def count(_module: object, _inputs: object, output: object) -> None:
         nonlocal counted
         if isinstance(output, Tensor):
-            counted += output.numel() * output.element_size()
+            counted += 2 * output.numel() * output.element_size()
 
     leaves = [layer for layer in network.module.modules() if not list(layer.children())]
     hooks = [layer.register_forward_hook(count) for layer in leaves]
@@ -116,7 +117,23 @@ def activation_bytes(network: FlatModule, weights: Tensor, features: Tensor) -> 
     finally:
         for hook in hooks:
             hook.remove()
-    return counted * len(features) * 4
+    return max(1, counted)
+
+
+def chunk_size(each: int) -> int:
+    """How many records to look at at a time.
+
+    Args:
+        each: Bytes of activations a record.
+
+    Returns:
+        At least 1; memory is bounded by it and not by the dataset.
+
+    Example:
+        >>> chunk_size(2**20)
+        256
+    """
+    return max(1, min(_MAX_CHUNK, _CHUNK_BYTES // each))
 
 
 def _part(network: FlatModule, origin: Tensor, features: Tensor, kept: bool) -> _Part:
@@ -150,4 +167,4 @@ def linearized(
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Attempted to insert a get_attr Node", UserWarning)
-        return linearize(function, point)  # type: ignore[no-any-return]
+        return linearize(function, point)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from expunge.curvature.flat import FlatModule
-from expunge.curvature.jacobian import CHUNK, MEMORY_LIMIT, Jacobian
+from expunge.curvature.jacobian import MEMORY_LIMIT, Jacobian
 
 
 class LinearizedObjective:
@@ -21,7 +21,7 @@ class LinearizedObjective:
         features: Shape (n, ...).
         labels: Class indices, shape (n,).
         l2: mu, above 0.
-        chunk: Records per product: bounds memory.
+        chunk: Records per product, which bounds memory; chosen from the network's activations by default.
         memory_limit: Bytes of activations that may be kept between products.
 
     Example:
@@ -38,7 +38,7 @@ class LinearizedObjective:
         features: Tensor,
         labels: Tensor,
         l2: float,
-        chunk: int = CHUNK,
+        chunk: int | None = None,
         memory_limit: int = MEMORY_LIMIT,
     ) -> None:
         """Keep the data and evaluate the network once at the origin."""
@@ -46,7 +46,7 @@ class LinearizedObjective:
         self._origin = origin.to(dtype=network.dtype, device=network.device)
         self._features = features.to(dtype=network.dtype, device=network.device)
         self._labels = labels.to(network.device)
-        self._chunk, self._memory_limit = chunk, memory_limit
+        self._memory_limit = memory_limit
         self.l2 = l2
         self.size = network.size
         self.records = len(labels)
@@ -54,6 +54,7 @@ class LinearizedObjective:
         self.jacobian = Jacobian(
             network, self._origin, self._features, chunk=chunk, memory_limit=memory_limit
         )
+        self._chunk = self.jacobian.chunk
 
     def logits(self, vector: Tensor) -> Tensor:
         """``f(x; w0) + J v`` for every record.
@@ -161,7 +162,7 @@ class LinearizedObjective:
             A new objective.
         """
         network = self.network.to(dtype=torch.float32)
-        return self._over(network, slice(None), chunk=self._chunk, limit=self._memory_limit)
+        return self._over(network, slice(None), chunk=None, limit=self._memory_limit)
 
     def sample(self, records: int, seed: int) -> "LinearizedObjective":
         """The objective over a random part of the records, in float32: for preconditioners.
@@ -175,14 +176,14 @@ class LinearizedObjective:
         """
         chosen = torch.randperm(self.records, generator=torch.Generator().manual_seed(seed))[:records]
         network = self.network.to(dtype=torch.float32)
-        return self._over(network, chosen.sort().values, chunk=self._chunk, limit=self._memory_limit)
+        return self._over(network, chosen.sort().values, chunk=None, limit=self._memory_limit)
 
     def _over(
         self,
         network: FlatModule,
         chosen: Tensor | slice,
         *,
-        chunk: int,
+        chunk: int | None,
         limit: int,
         flip: bool = False,
     ) -> "LinearizedObjective":

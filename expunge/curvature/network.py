@@ -1,24 +1,30 @@
 """The objective of a deep network: mean cross entropy plus ``(mu/2)||w||^2``, not convex."""
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 from torch import Tensor
-from torch.func import grad, jvp
+from torch.func import grad, jvp, vmap
 from torch.nn.functional import cross_entropy
 
 from expunge.curvature.flat import FlatModule
+from expunge.curvature.jacobian import MEMORY_LIMIT, chunk_size, linearized, record_bytes
 
-CHUNK = 4096
+# A Hessian product keeps values, derivatives and second derivatives: about this many times a forward pass's outputs.
+_KEPT_FACTOR = 4
 
 
 class NetworkObjective:
-    """``L(w) = mean CE(f(x; w), y) + (mu/2)||w||^2`` over a set of records, in float64.
+    """``L(w) = mean CE(f(x; w), y) + (mu/2)||w||^2`` over a set of records.
 
     Args:
-        network: The network.
+        network: The network; its dtype and device are the objective's.
         features: Shape (n, ...).
         labels: Class indices, shape (n,).
         l2: mu, at least 0.
-        chunk: Records per product: bounds memory.
+        chunk: Records per product, which bounds memory; chosen from the network's activations by default.
+        memory_limit: Bytes that :meth:`hessian_at` may keep between products.
 
     Example:
         >>> net = FlatModule(torch.nn.Linear(2, 2))
@@ -28,19 +34,33 @@ class NetworkObjective:
     """
 
     def __init__(
-        self, network: FlatModule, features: Tensor, labels: Tensor, l2: float, chunk: int = CHUNK
+        self,
+        network: FlatModule,
+        features: Tensor,
+        labels: Tensor,
+        l2: float,
+        chunk: int | None = None,
+        memory_limit: int = MEMORY_LIMIT,
     ) -> None:
         """Keep the data."""
-        self._network = network
+        self.network = network
+        self._features = features.to(dtype=network.dtype, device=network.device)
+        self._labels = labels.to(network.device)
+        self._record_bytes = record_bytes(network, network.initial(), self._features)
+        chunk = chunk or chunk_size(self._record_bytes)
         self._parts = list(
-            zip(torch.split(features.double(), chunk), torch.split(labels, chunk), strict=True)
+            zip(torch.split(self._features, chunk), torch.split(self._labels, chunk), strict=True)
         )
+        self._memory_limit = memory_limit
         self.l2 = l2
         self.size = network.size
         self.records = len(labels)
 
     def _loss(self, weights: Tensor, features: Tensor, labels: Tensor) -> Tensor:
-        return cross_entropy(self._network(weights, features), labels, reduction="sum") / self.records
+        return cross_entropy(self.network(weights, features), labels, reduction="sum") / self.records
+
+    def _gradient_of(self, features: Tensor, labels: Tensor) -> Callable[[Tensor], Tensor]:
+        return grad(lambda w: self._loss(w, features, labels))
 
     def gradient(self, weights: Tensor) -> Tensor:
         """Gradient over all records.
@@ -53,11 +73,11 @@ class NetworkObjective:
         """
         total = self.l2 * weights
         for features, labels in self._parts:
-            total = total + grad(lambda w, x=features, y=labels: self._loss(w, x, y))(weights)
+            total = total + self._gradient_of(features, labels)(weights)
         return total
 
     def hessian_product(self, weights: Tensor, vector: Tensor) -> Tensor:
-        """``H v`` over all records, forward over reverse.
+        """``H v`` over all records, forward over reverse, nothing kept.
 
         Args:
             weights: Where the Hessian is taken, shape (d,).
@@ -67,10 +87,59 @@ class NetworkObjective:
             Shape (d,).
         """
         total = self.l2 * vector
-        for features, labels in self._parts:
-            gradient = grad(lambda w, x=features, y=labels: self._loss(w, x, y))
-            total = total + jvp(gradient, (weights,), (vector,))[1]
+        for part in self._parts:
+            total = total + _streamed(self._gradient_of(*part), weights, vector)
         return total
+
+    def hessian_at(self, weights: Tensor) -> Callable[[Tensor], Tensor]:
+        """The map ``v -> H v`` at fixed weights, for many products.
+
+        Everything that does not depend on v is computed once and kept, for as many chunks as fit the memory limit.
+
+        Args:
+            weights: Where the Hessian is taken, shape (d,).
+
+        Returns:
+            The map.
+        """
+        left = self._memory_limit
+        maps: list[Callable[[Tensor], Tensor]] = []
+        for part in self._parts:
+            cost = self._record_bytes * len(part[1]) * _KEPT_FACTOR
+            gradient = self._gradient_of(*part)
+            if cost <= left:
+                left -= cost
+                maps.append(linearized(gradient, weights)[1])
+            else:
+                maps.append(partial(_streamed, gradient, weights))
+
+        def product(vector: Tensor) -> Tensor:
+            total = self.l2 * vector
+            for part in maps:
+                total = total + part(vector)
+            return total
+
+        return product
+
+    def batch_hessian_product(self, weights: Tensor, indices: Tensor, vectors: Tensor) -> Tensor:
+        """Hessians of several mini-batches, each times a vector of its own: the chains of LiSSA as one batch.
+
+        Args:
+            weights: Where the Hessians are taken, shape (d,).
+            indices: Records of each mini-batch, shape (chains, batch).
+            vectors: Shape (chains, d).
+
+        Returns:
+            Shape (chains, d), the l2 term included.
+        """
+
+        def one(features: Tensor, labels: Tensor, vector: Tensor) -> Tensor:
+            def loss(w: Tensor) -> Tensor:
+                return cross_entropy(self.network(w, features), labels)
+
+            return _streamed(grad(loss), weights, vector) + self.l2 * vector
+
+        return vmap(one)(self._features[indices], self._labels[indices], vectors)
 
     def hessian(self, weights: Tensor) -> Tensor:
         """The dense Hessian, one product a column: for few parameters only.
@@ -81,6 +150,12 @@ class NetworkObjective:
         Returns:
             Symmetric matrix of shape (d, d).
         """
-        columns = [self.hessian_product(weights, unit) for unit in torch.eye(self.size, dtype=weights.dtype)]
-        dense = torch.stack(columns)
+        product = self.hessian_at(weights)
+        identity = torch.eye(self.size, dtype=weights.dtype, device=weights.device)
+        dense = torch.stack([product(unit) for unit in identity])
         return (dense + dense.T) / 2
+
+
+def _streamed(gradient: Callable[[Tensor], Tensor], weights: Tensor, vector: Tensor) -> Tensor:
+    product: Tensor = jvp(gradient, (weights,), (vector,))[1]
+    return product

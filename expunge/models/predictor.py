@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.func import jvp
 
-from expunge.curvature.linearized import CHUNK
+from expunge.curvature.jacobian import chunk_size, record_bytes
 from expunge.models.spec import ModelSpec
 from expunge.models.zoo import build
 
@@ -30,11 +30,12 @@ def predict_logits(
     """
     network = build(spec, search)
     weights, origin = weights.double(), origin.double()
+    parts = torch.split(features.double(), chunk_size(record_bytes(network, origin, features.double())))
     with torch.no_grad():
         if not spec.linearize:
-            return torch.cat([network(weights, part) for part in torch.split(features.double(), CHUNK)])
+            return torch.cat([network(weights, part) for part in parts])
         out = []
-        for part in torch.split(features.double(), CHUNK):
+        for part in parts:
             moved = jvp(lambda w, x=part: network(w, x), (origin,), (weights,))
             out.append(moved[0] + moved[1])
         return torch.cat(out)

@@ -6,7 +6,17 @@ from typing import Any
 from expunge.errors import PolicyError
 from expunge.settings import Params
 
-CATALOGUE = ("linearized-mlp", "mlp")
+# Whether the linearisation is trained; None: params.yaml says. A model that is affine in its parameters is its own
+# linearisation, hence convex.
+CATALOGUE: dict[str, bool | None] = {
+    "linearized-mlp": True,
+    "mlp": False,
+    "softmax": True,
+    "head": True,
+    "all-cnn": None,
+    "resnet-18": None,
+    "vit": None,
+}
 
 
 @dataclass(frozen=True)
@@ -14,7 +24,7 @@ class ModelSpec:
     """A model's architecture and training procedure; nothing in it depends on a record.
 
     Args:
-        name: linearized-mlp, mlp, or ``module:factory`` of one's own.
+        name: One of the catalogue, or ``module:factory`` of one's own.
         linearize: Whether the linearisation at the initial weights is trained (strongly convex).
         hyperparameters: Passed to the factory.
         in_features: Width of an encoded record.
@@ -68,7 +78,8 @@ class ModelSpec:
                 got=name,
                 remedy="correct model.name",
             )
-        linearize = {"linearized-mlp": True, "mlp": False}.get(name, params.model.linearize)
+        fixed = CATALOGUE.get(name)
+        linearize = params.model.linearize if fixed is None else fixed
         return cls(
             name=name,
             linearize=linearize,

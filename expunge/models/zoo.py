@@ -1,8 +1,9 @@
 """Networks by name, with data-independent initial weights."""
 
 import importlib
+import inspect
 import sys
-from itertools import pairwise
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -10,50 +11,22 @@ from torch import nn
 
 from expunge.curvature.flat import FlatModule
 from expunge.errors import PolicyError
+from expunge.models.networks.all_cnn import all_cnn
+from expunge.models.networks.head import frozen_features_head
+from expunge.models.networks.mlp import multilayer_perceptron, softmax_regression
+from expunge.models.networks.resnet import resnet_18
+from expunge.models.networks.vit import vision_transformer
 from expunge.models.spec import ModelSpec
 
-_ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU, "gelu": nn.GELU}
-
-
-def multilayer_perceptron(
-    in_features: int, out_features: int, *, hidden: list[int], activation: str = "tanh"
-) -> nn.Module:
-    """A fully connected network.
-
-    Args:
-        in_features: Width of the input.
-        out_features: Number of logits.
-        hidden: Widths of the hidden layers.
-        activation: tanh, relu or gelu. ReLU has no Hessian at its kinks.
-
-    Returns:
-        The network.
-
-    Raises:
-        PolicyError: If the activation is unknown or a width is not a positive whole number.
-
-    Example:
-        >>> len(multilayer_perceptron(4, 2, hidden=[8]))
-        3
-    """
-    if activation not in _ACTIVATIONS:
-        raise PolicyError(
-            "unknown activation",
-            expected=", ".join(_ACTIVATIONS),
-            got=activation,
-            remedy="correct params.yaml",
-        )
-    if not hidden or not all(isinstance(width, int) and width > 0 for width in hidden):
-        raise PolicyError(
-            "invalid hidden",
-            expected="a list of positive whole numbers",
-            got=repr(hidden),
-            remedy="correct params.yaml",
-        )
-    layers: list[nn.Module] = []
-    for wide, narrow in pairwise([in_features, *hidden]):
-        layers += [nn.Linear(wide, narrow), _ACTIVATIONS[activation]()]
-    return nn.Sequential(*layers, nn.Linear(hidden[-1], out_features))
+_FACTORIES: dict[str, Callable[..., nn.Module]] = {
+    "linearized-mlp": multilayer_perceptron,
+    "mlp": multilayer_perceptron,
+    "softmax": softmax_regression,
+    "head": frozen_features_head,
+    "all-cnn": all_cnn,
+    "resnet-18": resnet_18,
+    "vit": vision_transformer,
+}
 
 
 def build(spec: ModelSpec, search: Path | None = None) -> FlatModule:
@@ -68,20 +41,41 @@ def build(spec: ModelSpec, search: Path | None = None) -> FlatModule:
 
     Raises:
         PolicyError: If the factory cannot be imported or does not accept its arguments.
-        CertificateRefusedError: If the network has buffers or random layers.
+        CertificateRefusedError: If the network has buffers, or layers that are random or mix the records of a batch.
+    """
+    return FlatModule(build_module(spec, search))
+
+
+def build_module(spec: ModelSpec, search: Path | None = None) -> nn.Module:
+    """Build a network with its initial weights and no judgement of its layers.
+
+    Args:
+        spec: The model.
+        search: Folder where one's own ``module:factory`` is looked for first (the workspace).
+
+    Returns:
+        The network.
+
+    Raises:
+        PolicyError: If the factory cannot be imported or does not accept its arguments.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(spec.seed)
-        if ":" not in spec.name:
-            try:
-                module = multilayer_perceptron(spec.in_features, spec.classes, **spec.hyperparameters)
-            except TypeError as error:
-                raise PolicyError(
-                    "invalid model.hyperparameters", got=str(error), remedy="correct params.yaml"
-                ) from error
-        else:
-            module = _own(spec, search)
-    return FlatModule(module)
+        return _own(spec, search) if ":" in spec.name else _from_catalogue(spec)
+
+
+def _from_catalogue(spec: ModelSpec) -> nn.Module:
+    factory = _FACTORIES[spec.name]
+    try:
+        return factory(spec.in_features, spec.classes, **spec.hyperparameters)
+    except TypeError as error:
+        accepted = list(inspect.signature(factory).parameters)[2:]  # after the widths, which the data dictate
+        raise PolicyError(
+            f"invalid model.hyperparameters of {spec.name}",
+            expected=", ".join(accepted) or "none",
+            got=str(error),
+            remedy="correct params.yaml",
+        ) from error
 
 
 def _own(spec: ModelSpec, search: Path | None) -> nn.Module:
