@@ -152,13 +152,44 @@ class ReleasePolicy(_Strict):
     delta: float = Field(1e-6, gt=0, lt=1)
 
 
+class LissaPolicy(_Strict):
+    """The paper's stochastic solver."""
+
+    chains: int = Field(10, ge=1)
+    steps: int = Field(1000, ge=1)
+    batch: int = Field(128, ge=1)
+
+
 class NewtonPolicy(_Strict):
     """Constants of the paper's Newton step; ``None`` where nobody assumed one."""
 
     damping: float = Field(12.0, ge=0)
+    steps: int = Field(1, ge=1, le=100)
+    solver: Literal["exact", "conjugate-gradients", "lissa"] = "conjugate-gradients"
+    lissa: LissaPolicy = LissaPolicy()
     hessian_lipschitz: float | None = Field(None, ge=0)
     gradient_bound: float | None = Field(None, ge=0)
     relative_residual: float = Field(1e-6, gt=0, lt=1)
+
+
+class UnconditionalPolicy(_Strict):
+    """What output perturbation and noisy fine-tuning are calibrated to; sigma follows from it."""
+
+    epsilon: float = Field(0.5, gt=0, allow_inf_nan=False)
+    delta: float = Field(1e-6, gt=0, lt=1)
+    norm_bound: float = Field(1.0, gt=0, allow_inf_nan=False)
+    recovery_epochs: int | None = Field(None, ge=1)
+
+
+class NoisyFinetunePolicy(_Strict):
+    """The noisy steps of noisy fine-tuning."""
+
+    form: Literal["gradient-clipping", "model-clipping"] = "gradient-clipping"
+    steps: int = Field(100, ge=1)
+    batch_size: int = Field(256, ge=1)
+    learning_rate: float = Field(0.01, gt=0, allow_inf_nan=False)
+    decay: float = Field(3.0, ge=0, allow_inf_nan=False)
+    clip: float = Field(0.1, gt=0, allow_inf_nan=False)
 
 
 class LedgerPolicy(_Strict):
@@ -188,6 +219,8 @@ class Policy(_Strict):
     admit: Admit = Admit()
     release: ReleasePolicy = ReleasePolicy()
     newton: NewtonPolicy = NewtonPolicy()
+    unconditional: UnconditionalPolicy = UnconditionalPolicy()
+    noisy_finetune: NoisyFinetunePolicy = NoisyFinetunePolicy()
     ledger: LedgerPolicy = LedgerPolicy()
     gates: GatesPolicy = GatesPolicy()
     batch: BatchPolicy = BatchPolicy()
@@ -209,6 +242,8 @@ class TrainingParams(_Strict):
     gradient_tolerance: float = Field(5e-8, gt=0)
     rounding_allowance: float = Field(1e-9, ge=0)
     max_products: int = Field(20000, ge=1)
+    kept_rank: int = Field(300, ge=0)
+    kept_sample: int = Field(8000, ge=1)
     norm_bound: float = Field(20.0, gt=0)
     epochs: int = Field(40, ge=1)
     batch_size: int = Field(64, ge=1)

@@ -55,7 +55,7 @@ def unlearn(batch_id: str, mechanism_name: str) -> str:
     preprocessing = fit(train, state.contract)
     problem = _problem(state, batch, parent, preprocessing, encode(train, preprocessing))
     unlearned = mechanism.unlearn(problem)
-    draws = state.batches.append_draw(batch_id) if mechanism.noised else batch.draws
+    draws = state.batches.append_draw(batch_id) if mechanism.guarantee != "exact" else batch.draws
     released = release(mechanism, problem, unlearned, draws=draws)
     del unlearned
     model = SavedModel(

@@ -5,12 +5,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from expunge.errors import InputError
 from expunge.evidence.annex import annex_digest
 from expunge.evidence.canonical import digest
 from expunge.evidence.certificate import Certificate, scope_of
 from expunge.evidence.ledger import LedgerEntry, check_ledger
 from expunge.privacy.accountant import compose_m
 from expunge.privacy.bounds import convex_error_bound
+from expunge.privacy.finetuning import gradient_clipping_sensitivity, model_clipping_delta
 from expunge.privacy.gaussian import gaussian_delta
 
 _SLACK = 1e-9
@@ -157,7 +159,26 @@ def _bound_from_constants(certificate: Certificate) -> float | None:
         if certificate.mechanism == "newton":
             # N1 depends on the data: it was enforced at the release, and its figure is in the annex.
             return 2 * values["norm_bound"] if certificate.error_bound.binding == "ball" else 0.0
-    except KeyError:
+        if certificate.mechanism == "output-perturbation":
+            return 2 * values["norm_bound"]
+        if certificate.mechanism == "noisy-finetune" and "contraction" not in values:
+            return gradient_clipping_sensitivity(
+                norm_bound=values["norm_bound"],
+                clip=values["clip"],
+                learning_rate=values["learning_rate"],
+                decay=values["decay"],
+                steps=int(values["steps"]),
+            )
+        if certificate.mechanism == "noisy-finetune":
+            delta = model_clipping_delta(
+                certificate.epsilon,
+                norm_bound=values["norm_bound"],
+                sigma=certificate.sigma,
+                steps=int(values["steps"]),
+            )
+            within = delta <= certificate.gaussian_delta * (1 + _SLACK) and certificate.sequential.draws == 1
+            return 0.0 if within else math.inf
+    except (KeyError, InputError):
         return None
     return None
 

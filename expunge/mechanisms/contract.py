@@ -4,15 +4,19 @@ A mechanism first *assesses* a request from public constants alone, then *unlear
 returns is enough to write the certificate from; nothing else may enter one.
 """
 
+import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+import torch
 from torch import Tensor
 
+from expunge.curvature.preconditioner import KeptCurvature
 from expunge.models.spec import ModelSpec
-from expunge.privacy.accountant import LedgerLimits, SequentialAccount
+from expunge.privacy.accountant import LedgerLimits, SequentialAccount, composed_epsilon
 from expunge.privacy.gaussian import gaussian_m
+from expunge.privacy.noise import GaussianNoise
 from expunge.settings import GuaranteeClass, Policy
 
 Provenance = Literal["policy", "measured", "bounded", "assumed"]
@@ -27,6 +31,8 @@ class Context:
         policy: policy.yaml.
         parameters: d, number of noised coordinates.
         training_seconds: What training from scratch took, the forecast's yardstick.
+        training_products: Curvature products (linearised) or optimiser steps (deep) that it took.
+        records: Training records.
         account: Where the lineage stands.
         draws: Noise draws that this batch has already spent.
     """
@@ -35,6 +41,8 @@ class Context:
     policy: Policy
     parameters: int
     training_seconds: float
+    training_products: int = 0
+    records: int = 0
     account: SequentialAccount = field(default_factory=SequentialAccount)
     draws: int = 0
 
@@ -60,14 +68,16 @@ class Problem:
         features: Encoded retain set, float64, shape (n_r, in_features).
         labels: Shape (n_r,).
         start: The parent's released weights; None where the parameter space has changed (a category vanished).
+        kept: Curvature kept from the parent's release, to be used for this one request; None where there is none.
         search: Folder of one's own model.
-        seed: Of the random start of Lanczos; from the operating system.
+        seed: Of the random start of Lanczos and of LiSSA's mini-batches; from the operating system.
     """
 
     context: Context
     features: Tensor
     labels: Tensor
     start: Tensor | None
+    kept: KeptCurvature | None = None
     search: Path | None = None
     seed: int = 0
 
@@ -87,6 +97,46 @@ class Constant:
     value: float | None
     provenance: Provenance
     method: str
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """How a release is noised and what one draw of that noise guarantees; from public constants alone.
+
+    Args:
+        error_bound: Bound on the distance from the reference that sigma is calibrated to, in weight units.
+        sigma: Noise scale per coordinate of one noisy step, above 0.
+        epsilon: Of one draw.
+        delta: Of one draw, the generator's share excluded.
+        coordinates: Noised coordinates, over all noisy steps.
+        gaussian: Whether ``m = error_bound / sigma`` is a Gaussian-DP parameter, so that draws compose by root-sum.
+            Otherwise one draw is all there is: the figures hold at this epsilon and delta only.
+    """
+
+    error_bound: float
+    sigma: float
+    epsilon: float
+    delta: float
+    coordinates: int
+    gaussian: bool = True
+
+    @property
+    def m(self) -> float:
+        """Sensitivity over noise."""
+        return self.error_bound / self.sigma
+
+    def composed(self, draws: int) -> tuple[float, float]:
+        """M and epsilon of several draws that saw the same records.
+
+        Args:
+            draws: At least 1.
+
+        Returns:
+            ``(m, epsilon)`` at delta; infinite where draws do not compose.
+        """
+        if self.gaussian:
+            return composed_epsilon(self.m, draws, self.delta)
+        return (self.m, self.epsilon) if draws == 1 else (math.inf, math.inf)
 
 
 @dataclass(frozen=True)
@@ -123,6 +173,7 @@ class Assessment:
         delta: Likewise.
         error_bound: Delta in weight units that it would state.
         seconds: Predicted unlearning time.
+        utility: What becomes of the model's accuracy, as far as it can be told in advance, in words.
         refusal: Why policy or the mechanism says no; empty where admissible.
         remedy: What would change that.
     """
@@ -133,6 +184,7 @@ class Assessment:
     delta: float
     error_bound: float
     seconds: float
+    utility: str = ""
     refusal: str = ""
     remedy: str = ""
 
@@ -158,7 +210,7 @@ class Mechanism(Protocol):
         guarantee: Guarantee class.
         reference: The process that the certificate compares with, in words.
         formula: Of the error bound.
-        noised: Whether the release is noised (all but exact ones).
+        needs: What it must be given besides the retain set, in words.
         assumptions: What must hold besides the constants, in words.
     """
 
@@ -171,12 +223,50 @@ class Mechanism(Protocol):
     @property
     def formula(self) -> str: ...  # noqa: D102
     @property
-    def noised(self) -> bool: ...  # noqa: D102
+    def needs(self) -> tuple[str, ...]: ...  # noqa: D102
     @property
     def assumptions(self) -> tuple[str, ...]: ...  # noqa: D102
 
     def assess(self, context: Context) -> Assessment:
         """Judge a request from public constants alone."""
 
+    def calibrate(self, context: Context) -> Calibration | None:
+        """How a release is noised; None for exact mechanisms. Public constants alone."""
+
     def unlearn(self, problem: Problem) -> Unlearned:
         """Compute noiseless unlearned weights and their bound, or refuse."""
+
+    def perturb(
+        self, problem: Problem, unlearned: Unlearned, calibration: Calibration, noise: GaussianNoise
+    ) -> Tensor:
+        """Noise the weights, and whatever follows on retained data alone; called once a draw."""
+
+
+def policy_calibration(context: Context) -> Calibration:
+    """The Gaussian mechanism at policy's release: ``Delta_max = m(epsilon, delta) sigma``.
+
+    Args:
+        context: The request.
+
+    Returns:
+        The calibration.
+    """
+    release = context.policy.release
+    return Calibration(
+        context.allowed_error, release.sigma, release.epsilon, release.delta, context.parameters
+    )
+
+
+def add_noise(weights: Tensor, calibration: Calibration, noise: GaussianNoise) -> Tensor:
+    """One draw on every coordinate, in float64.
+
+    Args:
+        weights: Noiseless, shape (d,).
+        calibration: With sigma.
+        noise: The stream.
+
+    Returns:
+        Shape (d,).
+    """
+    drawn = torch.from_numpy(noise.draw(len(weights), calibration.sigma))
+    return weights + drawn.to(weights.device)

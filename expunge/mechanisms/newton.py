@@ -1,32 +1,38 @@
-"""The paper's single Newton step on a deep network (class ``conditional``).
+"""The paper's Newton step on a deep network (class ``conditional``), once or several times.
 
 Zhang, Dong, Wang and Li (ICML 2024, arXiv 2408.00920): ``w - (H + lambda I)^-1 g`` on the retain set, projected onto
 ``||w|| <= C``, bounded by N1 where its constants are assumed and by the ball 2C always (N2). With every trained
-network measured so far the ball binds; the certificate says so.
+network measured so far the ball binds; the certificate says so. Further steps linearise anew, and N1 takes the bound
+of the step before as its radius.
 """
 
 import math
+from dataclasses import asdict
 
-import torch
 from torch import Tensor
 
-from expunge import progress
-from expunge.curvature.lanczos import spectrum_bounds
 from expunge.curvature.network import NetworkObjective
-from expunge.curvature.solvers import Solution, conjugate_gradients, solve_exact
-from expunge.errors import CertificateRefusedError, NotConvergedError
-from expunge.mechanisms.contract import Assessment, Constant, Context, Problem, Unlearned
+from expunge.errors import CertificateRefusedError
+from expunge.mechanisms.contract import (
+    Assessment,
+    Calibration,
+    Constant,
+    Context,
+    Problem,
+    Unlearned,
+    add_noise,
+    policy_calibration,
+)
+from expunge.mechanisms.newton_step import LANCZOS_STEPS, StepReport, newton_step
 from expunge.models.training import project
 from expunge.models.zoo import build
-from expunge.privacy.bounds import newton_error_bound, projected_error_bound
+from expunge.privacy.bounds import iterated_newton_error_bound
 from expunge.privacy.gaussian import gaussian_epsilon
+from expunge.privacy.noise import GaussianNoise
 from expunge.settings import GuaranteeClass
 
-DENSE_LIMIT = 1200  # parameters up to which the Hessian is formed and factored
-LANCZOS_STEPS = 80
-LANCZOS_FAILURE = 1e-9
-CG_PRODUCTS = 500
-_PREDICTED_SHARE = 0.5  # of a training; a forecast, never part of a certificate
+_SOLVER_PRODUCTS = 20  # with a damping above the norm of the Hessian; forecasts, never part of a certificate
+_PRODUCT_PASSES = 0.1  # of an epoch of training in small batches: a full product is one large one
 
 
 class Newton:
@@ -39,7 +45,7 @@ class Newton:
         "min((M R^2/2 + damping R + G + residual)/(lambda_min + damping), 2 norm_bound) <= error bound, "
         "with R = 2 norm_bound"
     )
-    noised = True
+    needs = ("the parent's released weights of a deep network",)
     assumptions = (
         "the assumed constants hold: Lipschitz constant M of the Hessian and gradient bound G of the retrained model; "
         "where none is assumed, only the ball is used",
@@ -56,7 +62,7 @@ class Newton:
         """
         policy, spec = context.policy, context.spec
         release, allowed = policy.release, context.allowed_error
-        seconds = context.training_seconds * _PREDICTED_SHARE
+        seconds = _forecast(context)
         if spec.linearize:
             return Assessment(
                 self.name,
@@ -65,13 +71,21 @@ class Newton:
                 release.delta,
                 math.inf,
                 seconds,
-                "weights of a linearised model are not projected onto a ball",
-                "use the convex mechanism",
+                refusal="weights of a linearised model are not projected onto a ball",
+                remedy="use the convex mechanism",
             )
         ball = 2 * spec.norm_bound
         assumed = policy.newton.hessian_lipschitz is not None and policy.newton.gradient_bound is not None
         if ball <= allowed or assumed:
-            return Assessment(self.name, self.guarantee, release.epsilon, release.delta, allowed, seconds)
+            return Assessment(
+                self.name,
+                self.guarantee,
+                release.epsilon,
+                release.delta,
+                allowed,
+                seconds,
+                utility=f"under noise of {release.sigma:g} per parameter",
+            )
         epsilon = gaussian_epsilon(release.delta, ball / release.sigma)
         return Assessment(
             self.name,
@@ -80,9 +94,39 @@ class Newton:
             release.delta,
             ball,
             seconds,
-            f"vacuous: the ball binds (error bound {ball:g}), so sigma {release.sigma:g} means epsilon {epsilon:.2g}",
-            f"sigma {ball / allowed * release.sigma:.3g} would be needed; retraining is exact",
+            refusal=(
+                f"vacuous: the ball binds (error bound {ball:g}), so sigma {release.sigma:g} means "
+                f"epsilon {epsilon:.2g}"
+            ),
+            remedy=f"sigma {ball / allowed * release.sigma:.3g} would be needed; retraining is exact",
         )
+
+    def calibrate(self, context: Context) -> Calibration:
+        """The Gaussian mechanism at policy's release.
+
+        Args:
+            context: The request.
+
+        Returns:
+            The calibration.
+        """
+        return policy_calibration(context)
+
+    def perturb(
+        self, problem: Problem, unlearned: Unlearned, calibration: Calibration, noise: GaussianNoise
+    ) -> Tensor:
+        """Noise every weight once; projecting again is post-processing, so that the next request starts in the ball.
+
+        Args:
+            problem: The request.
+            unlearned: Projected weights.
+            calibration: With sigma.
+            noise: The stream.
+
+        Returns:
+            Shape (d,).
+        """
+        return project(add_noise(unlearned.weights, calibration, noise), problem.context.spec.norm_bound)
 
     def unlearn(self, problem: Problem) -> Unlearned:
         """Take the step and bound it.
@@ -105,23 +149,22 @@ class Newton:
             )
         network = build(spec, problem.search)
         objective = NetworkObjective(network, problem.features, problem.labels, spec.l2)
-        weights = problem.start.double()
-        gradient = objective.gradient(weights)
-        solution, lowest = _solve(
-            objective, weights, gradient, policy.damping, policy.relative_residual, problem.seed
-        )
-        known = policy.hessian_lipschitz is not None and policy.gradient_bound is not None
-        bound = math.inf
-        if known:
-            bound = newton_error_bound(
-                hessian_lipschitz=policy.hessian_lipschitz or 0.0,
-                radius=2 * spec.norm_bound,
-                damping=policy.damping,
-                gradient_bound=policy.gradient_bound or 0.0,
-                residual=solution.residual,
-                min_curvature=lowest + policy.damping,
+        weights = project(problem.start.double(), spec.norm_bound)
+        taken: list[StepReport] = []
+        for index in range(policy.steps):
+            step, report = newton_step(
+                objective, weights, policy, seed=problem.seed + index, what=f"unlearning (newton {index + 1})"
             )
-        error_bound, binding = projected_error_bound(bound, spec.norm_bound)
+            weights = project(weights - step, spec.norm_bound)
+            taken.append(report)
+        known = policy.hessian_lipschitz is not None and policy.gradient_bound is not None
+        error_bound, binding = iterated_newton_error_bound(
+            hessian_lipschitz=math.inf if policy.hessian_lipschitz is None else policy.hessian_lipschitz,
+            norm_bound=spec.norm_bound,
+            damping=policy.damping,
+            gradient_bound=math.inf if policy.gradient_bound is None else policy.gradient_bound,
+            steps=[(report.residual, report.lambda_min + policy.damping) for report in taken],
+        )
         if error_bound > context.allowed_error:
             raise CertificateRefusedError(
                 "the Newton step's error bound is above policy's release",
@@ -130,11 +173,11 @@ class Newton:
                 remedy="retraining is exact; or raise release.sigma",
             )
         return Unlearned(
-            weights=project(weights - solution.solution, spec.norm_bound),
+            weights=weights,
             origin=network.initial(),
             error_bound=error_bound,
             binding=binding,
-            failure_probability=LANCZOS_FAILURE if known and network.size > DENSE_LIMIT else 0.0,
+            failure_probability=sum(report.failure_probability for report in taken) if known else 0.0,
             constants=(
                 Constant(
                     "norm_bound", spec.norm_bound, "policy", "projection after every training step and here"
@@ -151,54 +194,12 @@ class Newton:
                 ),
                 Constant("l2", spec.l2, "policy", "part of the objective"),
             ),
-            sealed={
-                "gradient_norm": float(gradient.norm()),
-                "residual": solution.residual,
-                "products": solution.products,
-                "lambda_min_lower_bound": lowest,
-                "newton_bound": None if math.isinf(bound) else bound,
-            },
+            sealed={"steps": [asdict(report) for report in taken]},
         )
 
 
-def _solve(
-    objective: NetworkObjective, weights: Tensor, gradient: Tensor, damping: float, relative: float, seed: int
-) -> tuple[Solution, float]:
-    """Solve ``(H + damping I) x = g`` and bound the smallest eigenvalue of H from below."""
-    tolerance = relative * max(float(gradient.norm()), 1e-300)
-    if objective.size <= DENSE_LIMIT:
-        progress.report("unlearning (newton): dense Hessian", 0, 1)
-        dense = objective.hessian(weights)
-        lowest = float(torch.linalg.eigvalsh(dense)[0])
-        damped = dense + damping * torch.eye(objective.size, dtype=dense.dtype)
-        solution = solve_exact(damped, gradient)
-    else:
-        spectrum = spectrum_bounds(
-            lambda v: objective.hessian_product(weights, v),
-            objective.size,
-            steps=LANCZOS_STEPS,
-            failure_probability=LANCZOS_FAILURE,
-            generator=torch.Generator().manual_seed(seed),
-        )
-        lowest = spectrum.lower
-        progress.report("unlearning (newton): conjugate gradients", 0, 1)
-        solution = conjugate_gradients(
-            lambda v: objective.hessian_product(weights, v) + damping * v,
-            gradient,
-            tolerance=tolerance,
-            max_products=CG_PRODUCTS,
-        )
-    if not lowest + damping > 0 or solution.status == "negative curvature":
-        raise CertificateRefusedError(
-            "the damped Hessian is not safely positive definite",
-            expected=f"damping above {-lowest:.3g}",
-            got=f"{damping:g}",
-            remedy="raise newton.damping in policy.yaml",
-        )
-    if solution.status != "converged" or solution.residual > 10 * tolerance:
-        raise NotConvergedError(
-            f"the Newton system was not solved ({solution.status})",
-            expected=f"relative residual <= {relative:.1e}",
-            remedy="raise newton.damping in policy.yaml, or let the batch be retrained",
-        )
-    return solution, lowest
+def _forecast(context: Context) -> float:
+    """Seconds of the step: a full product costs about four gradient passes over the records, the spectrum included."""
+    epochs = max(1, context.spec.epochs)
+    products = context.policy.newton.steps * (LANCZOS_STEPS + _SOLVER_PRODUCTS)
+    return context.training_seconds / epochs * _PRODUCT_PASSES * products

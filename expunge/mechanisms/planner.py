@@ -7,10 +7,11 @@ from expunge.errors import BudgetExceededError, CertificateRefusedError
 from expunge.mechanisms.contract import Assessment, Context, Mechanism
 from expunge.mechanisms.convex import Convex
 from expunge.mechanisms.newton import Newton
+from expunge.mechanisms.noisy_finetune import NoisyFinetune
+from expunge.mechanisms.output_perturbation import OutputPerturbation
 from expunge.mechanisms.retrain import Retrain
-from expunge.privacy.accountant import composed_epsilon
 
-MECHANISMS: tuple[Mechanism, ...] = (Convex(), Newton(), Retrain())
+MECHANISMS: tuple[Mechanism, ...] = (Convex(), Newton(), NoisyFinetune(), OutputPerturbation(), Retrain())
 
 
 def mechanism_named(name: str) -> Mechanism:
@@ -78,21 +79,21 @@ def _judge(mechanism: Mechanism, assessment: Assessment, context: Context) -> As
             refusal=f"policy does not admit the class {mechanism.guarantee}",
             remedy="add it to admit.classes in policy.yaml, if its assumptions are acceptable",
         )
-    if not mechanism.noised:
+    calibration = mechanism.calibrate(context)
+    if calibration is None:
         return assessment
-    _, epsilon = composed_epsilon(
-        context.allowed_error / context.policy.release.sigma, context.draws + 1, context.policy.release.delta
-    )
+    _, epsilon = calibration.composed(context.draws + 1)
     limit = min(admit.epsilon, context.policy.ledger.composed_epsilon)
     if epsilon > limit or assessment.delta > admit.delta:
         return replace(
             assessment,
             epsilon=epsilon,
             refusal=f"vacuous: ({epsilon:.3g}, {assessment.delta:.1g}) is above policy's ({limit:g}, {admit.delta:g})",
-            remedy="lower release.epsilon or release.delta in policy.yaml",
+            remedy="lower epsilon or delta of its release in policy.yaml; every draw counts",
         )
     try:
-        context.account.after_release(assessment.error_bound).check(context.limits)
+        context.account.after_release(calibration.error_bound).check(context.limits)
     except BudgetExceededError as error:
-        return replace(assessment, refusal=str(error), remedy="retraining starts the ledger anew")
+        spends = f"a release spends {calibration.error_bound:.3g} of ledger.accumulated_error"
+        return replace(assessment, refusal=str(error), remedy=f"retraining starts the ledger anew; {spends}")
     return assessment

@@ -1,5 +1,6 @@
 """The release: noise on the noiseless weights, and the record from which the certificate is written."""
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -8,8 +9,6 @@ from torch import Tensor
 
 from expunge.errors import CertificateRefusedError
 from expunge.mechanisms.contract import Constant, Mechanism, Problem, Unlearned
-from expunge.models.training import project
-from expunge.privacy.accountant import composed_epsilon
 from expunge.privacy.noise import GENERATOR, GaussianNoise, truncation_delta
 
 
@@ -112,7 +111,8 @@ def release(mechanism: Mechanism, problem: Problem, unlearned: Unlearned, *, dra
         "assumptions": mechanism.assumptions,
     }
     sealed = {**unlearned.sealed, "realised_error_bound": unlearned.error_bound}
-    if not mechanism.noised:
+    calibration = mechanism.calibrate(context)
+    if calibration is None:
         record = ReleaseRecord(
             **common,
             error_bound=0.0,
@@ -127,43 +127,47 @@ def release(mechanism: Mechanism, problem: Problem, unlearned: Unlearned, *, dra
             constants=unlearned.constants,
         )
         return Release(unlearned.weights, unlearned.origin, record, sealed)
-    policy, allowed = context.policy.release, context.allowed_error
-    if unlearned.error_bound > allowed:
+    if unlearned.error_bound > calibration.error_bound:
         raise CertificateRefusedError(
-            "the error bound is above policy's release", expected=f"at most {allowed:.3g}", remedy="retrain"
+            "the error bound is above the release's",
+            expected=f"at most {calibration.error_bound:.3g}",
+            remedy="retrain",
         )
-    m = allowed / policy.sigma
-    composed_m, epsilon = composed_epsilon(m, draws, policy.delta)
-    noise = torch.from_numpy(GaussianNoise().draw(size, policy.sigma))
-    weights = unlearned.weights + noise
-    if not context.spec.linearize:  # post-processing: the next request starts inside the ball again
-        weights = project(weights, context.spec.norm_bound)
+    composed_m, epsilon = calibration.composed(draws)
+    if not math.isfinite(epsilon):
+        raise CertificateRefusedError(
+            f"{mechanism.name} allows one noise draw a batch",
+            expected="1 draw",
+            got=f"{draws} draws",
+            remedy="take another mechanism or form in policy.yaml, or retrain",
+        )
+    weights = mechanism.perturb(problem, unlearned, calibration, GaussianNoise())
+    if not bool(torch.isfinite(weights).all()):
+        raise CertificateRefusedError("released weights are not finite", remedy="retrain")
+    generator = truncation_delta(calibration.coordinates, epsilon)
     record = ReleaseRecord(
         **common,
-        error_bound=allowed,
-        sigma=policy.sigma,
-        m=m,
+        error_bound=calibration.error_bound,
+        sigma=calibration.sigma,
+        m=calibration.m,
         draws=draws,
         composed_m=composed_m,
         epsilon=epsilon,
-        gaussian_delta=policy.delta,
-        delta=policy.delta + draws * truncation_delta(size, epsilon) + unlearned.failure_probability,
+        gaussian_delta=calibration.delta,
+        delta=calibration.delta + draws * generator + unlearned.failure_probability,
         noise=GENERATOR,
         constants=(
             *unlearned.constants,
-            Constant("sigma", policy.sigma, "policy", "noise scale per parameter, fixed before the request"),
+            Constant(
+                "sigma", calibration.sigma, "policy", "noise scale per parameter, fixed before the request"
+            ),
             Constant(
                 "error_bound",
-                allowed,
+                calibration.error_bound,
                 "policy",
-                "m(epsilon, delta) sigma of policy's release; met or refused",
+                "what sigma is calibrated to; met or refused",
             ),
-            Constant(
-                "generator_delta",
-                truncation_delta(size, epsilon),
-                "bounded",
-                "truncation of the noise generator",
-            ),
+            Constant("generator_delta", generator, "bounded", "truncation of the noise generator"),
         ),
     )
     return Release(weights, unlearned.origin, record, sealed)

@@ -1,7 +1,10 @@
 """Retraining from scratch on the retain set (class ``exact``): epsilon = 0, delta = 0."""
 
-from expunge.mechanisms.contract import Assessment, Constant, Context, Problem, Unlearned
+from torch import Tensor
+
+from expunge.mechanisms.contract import Assessment, Calibration, Constant, Context, Problem, Unlearned
 from expunge.models.training import train
+from expunge.privacy.noise import GaussianNoise
 from expunge.settings import GuaranteeClass
 
 
@@ -12,7 +15,7 @@ class Retrain:
     guarantee: GuaranteeClass = "exact"
     reference = "training on the retain set alone from data-independent initial weights, as was done here"
     formula = "0: the released weights are the reference's own"
-    noised = False
+    needs: tuple[str, ...] = ()
     assumptions: tuple[str, ...] = ()
 
     def assess(self, context: Context) -> Assessment:
@@ -24,7 +27,38 @@ class Retrain:
         Returns:
             The assessment.
         """
-        return Assessment(self.name, self.guarantee, 0.0, 0.0, 0.0, context.training_seconds)
+        return Assessment(
+            self.name,
+            self.guarantee,
+            0.0,
+            0.0,
+            0.0,
+            context.training_seconds,
+            utility="that of a model which never saw the removed records",
+        )
+
+    def calibrate(self, context: Context) -> None:
+        """Nothing is noised.
+
+        Args:
+            context: The request.
+        """
+
+    def perturb(
+        self, problem: Problem, unlearned: Unlearned, calibration: Calibration, noise: GaussianNoise
+    ) -> Tensor:
+        """The weights as they are.
+
+        Args:
+            problem: The request.
+            unlearned: Retrained weights.
+            calibration: Unused.
+            noise: Unused.
+
+        Returns:
+            The weights.
+        """
+        return unlearned.weights
 
     def unlearn(self, problem: Problem) -> Unlearned:
         """Train anew; the parent's weights are not looked at.

@@ -38,6 +38,8 @@ class ModelSpec:
         epochs: For deep models.
         batch_size: For deep models.
         learning_rate: For deep models.
+        kept_rank: Columns of the kept curvature's sketch, for linearised models; 0 keeps none.
+        kept_sample: Records that the sketch looks at, at most.
     """
 
     name: str
@@ -54,6 +56,8 @@ class ModelSpec:
     batch_size: int
     learning_rate: float
     hyperparameters: dict[str, Any] = field(default_factory=dict)
+    kept_rank: int = 300
+    kept_sample: int = 8000
 
     @classmethod
     def from_params(cls, params: Params, *, in_features: int, classes: int) -> "ModelSpec":

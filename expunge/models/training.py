@@ -107,7 +107,8 @@ def train(
             solution.products,
             time.perf_counter() - began,
         )
-    weights, steps = _projected_adam(spec, network, features.double(), labels, what)
+    initial = network.initial() if start is None else start.double()
+    weights, steps = _projected_adam(spec, network, initial, features.double(), labels, what)
     return Trained(weights, network.initial(), math.nan, 0.0, steps, time.perf_counter() - began)
 
 
@@ -139,10 +140,10 @@ def check_converged(spec: ModelSpec, status: str, gradient_norm: float, rounding
 
 
 def _projected_adam(
-    spec: ModelSpec, network: FlatModule, features: Tensor, labels: Tensor, what: str
+    spec: ModelSpec, network: FlatModule, initial: Tensor, features: Tensor, labels: Tensor, what: str
 ) -> tuple[Tensor, int]:
     """Adam on mini-batches in a seeded order, projected onto the ball after every step (Zhang et al., section 3)."""
-    weights = project(network.initial(), spec.norm_bound).requires_grad_(True)
+    weights = project(initial, spec.norm_bound).clone().requires_grad_(True)
     optimizer = torch.optim.Adam([weights], lr=spec.learning_rate)
     order = torch.Generator().manual_seed(spec.seed)
     steps = 0

@@ -12,9 +12,12 @@ from expunge.errors import CertificateRefusedError, NotConvergedError
 from expunge.mechanisms.contract import Context, Problem
 from expunge.mechanisms.convex import Convex
 from expunge.mechanisms.newton import Newton
+from expunge.mechanisms.noisy_finetune import NoisyFinetune
+from expunge.mechanisms.output_perturbation import OutputPerturbation
 from expunge.mechanisms.planner import MECHANISMS, make_plan, mechanism_named
 from expunge.mechanisms.release import release
 from expunge.mechanisms.retrain import Retrain
+from expunge.models.predictor import accuracy, predict_logits
 from expunge.models.spec import ModelSpec
 from expunge.models.training import train
 from expunge.models.zoo import build
@@ -55,6 +58,7 @@ class MechanismContract:
     mechanism = None
     spec = None
     policy = None
+    composes = True
 
     def test_declares_itself(self):
         assert mechanism_named(self.mechanism.name).guarantee == self.mechanism.guarantee
@@ -70,12 +74,13 @@ class MechanismContract:
         done = self.mechanism.unlearn(problem)
         out = release(self.mechanism, problem, done, draws=1)
         assert out.record.guarantee == self.mechanism.guarantee
-        assert out.record.error_bound in (0.0, problem.context.allowed_error)
-        assert done.error_bound <= problem.context.allowed_error
+        calibration = self.mechanism.calibrate(problem.context)
+        assert out.record.error_bound == (calibration.error_bound if calibration else 0.0)
+        assert done.error_bound <= out.record.error_bound
         public = out.record.to_json()
         assert "realised_error_bound" in out.sealed
         assert not set(out.sealed) & set(public)
-        if self.mechanism.noised:
+        if self.mechanism.guarantee != "exact":
             assert gaussian_delta(out.record.epsilon, out.record.composed_m) <= out.record.gaussian_delta
             assert out.record.delta > out.record.gaussian_delta
             assert not torch.equal(out.weights, done.weights)
@@ -86,13 +91,17 @@ class MechanismContract:
         problem, _ = problem_of(self.spec, policy=self.policy)
         done = self.mechanism.unlearn(problem)
         one, other = (release(self.mechanism, problem, done, draws=1).weights for _ in range(2))
-        assert torch.equal(one, other) != self.mechanism.noised
+        assert torch.equal(one, other) != (self.mechanism.guarantee != "exact")
 
     def test_more_draws_cost_more(self):
         problem, _ = problem_of(self.spec, policy=self.policy)
         done = self.mechanism.unlearn(problem)
+        if not self.composes:
+            with pytest.raises(CertificateRefusedError, match="one noise draw"):
+                release(self.mechanism, problem, done, draws=2)
+            return
         one, two = (release(self.mechanism, problem, done, draws=n).record for n in (1, 2))
-        if self.mechanism.noised:
+        if self.mechanism.guarantee != "exact":
             assert two.epsilon > one.epsilon
             assert two.composed_m == pytest.approx(one.m * math.sqrt(2))
 
@@ -136,7 +145,7 @@ class TestNewton(MechanismContract):
         {
             "admit": {"classes": ["conditional"]},
             "release": {"sigma": 200.0, "epsilon": 0.5},
-            "newton": {"damping": 5.0},
+            "newton": {"damping": 5.0, "solver": "exact"},
             "ledger": {"accumulated_error": 1e4},
         }
     )
@@ -161,18 +170,45 @@ class TestNewton(MechanismContract):
             self.mechanism.unlearn(problem).weights, expected * min(1.0, 2.0 / norm), rtol=1e-9, atol=1e-10
         )
 
-    def test_iterative_solve_equals_the_dense_one(self, monkeypatch):
-        import expunge.mechanisms.newton as module
+    @pytest.mark.parametrize("dense_limit", [1, 10_000])
+    def test_conjugate_gradients_equal_the_dense_solver(self, monkeypatch, dense_limit):
+        import expunge.mechanisms.newton_step as module
 
         problem, _ = problem_of(self.spec, policy=self.policy)
         dense = self.mechanism.unlearn(problem).weights
-        monkeypatch.setattr(module, "DENSE_LIMIT", 1)
-        torch.testing.assert_close(self.mechanism.unlearn(problem).weights, dense, rtol=1e-5, atol=1e-6)
+        monkeypatch.setattr(module, "DENSE_LIMIT", dense_limit)
+        iterative = replace(problem, context=replace(problem.context, policy=self.with_newton(damping=5.0)))
+        torch.testing.assert_close(self.mechanism.unlearn(iterative).weights, dense, rtol=1e-5, atol=1e-6)
 
-    def test_too_little_damping_is_refused(self):
-        policy = Policy.model_validate({**self.policy.model_dump(), "newton": {"damping": 0.0}})
-        problem, _ = problem_of(spec_of("mlp", norm_bound=2.0, l2=1e-9), policy=policy)
-        with pytest.raises(CertificateRefusedError, match="definite"):
+    def with_newton(self, **newton):
+        return Policy.model_validate({**self.policy.model_dump(), "newton": newton})
+
+    def test_lissa_measures_its_residual(self):
+        policy = self.with_newton(
+            damping=5.0, solver="lissa", lissa={"steps": 300, "batch": 20, "chains": 20}
+        )
+        problem, _ = problem_of(self.spec, policy=policy)
+        exact, _ = problem_of(self.spec, policy=self.policy)
+        done = self.mechanism.unlearn(problem)
+        step = done.sealed["steps"][0]
+        assert 0 < step["residual"] < 0.3 * step["gradient_norm"]
+        torch.testing.assert_close(
+            done.weights, self.mechanism.unlearn(exact).weights, rtol=0, atol=step["residual"] / 4.0
+        )
+
+    def test_more_steps_come_closer_to_the_minimum(self):
+        norms = []
+        for steps in (1, 3):
+            problem, _ = problem_of(self.spec, policy=self.with_newton(damping=5.0, steps=steps))
+            done = self.mechanism.unlearn(problem)
+            assert len(done.sealed["steps"]) == steps
+            norms.append(done.sealed["steps"][-1]["gradient_norm"])
+        assert norms[1] < norms[0]
+
+    @pytest.mark.parametrize("damping", [0.0, 1e-3])
+    def test_damping_within_the_norm_of_the_hessian_is_refused(self, damping):
+        problem, _ = problem_of(self.spec, policy=self.with_newton(damping=damping))
+        with pytest.raises(CertificateRefusedError, match="norm of the Hessian"):
             self.mechanism.unlearn(problem)
 
     def test_default_policy_calls_it_vacuous_with_the_honest_figure(self):
@@ -186,6 +222,77 @@ class TestNewton(MechanismContract):
         problem, _ = problem_of(self.spec, policy=policy)
         with pytest.raises(CertificateRefusedError, match="bound"):
             self.mechanism.unlearn(problem)
+
+
+class TestOutputPerturbation(MechanismContract):
+    mechanism = OutputPerturbation()
+    spec = spec_of("mlp", norm_bound=2.0)
+    policy = Policy.model_validate({"ledger": {"accumulated_error": 1e4}})
+
+    def test_the_bound_is_the_ball_whatever_the_data(self):
+        problem, _ = problem_of(self.spec, policy=self.policy)
+        done = self.mechanism.unlearn(problem)
+        assert (done.error_bound, done.binding) == (2.0, "ball")
+        assert float(done.weights.norm()) <= 1.0 + 1e-12
+        calibration = self.mechanism.calibrate(problem.context)
+        assert gaussian_delta(0.5, 2.0 / calibration.sigma) == pytest.approx(1e-6, rel=1e-6)
+
+    def test_recovery_brings_accuracy_back(self):
+        spec = spec_of("mlp", norm_bound=20.0, epochs=200, learning_rate=0.02)
+        features, _ = softmax_problem(3, n=120, width=WIDTH)
+        labels = (features.sum(1) > 0).long()
+        start = train(spec, features, labels).weights
+        problem = Problem(context_of(spec, self.policy), features[4:], labels[4:], start)
+        done = self.mechanism.unlearn(problem)
+        out = release(self.mechanism, problem, done, draws=1)
+        logits = predict_logits(spec, out.weights, out.origin, problem.features)
+        assert accuracy(logits, problem.labels) > 0.9
+
+
+class TestOutputPerturbationOnLinearised(MechanismContract):
+    mechanism = OutputPerturbation()
+    spec = spec_of()
+    policy = TestOutputPerturbation.policy
+
+    def test_recovery_ends_at_the_minimum(self):
+        problem, _ = problem_of(self.spec, policy=self.policy)
+        out = release(self.mechanism, problem, self.mechanism.unlearn(problem), draws=1)
+        exact = train(self.spec, problem.features, problem.labels).weights
+        torch.testing.assert_close(out.weights, exact, rtol=0, atol=1.1e-4)
+
+
+class TestNoisyFinetuneGradient(MechanismContract):
+    mechanism = NoisyFinetune()
+    spec = spec_of("mlp", norm_bound=2.0)
+    policy = Policy.model_validate(
+        {"ledger": {"accumulated_error": 1e4}, "noisy_finetune": {"steps": 7, "batch_size": 10}}
+    )
+
+    def test_weights_stay_finite_and_every_step_is_noised(self):
+        problem, _ = problem_of(self.spec, policy=self.policy)
+        calibration = self.mechanism.calibrate(problem.context)
+        assert calibration.coordinates == 7 * problem.context.parameters
+
+    def test_gamma_kappa_of_one_or_more_is_refused(self):
+        policy = Policy.model_validate({"noisy_finetune": {"learning_rate": 0.5, "decay": 3.0}})
+        assert "below 1" in self.mechanism.assess(context_of(self.spec, policy)).refusal
+        assert "noisy-finetune" not in make_plan(context_of(self.spec, policy)).order
+
+
+class TestNoisyFinetuneModel(MechanismContract):
+    mechanism = NoisyFinetune()
+    spec = spec_of("mlp", norm_bound=2.0)
+    policy = Policy.model_validate(
+        {
+            "ledger": {"accumulated_error": 1e4},
+            "noisy_finetune": {"form": "model-clipping", "steps": 5, "batch_size": 10},
+        }
+    )
+    composes = False
+
+
+class TestNoisyFinetuneOnLinearised(TestNoisyFinetuneGradient):
+    spec = spec_of()
 
 
 class TestRetrain(MechanismContract):
