@@ -48,6 +48,8 @@ def plan(
                 "records": records,
                 "mechanisms": assessed,
                 "order": list(made.order),
+                "choice": made.choice,
+                "why": made.why,
                 "ledger_left": left,
             }
         )
@@ -59,17 +61,27 @@ def plan(
             a.guarantee,
             f"{a.epsilon:.3g}",
             f"{a.delta:.1g}",
+            f"{a.error_bound:.3g}",
             f"{a.seconds:.1f} s",
-            ("chosen" if a.mechanism == made.order[0] else "admitted")
+            a.utility,
+            ("chosen" if a.mechanism == made.choice else "admitted")
             if a.admissible
             else f"refused: {a.refusal}",
         )
         for a in made.assessments
     ]
-    table("Plan", ("mechanism", "guarantee", "epsilon", "delta", "predicted", "verdict"), rows)
+    table(
+        "Plan",
+        ("mechanism", "guarantee", "epsilon", "delta", "error bound", "predicted", "accuracy", "verdict"),
+        rows,
+    )
     out.print(f"Ledger left: accumulated error {left['accumulated_error']:.4g}, {left['releases']} releases")
+    out.print(made.why, markup=False)
+    for a in made.assessments:
+        if a.refusal:
+            out.print(f"  {a.mechanism}: {a.remedy}", markup=False)
     if not made.order:
-        out.print("No mechanism is admissible: tickets would fail. See policy.yaml.")
+        out.print("Tickets would fail. See policy.yaml.")
 
 
 def run(

@@ -107,6 +107,11 @@ class Workspace:
         return self.state / "evidence"
 
     @property
+    def curvature_dir(self) -> Path:
+        """Kept curvature of the model that serves: it saw records, and serves one request."""
+        return self.state / "curvature"
+
+    @property
     def remote_dir(self) -> Path:
         """The embedded default DVC remote."""
         return self.state / "dvc-remote"

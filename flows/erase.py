@@ -4,6 +4,7 @@ from prefect import flow
 
 from expunge.errors import CertificateRefusedError, NotConvergedError
 from tasks.certification import certify
+from tasks.curvature import keep_curvature
 from tasks.planning import plan
 from tasks.purge import close, purge
 from tasks.registration import register
@@ -25,6 +26,7 @@ def erase(batch_id: str) -> None:
     certify(batch_id)
     register(batch_id)
     purge(batch_id)
+    keep_curvature(batch_id)
     close(batch_id)
 
 

@@ -1,7 +1,8 @@
-"""The training flow: reproduce the pipeline, register the first version, open the ledger."""
+"""The training flow: reproduce the pipeline, register the first version, open the ledger, keep the curvature."""
 
 from prefect import flow
 
+from tasks.curvature import keep_curvature
 from tasks.training import register_opening, reproduce
 
 
@@ -13,4 +14,6 @@ def train() -> int:
         The version's number.
     """
     reproduce()
-    return int(register_opening())
+    version = int(register_opening())
+    keep_curvature()
+    return version

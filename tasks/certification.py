@@ -211,7 +211,16 @@ def _coverage(data: dict[str, Any]) -> list[dict[str, str]]:
         ),
         ("buffers (running statistics)", "not present", "models with buffers are refused"),
         ("optimiser state, checkpoints, early stopping", "not present", "none is kept"),
-        ("cached gradients, curvature, features, embeddings", "not present", "none is kept"),
+        ("cached gradients, features, embeddings", "not present", "none is kept"),
+        (
+            (
+                "curvature kept from the parent's release",
+                "purge pending",
+                f"served this release alone; {proof}",
+            )
+            if data.get("kept_curvature")
+            else ("curvature kept from the parent's release", "not present", "none was kept")
+        ),
         ("input example of the registered model", "not present", "made up from preprocessing constants"),
         ("noiseless unlearned weights", "not present", "held in memory only, never written"),
         (

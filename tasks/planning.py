@@ -44,6 +44,8 @@ def champion_context(state: State, draws: int = 0) -> tuple[Context, int]:
         policy=state.policy,
         parameters=len(model.weights),
         training_seconds=float(model.training["seconds"]),
+        training_products=int(model.training["products"]),
+        records=int(model.training["records"]),
         account=account_of(state.ledger.entries(state.lineage)),
         draws=draws,
     )

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from expunge.errors import ResidueError
+from expunge.models.kept import destroy_kept
 from expunge.residue.scan import ScanReport, Target, scan
 from expunge.state import State, open_state
 from expunge.tickets.batches import BatchStage
@@ -35,6 +36,7 @@ def purge(batch_id: str) -> int:
     destroyed = repo.purge(repo.superseded(batch.data["partitions"]))
     registry.purge_weights(batch.data["parent_version"])
     shutil.rmtree(state.workspace.releases_dir / batch_id, ignore_errors=True)
+    destroy_kept(state.workspace.curvature_dir)
     saved = batch.data["scan"]
     target = Target(
         subjects=frozenset(state.tickets.subject_ids(batch_id)),
@@ -115,7 +117,7 @@ def preview(state: State) -> list[dict[str, Any]]:
     Returns:
         ``{what, where, bytes, why}``; nothing is changed.
     """
-    return [*_data(state), *_weights(state)]
+    return [*_data(state), *_weights(state), *_curvature(state)]
 
 
 def _data(state: State) -> Iterator[dict[str, Any]]:
@@ -142,3 +144,15 @@ def _weights(state: State) -> Iterator[dict[str, Any]]:
                 "bytes": None,
                 "why": "superseded",
             }
+
+
+def _curvature(state: State) -> Iterator[dict[str, Any]]:
+    """Kept curvature serves the next request and goes with what that supersedes."""
+    folder = state.workspace.curvature_dir
+    for path in sorted(folder.glob("*")) if folder.is_dir() and state.batches.unfinished() else ():
+        yield {
+            "what": "kept curvature",
+            "where": path.relative_to(state.workspace.root).as_posix(),
+            "bytes": path.stat().st_size,
+            "why": "was computed from records that are being removed",
+        }

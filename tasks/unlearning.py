@@ -15,6 +15,7 @@ from expunge.evidence.ledger import account_of
 from expunge.mechanisms.contract import Context, Problem
 from expunge.mechanisms.planner import mechanism_named
 from expunge.mechanisms.release import Release, release
+from expunge.models.kept import load_kept
 from expunge.models.serving import SavedModel, load_model, model_digest, save_model
 from expunge.models.spec import ModelSpec
 from expunge.stages import MODEL_FOLDER
@@ -75,6 +76,7 @@ def unlearn(batch_id: str, mechanism_name: str) -> str:
         model_digest=digest,
         retain_records=len(train),
         from_data=list(preprocessing.from_data),
+        kept_curvature=problem.kept is not None,
         seconds=timer.seconds(batch.data, "unlearning"),
     )
     log(f"batch {batch_id}: unlearned by {mechanism_name}")
@@ -122,6 +124,8 @@ def _problem(
         policy=state.policy,
         parameters=len(parent.weights),
         training_seconds=float(parent.training["seconds"]),
+        training_products=int(parent.training["products"]),
+        records=len(features),
         account=account_of(state.ledger.entries(state.lineage)),
         draws=batch.draws,
     )
@@ -133,6 +137,9 @@ def _problem(
         start=parent.weights
         if same
         else None,  # a category vanished: another parameter space, start at the origin
+        kept=load_kept(state.workspace.curvature_dir, state.batches.get(batch.batch_id).data["parent_digest"])
+        if same
+        else None,
         search=state.workspace.root,
         seed=secrets.randbits(63),
     )

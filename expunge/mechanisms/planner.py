@@ -49,6 +49,21 @@ class Plan:
     assessments: tuple[Assessment, ...]
     order: tuple[str, ...]
 
+    @property
+    def choice(self) -> str | None:
+        """The mechanism that is tried first, if any is admissible."""
+        return self.order[0] if self.order else None
+
+    @property
+    def why(self) -> str:
+        """Why that one, in one sentence."""
+        chosen = next((a for a in self.assessments if a.admissible), None)
+        if chosen is None:
+            return "Policy admits none of the mechanisms."
+        cheaper = [a.mechanism for a in self.assessments if not a.admissible and a.seconds < chosen.seconds]
+        refused = f"; refused though cheaper: {', '.join(cheaper)}" if cheaper else ""
+        return f"{chosen.mechanism} is the cheapest that policy admits{refused}."
+
 
 def make_plan(context: Context, mechanisms: Sequence[Mechanism] = MECHANISMS) -> Plan:
     """Judge every mechanism by policy and order the admissible ones by predicted cost.
@@ -65,7 +80,8 @@ def make_plan(context: Context, mechanisms: Sequence[Mechanism] = MECHANISMS) ->
         >>> # ('convex', 'retrain')
     """
     judged = [_judge(mechanism, mechanism.assess(context), context) for mechanism in mechanisms]
-    judged.sort(key=lambda assessment: assessment.seconds)
+    # at equal cost the exact answer is the better one
+    judged.sort(key=lambda assessment: (assessment.seconds, assessment.guarantee != "exact"))
     return Plan(tuple(judged), tuple(a.mechanism for a in judged if a.admissible))
 
 

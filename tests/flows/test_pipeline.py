@@ -5,11 +5,17 @@ import sqlite3
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
+from expunge.curvature.linearized import LinearizedObjective
+from expunge.curvature.preconditioner import keep_curvature
 from expunge.datasets.partitions import read_dataset
+from expunge.datasets.preprocessing import encode
 from expunge.evidence.annex import open_annex
+from expunge.models.kept import load_kept
 from expunge.models.serving import load_model
+from expunge.models.zoo import build
 from tasks.adapters import access, git
 from tests.conftest import RARE_WARD_PERSON
 
@@ -271,7 +277,7 @@ def test_a_planted_residue_fails_the_batch_until_it_is_removed(erased, capsys):
 def test_no_admissible_mechanism_fails_the_batch_and_changes_nothing(erased, capsys):
     rows = len(read_dataset(erased.root / "data" / "dataset"))
     champion = access.registry(erased.state()).champion().version
-    policy(erased, admit={"classes": ["unconditional"]})
+    policy(erased, admit={"classes": ["conditional"]})
     ticket = erased.ticket("person-00035-x")
     assert erased("run") == 1
     assert "no mechanism" in capsys.readouterr().err
@@ -281,6 +287,69 @@ def test_no_admissible_mechanism_fails_the_batch_and_changes_nothing(erased, cap
     policy(erased, admit={"classes": ["exact", "convex"]})
     assert erased("run") == 0
     assert erased.state().tickets.get(ticket).state == "closed"
+
+
+@pytest.mark.parametrize(
+    ("person", "changes", "mechanism"),
+    [
+        ("person-00017-x", {}, "output-perturbation"),
+        (
+            "person-00020-x",
+            {"noisy_finetune": {"steps": 5}, "unconditional": {"epsilon": 0.4}},
+            "noisy-finetune",
+        ),
+        (
+            "person-00026-x",
+            {"noisy_finetune": {"steps": 5, "form": "model-clipping"}, "unconditional": {"epsilon": 0.4}},
+            "noisy-finetune",
+        ),
+    ],
+)
+def test_unconditional_mechanisms_release_certificates_that_verify(
+    erased, monkeypatch, person, changes, mechanism
+):
+    from expunge.mechanisms import planner
+
+    only = [m for m in planner.MECHANISMS if m.name in (mechanism, "retrain")]
+    monkeypatch.setattr(planner, "MECHANISMS", tuple(only))
+    monkeypatch.setattr(planner.make_plan, "__defaults__", (tuple(only),))
+    policy(erased, admit={"classes": ["unconditional"]}, ledger={"accumulated_error": 100.0}, **changes)
+    erased.ticket(person)
+    assert erased("run") == 0
+    certificate = erased.certificates()[-1]
+    assert (certificate["mechanism"], certificate["guarantee"]) == (mechanism, "unconditional")
+    assert certificate["epsilon"] == pytest.approx(changes.get("unconditional", {"epsilon": 0.5})["epsilon"])
+    assert erased("certificate", "verify", certificate["certificate_id"]) == 0
+    policy(erased, admit={"classes": ["exact", "convex"]})
+
+
+def test_kept_curvature_serves_one_release_and_is_built_anew_from_the_retain_set(erased):
+    """Trap: reused, it would make the next release more than post-processing of this one."""
+    folder = erased.root / ".expunge" / "curvature"
+    (before,) = folder.iterdir()
+    erased.ticket("person-00032-x")
+    assert erased("run") == 0
+    (after,) = folder.iterdir()
+    assert after.name != before.name
+    state = erased.state()
+    batch = erased.batches()[-1]
+    assert batch.data["kept_curvature"]
+    assert after.stem == batch.data["model_digest"].removeprefix("sha256:")
+    kept = load_kept(folder, batch.data["model_digest"])
+    frame = read_dataset(erased.root / "data" / "dataset")
+    train_rows = frame[frame["split"] == "train"]
+    assert kept.records == len(train_rows)
+    model = load_model(erased.root / "build" / "model", erased.root)
+    encoded = encode(train_rows, model.preprocessing)
+    network = build(model.spec, erased.root)
+    features, labels = torch.from_numpy(encoded.features), torch.from_numpy(encoded.labels)
+    objective = LinearizedObjective(network, network.initial(), features, labels, model.spec.l2)
+    again = keep_curvature(objective, model.weights, rank=model.spec.kept_rank, sample=model.spec.kept_sample)
+    v = torch.linspace(-1, 1, network.size, dtype=again.factor.dtype)
+    torch.testing.assert_close(kept.apply(v), again.apply(v))
+    rows = {row["artefact"]: row["status"] for row in erased.certificates()[-1]["coverage"]}
+    assert rows["curvature kept from the parent's release"] == "purge pending"
+    assert state.ledger.entries(state.lineage)[-1].kind == "purge"
 
 
 def test_run_json_prints_one_document(erased, capsys):

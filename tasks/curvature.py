@@ -1,0 +1,60 @@
+"""Kept curvature: built from the retain set after a release, for the next request alone."""
+
+import shutil
+import tempfile
+from pathlib import Path
+
+import torch
+
+from expunge.datasets.partitions import read_dataset
+from expunge.datasets.preprocessing import encode
+from expunge.errors import WorkspaceError
+from expunge.models.kept import kept_path, rebuild_kept
+from expunge.models.serving import load_model, model_digest
+from expunge.state import open_state
+from tasks.adapters import access
+from tasks.step import Timer, log, step
+
+
+@step
+def keep_curvature(batch_id: str = "") -> bool:
+    """Build the champion's curvature from the current dataset; what was kept before is destroyed.
+
+    Args:
+        batch_id: The batch that is charged with the time; none after a training.
+
+    Returns:
+        Whether anything is kept; only linearised models have it.
+
+    Raises:
+        WorkspaceError: If there is no champion.
+    """
+    state, timer = open_state(), Timer()
+    workspace, registry = state.workspace, access.registry(state)
+    champion = registry.champion()
+    if champion is None:
+        raise WorkspaceError("there is no model yet", remedy="run `expunge train`")
+    scratch = Path(tempfile.mkdtemp(dir=workspace.state))
+    try:
+        folder = registry.download(champion, scratch)
+        digest, model = model_digest(folder), load_model(folder, workspace.root)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    if kept_path(workspace.curvature_dir, digest).is_file():  # repeating does no harm
+        return True
+    frame = read_dataset(workspace.dataset_dir)
+    encoded = encode(frame[frame["split"] == "train"], model.preprocessing)
+    kept = rebuild_kept(
+        workspace.curvature_dir,
+        digest,
+        model.spec,
+        model.weights,
+        torch.from_numpy(encoded.features),
+        torch.from_numpy(encoded.labels),
+        workspace.root,
+    )
+    if batch_id:
+        batch = state.batches.get(batch_id)
+        state.batches.record(batch_id, seconds=timer.seconds(batch.data, "curvature"))
+    log("curvature kept for the next request" if kept else "no curvature is kept for this model")
+    return kept
