@@ -48,6 +48,14 @@ def certified_bound(spec: ModelSpec) -> float:
     )
 
 
+def _epsilon_of(context: Context) -> float:
+    """What a linearised model of this spec would state."""
+    release, bound = context.policy.release, certified_bound(context.spec)
+    if bound <= context.allowed_error:
+        return release.epsilon
+    return gaussian_epsilon(release.delta, bound / release.sigma)
+
+
 class Convex:
     """Warm-started re-solve of a linearised network on the retain set."""
 
@@ -86,14 +94,17 @@ class Convex:
                 math.inf,
                 seconds,
                 refusal="the trained objective is not convex",
-                remedy="train a linearised model (params.yaml: model.name)",
+                remedy=(
+                    "train its linearisation (params.yaml: model.name): it would certify epsilon "
+                    f"{_epsilon_of(context):.3g} at delta {release.delta:g}"
+                ),
             )
         bound, allowed = certified_bound(context.spec), context.allowed_error
         if bound > allowed:
             return Assessment(
                 self.name,
                 self.guarantee,
-                gaussian_epsilon(release.delta, bound / release.sigma),
+                _epsilon_of(context),
                 release.delta,
                 bound,
                 seconds,

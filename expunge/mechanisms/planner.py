@@ -107,9 +107,15 @@ def _judge(mechanism: Mechanism, assessment: Assessment, context: Context) -> As
             refusal=f"vacuous: ({epsilon:.3g}, {assessment.delta:.1g}) is above policy's ({limit:g}, {admit.delta:g})",
             remedy="lower epsilon or delta of its release in policy.yaml; every draw counts",
         )
+    spends, budget = calibration.error_bound, context.limits.accumulated_error
+    if spends > budget:
+        return replace(
+            assessment,
+            refusal=f"one release spends {spends:.3g} of a sequential error budget of {budget:g}",
+            remedy="raise ledger.accumulated_error in policy.yaml, or lower unconditional.norm_bound",
+        )
     try:
-        context.account.after_release(calibration.error_bound).check(context.limits)
+        context.account.after_release(spends).check(context.limits)
     except BudgetExceededError as error:
-        spends = f"a release spends {calibration.error_bound:.3g} of ledger.accumulated_error"
-        return replace(assessment, refusal=str(error), remedy=f"retraining starts the ledger anew; {spends}")
+        return replace(assessment, refusal=str(error), remedy="retraining starts the ledger anew")
     return assessment
