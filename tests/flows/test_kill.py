@@ -22,6 +22,7 @@ KILLS = [
     ("tasks.adapters.registry:Registry.promote", "after"),  # alias moved, stage not recorded
     ("tasks.adapters.registry:Registry.purge_weights", "before"),  # data purged, weights not
     ("tasks.purge:scan_workspace", "before"),
+    ("tasks.curvature:rebuild_kept", "before"),  # purged, no curvature kept yet
     ("expunge.tickets.batches:BatchStore.close", "before"),
 ]
 
@@ -64,3 +65,4 @@ def test_a_batch_that_dies_at_any_step_continues(tmp_path, prefect_api):
     weights = list((clinic.root / ".expunge" / "mlflow").rglob("weights.safetensors"))
     assert len(weights) == 1  # the champion's; the parent's and the abandoned run's are gone
     assert not list(clinic.root.glob(".expunge/releases/*"))
+    assert len(list(clinic.root.glob(".expunge/curvature/*.safetensors"))) == 1  # the champion's
