@@ -15,7 +15,7 @@ from expunge.privacy.bounds import convex_error_bound
 from expunge.privacy.gaussian import gaussian_epsilon
 from expunge.settings import GuaranteeClass
 
-# Products of a warm start from noised weights over those of a cold one, as benchmarks/unlearn_vs_retrain.py measures:
+# Products of a warm start from noised weights over those of a cold one, as benchmarks/convex.py measures:
 # 0.56 on digits, 0.57 on breast-cancer, 0.81 on diabetes130. A forecast, never part of a certificate.
 WARM_START_SHARE = 0.7
 
