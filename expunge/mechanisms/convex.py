@@ -27,7 +27,8 @@ from expunge.privacy.gaussian import gaussian_epsilon
 from expunge.privacy.noise import GaussianNoise
 from expunge.settings import GuaranteeClass
 
-# Share of a training's time, as benchmarks/convex.py measures. Forecasts, never part of a certificate.
+# Share of a training's time, as benchmarks/convex.py measures it for warm starts from noised weights, without and with
+# kept curvature. Forecasts, never part of a certificate.
 WARM_START_SHARE = 0.7
 KEPT_CURVATURE_SHARE = 0.15
 

@@ -1,0 +1,180 @@
+"""The benchmarks at toy size: they run, converge and keep their form. Nothing here asserts a time."""
+
+import json
+import math
+
+import pytest
+import torch
+
+from benchmarks import common, convex, hessian_product, scaling, solvers
+
+CPU = torch.device("cpu")
+TRAINING = {"l2": 1e-2}
+
+
+def finite_ratios(node):
+    """Every ratio and exponent of a document is a finite number; how many there are."""
+    if isinstance(node, list):
+        return sum(finite_ratios(item) for item in node)
+    if not isinstance(node, dict):
+        return 0
+    count = 0
+    for key, value in node.items():
+        if key.startswith(("ratio_", "exponent")) or key == "ratio":
+            assert math.isfinite(value), key
+            count += 1
+        count += finite_ratios(value)
+    return count
+
+
+def emitted(name, document, plot, tmp_path, capsys):
+    common.emit(name, document, plot(document), tmp_path)
+    assert json.loads(capsys.readouterr().out) == json.loads((tmp_path / f"{name}.json").read_text())
+    assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+    assert document["hardware"]["threads"] >= 1
+
+
+def test_solvers(tmp_path, capsys):
+    document = solvers.measure(
+        common.synthetic(300, 6, 3),
+        CPU,
+        forgotten=20,
+        hidden=(5,),
+        epochs=2,
+        steps=60,
+        published_steps=30,
+        chains=2,
+        scale=8.0,
+    )
+    assert document["conjugate_gradients"]["status"] == "converged"
+    assert document["conjugate_gradients"]["relative_residual"] <= document["system"]["tolerance"]
+    assert document["system"]["retained_records"] == 280
+    # both forms of the recursion solve the same system, up to the noise of their mini-batches
+    for form in ("lissa_published", "lissa_vectorised"):
+        assert document[form]["relative_residual"] < 0.5, form
+    assert all(math.isfinite(ratio) for ratio in document["ratios"].values())
+    assert document["lissa_published"]["seconds"] == pytest.approx(
+        2 * document["lissa_published"]["seconds_run"]
+    )
+    assert "linearly" in document["lissa_published"]["scaled"]
+    emitted("solvers", document, solvers.plot, tmp_path, capsys)
+
+
+def test_published_lissa_solves_the_damped_system():
+    data = common.synthetic(1, 4, 3)
+    spec = common.model_spec("mlp", 4, 3, hidden=[3])
+    network = solvers.build(spec)
+    objective = solvers.NetworkObjective(network, data.features, data.labels, spec.l2)
+    weights = network.initial()
+    right = objective.gradient(weights)
+    # every batch is one record many times over: no noise is left
+    one = data.features, data.labels
+    x = solvers.published_lissa(
+        spec, weights, *one, right, damping=3.0, steps=400, chains=1, batch=4, scale=20.0
+    )
+    residual = objective.hessian_product(weights, x) + 3.0 * x - right
+    assert float(residual.norm()) < 1e-10 * float(right.norm())
+
+
+def test_needed_products_by_hand():
+    kept = hessian_product.needed_products([4, 3, 2], 10, kept=True)
+    # first layer: a W'^T and e'^T a; second: two of each of three kinds
+    assert sum(product.flops for product in kept) == 2 * 10 * (4 * 3 * 2 + 3 * 2 * 6)
+    again = hessian_product.needed_products([4, 3, 2], 10, kept=False)
+    assert sum(product.flops for product in again) == 2 * 10 * (4 * 3 * 3 + 3 * 2 * 8)
+
+
+def test_needed_products_are_the_matrix_products_that_are_run():
+    """Counted by the profiler: no matrix product is executed that the count does not list."""
+    data = common.synthetic(50, 6, 10)
+    network = hessian_product._network(6, 10, torch.float64, CPU)
+    objective = hessian_product.NetworkObjective(network, data.features, data.labels, 0.1)
+    product = objective.hessian_at(network.initial())
+    vector = network.initial()
+    product(vector)  # the first one folds what does not depend on the vector
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], with_flops=True) as profile:
+        product(vector)
+    run = sum(event.flops for event in profile.key_averages() if event.key in ("aten::mm", "aten::addmm"))
+    needed = hessian_product.needed_products([6, 32, 32, 10], 50, kept=True)
+    assert run == sum(product.flops for product in needed)
+
+
+def test_hessian_product(tmp_path, capsys):
+    document = hessian_product.measure(200, CPU, width=12, memory=False)
+    assert finite_ratios(document) == 4
+    assert document["float64"]["relative_difference"] < 1e-10
+    assert document["float32"]["relative_difference"] < 1e-4
+    assert document["float32"]["hessian_at"]["where_it_goes"]["top_operators_seconds"]
+    emitted("hessian_product", document, hessian_product.plot, tmp_path, capsys)
+
+
+@pytest.mark.parametrize("work", ["training-step", "streamed", "kept"])
+def test_peak_of_memory_in_a_fresh_process(work):
+    peak = common.fresh_process(
+        "benchmarks.hessian_product", ["--worker", work, "--records", "4000", "--width", "8"]
+    )
+    assert peak["bytes"] >= 0
+    assert peak.get("solver", "converged") == "converged"
+
+
+def test_peak_of_memory_sees_an_allocation():
+    assert common.extra_bytes(lambda: torch.ones(40_000_000), CPU) > 1.5e8
+
+
+def test_scaling(tmp_path, capsys):
+    document = scaling.measure(scaling.Size(10, 300, 3), CPU, features=4, points=2, rank=5, sample=50)
+    points = [
+        point
+        for work in ("newton_solve", "convex_unlearning")
+        for axis in scaling.AXES
+        for point in document[work][axis]["points"]
+    ]
+    assert len(points) == 12
+    assert all(point["status"] == "converged" for point in points)
+    assert finite_ratios(document) == 12
+    emitted("scaling", document, scaling.plot, tmp_path, capsys)
+
+
+def test_exponent_of_a_power():
+    points = [{"n": n, "seconds": 3 * n**1.5} for n in (10, 100, 1000)]
+    assert scaling.exponent(points, "n", "seconds") == pytest.approx(1.5)
+
+
+def test_sizes_span_two_decades():
+    chosen = scaling.sizes(scaling.Size(40, 10_000, 100), 5)
+    assert [size.hidden for size in chosen["parameters"]][::4] == [4, 400]
+    assert [size.records for size in chosen["records"]][::4] == [1000, 100_000]
+    assert [size.forgotten for size in chosen["forgotten"]][::4] == [10, 1000]
+
+
+def test_convex(tmp_path, capsys):
+    measured = convex.measure(
+        common.synthetic(400, 5, 3, test=100),
+        hidden=[4],
+        rank=10,
+        sample=100,
+        max_epochs=2,
+        training=TRAINING,
+    )
+    document = {"datasets": {"synthetic": measured}, "hardware": common.hardware(CPU)}
+    removals = [removal for model in measured["models"] for removal in model["removals"]]
+    assert [removal["records_removed"] for removal in removals] == [1, 100] * 2
+    assert all(removal["within_bound"] for removal in removals)
+    assert all(removal["unlearn"]["test_accuracy"] > 0.5 for removal in removals)
+    assert all(removal["deep_network"]["cheaper"] in ("unlearn", "retrain deep") for removal in removals)
+    assert finite_ratios(document) >= 4 * 5
+    emitted("convex", document, convex.plot, tmp_path, capsys)
+
+
+def test_convex_removes_the_person_with_most_rows():
+    chosen = convex.removals(common.np.array(["b", "a", "b", "c"]))
+    assert [mask.tolist() for mask in chosen.values()] == [[False, True, False, True]]
+
+
+@pytest.mark.parametrize(("module", "argv"), [(solvers, []), (convex, [])])
+def test_absent_data_is_skipped_with_a_line(module, argv, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["benchmark", *argv])
+    module.main()
+    printed = capsys.readouterr()
+    assert "skipped: " in printed.err
+    assert printed.out == ""
