@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from expunge.curvature.preconditioner import KeptCurvature
+from expunge.errors import CertificateRefusedError
 from expunge.models.spec import ModelSpec
 from expunge.privacy.accountant import LedgerLimits, SequentialAccount, composed_epsilon
-from expunge.privacy.gaussian import gaussian_m
+from expunge.privacy.gaussian import admitted_sensitivity
 from expunge.privacy.noise import GaussianNoise
 from expunge.settings import GuaranteeClass, Policy
 
@@ -50,7 +51,7 @@ class Context:
     def allowed_error(self) -> float:
         """Largest error bound that policy's release admits: ``Delta_max = m(epsilon, delta) sigma``."""
         release = self.policy.release
-        return gaussian_m(release.epsilon, release.delta) * release.sigma
+        return admitted_sensitivity(release.sigma, release.epsilon, release.delta)
 
     @property
     def limits(self) -> LedgerLimits:
@@ -132,11 +133,16 @@ class Calibration:
             draws: At least 1.
 
         Returns:
-            ``(m, epsilon)`` at delta; infinite where draws do not compose.
+            ``(m, epsilon)`` at delta; infinite where draws do not compose. One draw is what sigma was calibrated to,
+            so that its epsilon is stated as it was asked for, not as rounding returns it.
+
+        Raises:
+            InputError: If there is no draw.
         """
-        if self.gaussian:
-            return composed_epsilon(self.m, draws, self.delta)
-        return (self.m, self.epsilon) if draws == 1 else (math.inf, math.inf)
+        if draws == 1:
+            return self.m, self.epsilon
+        m, epsilon = composed_epsilon(self.m, draws, self.delta)
+        return (m, epsilon) if self.gaussian else (math.inf, math.inf)
 
 
 @dataclass(frozen=True)
@@ -270,3 +276,57 @@ def add_noise(weights: Tensor, calibration: Calibration, noise: GaussianNoise) -
     """
     drawn = torch.from_numpy(noise.draw(len(weights), calibration.sigma))
     return weights + drawn.to(weights.device)
+
+
+def check_problem(problem: Problem, *, uses_start: bool = True) -> None:
+    """Refuse a request that no mechanism can work on, naming all that is wrong with it; records are never quoted.
+
+    Args:
+        problem: The request.
+        uses_start: Whether the mechanism looks at the parent's weights and kept curvature, where there are any.
+
+    Raises:
+        CertificateRefusedError: If the retain set is empty or does not fit the model, or something is not finite.
+    """
+    faults = _record_faults(problem)
+    if uses_start:
+        faults += _parent_faults(problem)
+    if faults:
+        raise CertificateRefusedError(
+            "the request cannot be worked on",
+            expected="a retain set that fits the model, and finite weights of its size",
+            got="; ".join(faults),
+            remedy="check the data, or let the batch be retrained; where nobody is left, withdraw the model",
+        )
+
+
+def _record_faults(problem: Problem) -> list[str]:
+    features, labels, spec = problem.features, problem.labels, problem.context.spec
+    faults = []
+    if features.ndim != 2 or features.shape[-1] != spec.in_features:
+        faults.append(f"features of shape {tuple(features.shape)} where (n, {spec.in_features}) is expected")
+    if labels.shape != features.shape[:1]:
+        faults.append(f"labels of shape {tuple(labels.shape)} for features of shape {tuple(features.shape)}")
+    if 0 in (features.numel(), labels.numel()):
+        faults.append("an empty retain set")
+    if not features.is_floating_point():
+        faults.append(f"features of type {features.dtype} where float64 is expected")
+    elif not bool(torch.isfinite(features).all()):
+        faults.append("features that are not finite")
+    if labels.dtype != torch.int64:
+        faults.append(f"labels of type {labels.dtype} where int64 class indices are expected")
+    elif bool(((labels < 0) | (labels >= spec.classes)).any()):
+        faults.append(f"labels outside 0 to {spec.classes - 1}")
+    return faults
+
+
+def _parent_faults(problem: Problem) -> list[str]:
+    start, kept, size = problem.start, problem.kept, problem.context.parameters
+    faults = []
+    if start is not None and start.shape != (size,):
+        faults.append(f"parent's weights of shape {tuple(start.shape)} where ({size},) is expected")
+    if start is not None and not (start.is_floating_point() and bool(torch.isfinite(start).all())):
+        faults.append("parent's weights that are not finite floating-point numbers")
+    if kept is not None and kept.size != size:
+        faults.append(f"kept curvature of size {kept.size} where {size} is expected")
+    return faults

@@ -18,6 +18,7 @@ from expunge.mechanisms.contract import (
     Problem,
     Unlearned,
     add_noise,
+    check_problem,
     policy_calibration,
 )
 from expunge.models.spec import ModelSpec
@@ -160,13 +161,14 @@ class Convex:
 
         Raises:
             NotConvergedError: If the tolerance was not reached.
-            CertificateRefusedError: If the model is not linearised.
+            CertificateRefusedError: If the model is not linearised, or the request is faulty.
         """
         spec = problem.context.spec
         if not spec.linearize:
             raise CertificateRefusedError(
                 "the trained objective is not convex", remedy="train a linearised model"
             )
+        check_problem(problem)
         solved = train(
             spec,
             problem.features,
@@ -179,7 +181,9 @@ class Convex:
         return Unlearned(
             weights=solved.weights,
             origin=solved.origin,
-            error_bound=2 * (solved.gradient_norm + spec.rounding_allowance) / spec.l2,
+            # the reference may stop anywhere within the tolerance
+            error_bound=(solved.gradient_norm + spec.gradient_tolerance + 2 * spec.rounding_allowance)
+            / spec.l2,
             binding="theorem",
             constants=(
                 Constant(

@@ -21,6 +21,7 @@ from expunge.mechanisms.contract import (
     Problem,
     Unlearned,
     add_noise,
+    check_problem,
     policy_calibration,
 )
 from expunge.mechanisms.newton_step import LANCZOS_STEPS, StepReport, newton_step
@@ -147,6 +148,7 @@ class Newton:
                 "the Newton step needs the parent's weights of a deep network",
                 remedy="use the convex mechanism or retraining",
             )
+        check_problem(problem)
         network = build(spec, problem.search)
         objective = NetworkObjective(network, problem.features, problem.labels, spec.l2)
         weights = project(problem.start.double(), spec.norm_bound)

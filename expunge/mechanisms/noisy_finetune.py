@@ -28,16 +28,15 @@ from expunge.mechanisms.contract import (
     Unlearned,
     add_noise,
 )
-from expunge.mechanisms.output_perturbation import finite_start
+from expunge.mechanisms.output_perturbation import CLIP_SLACK, finite_start
 from expunge.mechanisms.recovery import RECOVERY_UTILITY, recover, recovery_seconds
 from expunge.models.training import project
 from expunge.models.zoo import build
 from expunge.privacy.finetuning import gradient_clipping_sensitivity, model_clipping_sigma
-from expunge.privacy.gaussian import gaussian_m
+from expunge.privacy.gaussian import admitted_sensitivity, calibrate_sigma
 from expunge.privacy.noise import GaussianNoise
 from expunge.settings import GuaranteeClass, Policy
 
-_CLIP_SLACK = 1 - 1e-9  # so that rounding of the norm never lets a clipped vector out of its ball
 NO_GAUSSIAN_DP = (
     "sigma's m is the figure of a Gaussian mechanism with the same epsilon and delta; this account is a contraction "
     "and makes no statement at other epsilons"
@@ -103,7 +102,6 @@ class NoisyFinetune:
             The calibration.
         """
         policy, steps = context.policy.unconditional, context.policy.noisy_finetune
-        m = gaussian_m(policy.epsilon, policy.delta)
         gaussian = steps.form == "gradient-clipping"
         if gaussian:
             sensitivity = gradient_clipping_sensitivity(
@@ -113,12 +111,12 @@ class NoisyFinetune:
                 decay=steps.decay,
                 steps=steps.steps,
             )
-            sigma = sensitivity / m
+            sigma = calibrate_sigma(sensitivity, policy.epsilon, policy.delta)
         else:
             sigma = model_clipping_sigma(
                 policy.epsilon, policy.delta, norm_bound=policy.norm_bound, steps=steps.steps
             )
-            sensitivity = m * sigma
+            sensitivity = admitted_sensitivity(sigma, policy.epsilon, policy.delta)
         return Calibration(
             sensitivity,
             sigma,
@@ -156,7 +154,7 @@ class NoisyFinetune:
         else:
             constants.append(Constant("contraction", 1.0, "policy", NO_GAUSSIAN_DP))
         return Unlearned(
-            weights=project(start, policy.norm_bound * _CLIP_SLACK),
+            weights=project(start, policy.norm_bound * CLIP_SLACK),
             origin=build(context.spec, problem.search).initial(),
             error_bound=0.0,  # nothing is realised: the account holds for any start in the ball
             binding="ball",
@@ -199,11 +197,11 @@ class NoisyFinetune:
                     remedy="lower noisy_finetune.learning_rate in policy.yaml, or let the batch be retrained",
                 )
             if steps.form == "gradient-clipping":
-                clipped = project(gradient, steps.clip * _CLIP_SLACK)
+                clipped = project(gradient, steps.clip * CLIP_SLACK)
                 weights = (1 - steps.learning_rate * steps.decay) * weights - steps.learning_rate * clipped
             else:
                 moved = weights - steps.learning_rate * gradient
-                weights = project(moved, policy.unconditional.norm_bound * _CLIP_SLACK)
+                weights = project(moved, policy.unconditional.norm_bound * CLIP_SLACK)
             weights = add_noise(weights, calibration, noise)
             progress.report("unlearning (noisy steps)", step + 1, steps.steps)
         return recover(problem, weights)

@@ -10,6 +10,7 @@ from expunge.mechanisms.newton import Newton
 from expunge.mechanisms.noisy_finetune import NoisyFinetune
 from expunge.mechanisms.output_perturbation import OutputPerturbation
 from expunge.mechanisms.retrain import Retrain
+from expunge.privacy.noise import truncation_delta
 
 MECHANISMS: tuple[Mechanism, ...] = (Convex(), Newton(), NoisyFinetune(), OutputPerturbation(), Retrain())
 
@@ -100,11 +101,13 @@ def _judge(mechanism: Mechanism, assessment: Assessment, context: Context) -> As
         return assessment
     _, epsilon = calibration.composed(context.draws + 1)
     limit = min(admit.epsilon, context.policy.ledger.composed_epsilon)
-    if epsilon > limit or assessment.delta > admit.delta:
+    # as the release will state it, so that no draw is spent on what its gate cannot pass
+    delta = assessment.delta + (context.draws + 1) * truncation_delta(calibration.coordinates, epsilon)
+    if epsilon > limit or delta > admit.delta:
         return replace(
             assessment,
             epsilon=epsilon,
-            refusal=f"vacuous: ({epsilon:.3g}, {assessment.delta:.1g}) is above policy's ({limit:g}, {admit.delta:g})",
+            refusal=f"vacuous: ({epsilon:.3g}, {delta:.1g}) is above policy's ({limit:g}, {admit.delta:g})",
             remedy="lower epsilon or delta of its release in policy.yaml; every draw counts",
         )
     spends, budget = calibration.error_bound, context.limits.accumulated_error

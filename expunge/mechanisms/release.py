@@ -127,7 +127,7 @@ def release(mechanism: Mechanism, problem: Problem, unlearned: Unlearned, *, dra
             constants=unlearned.constants,
         )
         return Release(unlearned.weights, unlearned.origin, record, sealed)
-    if unlearned.error_bound > calibration.error_bound:
+    if not unlearned.error_bound <= calibration.error_bound:
         raise CertificateRefusedError(
             "the error bound is above the release's",
             expected=f"at most {calibration.error_bound:.3g}",

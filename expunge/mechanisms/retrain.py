@@ -2,7 +2,15 @@
 
 from torch import Tensor
 
-from expunge.mechanisms.contract import Assessment, Calibration, Constant, Context, Problem, Unlearned
+from expunge.mechanisms.contract import (
+    Assessment,
+    Calibration,
+    Constant,
+    Context,
+    Problem,
+    Unlearned,
+    check_problem,
+)
 from expunge.models.training import train
 from expunge.privacy.noise import GaussianNoise
 from expunge.settings import GuaranteeClass
@@ -71,7 +79,9 @@ class Retrain:
 
         Raises:
             NotConvergedError: If training does not reach its tolerance.
+            CertificateRefusedError: If the retain set is empty or faulty.
         """
+        check_problem(problem, uses_start=False)
         spec = problem.context.spec
         trained = train(spec, problem.features, problem.labels, search=problem.search, what="retraining")
         return Unlearned(

@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from expunge.errors import BudgetExceededError
+from expunge.errors import BudgetExceededError, InputError
 from expunge.privacy.gaussian import gaussian_epsilon
 
 
@@ -70,10 +70,15 @@ class SequentialAccount:
         Returns:
             A new account.
 
+        Raises:
+            InputError: If the bound is negative or not a number: a budget never grows back.
+
         Example:
             >>> SequentialAccount().after_release(1e-5).after_release(1e-5).accumulated_error
             2e-05
         """
+        if not error_bound >= 0:
+            raise InputError("invalid error bound", expected="a number >= 0", got=repr(error_bound))
         return SequentialAccount(
             self.step + 1, self.accumulated_error + error_bound, max(self.uniform_error, error_bound)
         )
@@ -94,7 +99,7 @@ class SequentialAccount:
                 got=str(self.step),
                 remedy="retrain exactly: the ledger then starts anew",
             )
-        if self.accumulated_error > limits.accumulated_error:
+        if not self.accumulated_error <= limits.accumulated_error:
             raise BudgetExceededError(
                 "the lineage's sequential error budget is spent",
                 expected=f"at most {limits.accumulated_error:.6g}",
@@ -114,9 +119,14 @@ def composed_epsilon(m: float, draws: int, delta: float) -> tuple[float, float]:
     Returns:
         ``(m sqrt(draws), epsilon)``.
 
+    Raises:
+        InputError: If there is no draw, or another argument is out of range.
+
     Example:
         >>> composed_epsilon(0.26805, 1, 1e-5)[0]
         0.26805
     """
+    if draws < 1:
+        raise InputError("invalid draws", expected="at least 1", got=repr(draws), remedy="count every draw")
     composed = compose_m([m] * draws)
     return composed, gaussian_epsilon(delta, composed)

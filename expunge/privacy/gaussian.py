@@ -149,7 +149,39 @@ def calibrate_sigma(l2_sensitivity: float, epsilon: float, delta: float) -> floa
         149
     """
     _require(0 <= l2_sensitivity < math.inf, "l2_sensitivity", "a finite number >= 0", l2_sensitivity)
-    return l2_sensitivity / gaussian_m(epsilon, delta)
+    m = gaussian_m(epsilon, delta)
+    sigma = l2_sensitivity / m
+    while sigma > 0 and l2_sensitivity / sigma > m:  # the quotient is what is stated: round to the safe side
+        sigma = math.nextafter(sigma, math.inf)
+    return sigma
+
+
+def admitted_sensitivity(sigma: float, epsilon: float, delta: float) -> float:
+    """Largest distance of the noiseless weights that this noise hides at (epsilon, delta), rounded down.
+
+    Formula: ``gaussian_m(epsilon, delta) * sigma``, so rounded that the quotient by sigma is not above that m.
+
+    Args:
+        sigma: Noise scale, at least 0, in weight units.
+        epsilon: At least 0, in nats.
+        delta: In (0, 1).
+
+    Returns:
+        The l2 sensitivity, in weight units; the inverse of :func:`calibrate_sigma`.
+
+    Raises:
+        InputError: If an argument is out of range.
+
+    Example:
+        >>> round(admitted_sensitivity(149.2, 1.0, 1e-5))
+        40
+    """
+    _require(0 <= sigma < math.inf, "sigma", "a finite number >= 0", sigma)
+    m = gaussian_m(epsilon, delta)
+    sensitivity = m * sigma
+    while sensitivity > 0 and sensitivity / sigma > m:
+        sensitivity = math.nextafter(sensitivity, 0.0)
+    return sensitivity
 
 
 def classical_sigma(l2_sensitivity: float, epsilon: float, delta: float) -> float | None:
