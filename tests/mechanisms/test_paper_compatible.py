@@ -197,6 +197,21 @@ def test_float32_as_published_stays_near_float64():
     assert single.facts.residual == pytest.approx(double.facts.residual, rel=1e-4)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_batch_norm_keeps_the_statistics_of_training(dtype):
+    features, labels = softmax_problem(8, n=20)
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 2)).double()
+    module(features)
+    statistics = {name: value.clone() for name, value in module.named_buffers()}
+    network = FlatModule(module, statistics, dtype=dtype)
+    result = unlearn_as_published(network, network.initial(), features, labels, FEW)
+    assert torch.isfinite(result.weights).all()
+    assert math.isfinite(result.facts.residual)
+    for name, value in network.module.named_buffers():
+        torch.testing.assert_close(value.double(), statistics[name].double(), rtol=1e-6, atol=1e-6)
+
+
 def test_it_is_no_mechanism_and_no_release_can_be_made_from_it():
     features, labels = softmax_problem(7, n=20)
     params = Params.model_validate({"model": {"name": "mlp", "hyperparameters": {"hidden": [4]}}})
