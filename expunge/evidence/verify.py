@@ -12,8 +12,9 @@ from expunge.evidence.certificate import Certificate, scope_of
 from expunge.evidence.ledger import LedgerEntry, check_ledger
 from expunge.privacy.accountant import compose_m
 from expunge.privacy.bounds import convex_error_bound
-from expunge.privacy.finetuning import gradient_clipping_sensitivity, model_clipping_delta
+from expunge.privacy.finetuning import gradient_clipping_m, model_clipping_total
 from expunge.privacy.gaussian import gaussian_delta
+from expunge.privacy.noise import rounding_m
 
 _SLACK = 1e-9
 
@@ -137,6 +138,8 @@ def _check_guarantee(certificate: Certificate) -> list[str]:
     if not math.isclose(s.composed_epsilon, c.epsilon, rel_tol=_SLACK) or s.composed_delta != c.delta:
         findings.append("the sequential figures differ from epsilon and delta")
     bound = _bound_from_constants(c)
+    if bound is not None and c.mechanism != "noisy-finetune":  # whose m has rounding in it already
+        bound += _rounding_share(c)
     if bound is None:
         findings.append("the error bound cannot be recomputed from the constants")
     elif bound > c.error_bound.value * (1 + _SLACK):
@@ -162,7 +165,9 @@ def _bound_from_constants(certificate: Certificate) -> float | None:
         if certificate.mechanism == "output-perturbation":
             return 2 * values["norm_bound"]
         if certificate.mechanism == "noisy-finetune" and "contraction" not in values:
-            return gradient_clipping_sensitivity(
+            return certificate.sigma * gradient_clipping_m(
+                certificate.sigma,
+                size=certificate.parameters,
                 norm_bound=values["norm_bound"],
                 clip=values["clip"],
                 learning_rate=values["learning_rate"],
@@ -170,8 +175,10 @@ def _bound_from_constants(certificate: Certificate) -> float | None:
                 steps=int(values["steps"]),
             )
         if certificate.mechanism == "noisy-finetune":
-            delta = model_clipping_delta(
+            delta = model_clipping_total(
                 certificate.epsilon,
+                certificate.gaussian_delta,
+                size=certificate.parameters,
                 norm_bound=values["norm_bound"],
                 sigma=certificate.sigma,
                 steps=int(values["steps"]),
@@ -181,6 +188,14 @@ def _bound_from_constants(certificate: Certificate) -> float | None:
     except (KeyError, InputError):
         return None
     return None
+
+
+def _rounding_share(certificate: Certificate) -> float:
+    """What the finite precision of the noise takes of the error bound; certificates before it was charged have none."""
+    stated = {c.name: c.value for c in certificate.constants}.get("rounding_m")
+    if stated is None:
+        return 0.0
+    return max(stated, rounding_m(certificate.parameters)) * certificate.sigma
 
 
 def _check_statements(certificate: Certificate) -> list[str]:

@@ -17,7 +17,7 @@ from expunge.errors import CertificateRefusedError
 from expunge.models.spec import ModelSpec
 from expunge.privacy.accountant import LedgerLimits, SequentialAccount, composed_epsilon
 from expunge.privacy.gaussian import admitted_sensitivity
-from expunge.privacy.noise import GaussianNoise
+from expunge.privacy.noise import GRID, GaussianNoise, rounding_m
 from expunge.settings import GuaranteeClass, Policy
 
 Provenance = Literal["policy", "measured", "bounded", "assumed"]
@@ -49,9 +49,8 @@ class Context:
 
     @property
     def allowed_error(self) -> float:
-        """Largest error bound that policy's release admits: ``Delta_max = m(epsilon, delta) sigma``."""
-        release = self.policy.release
-        return admitted_sensitivity(release.sigma, release.epsilon, release.delta)
+        """Largest distance that policy's release admits: ``m(epsilon, delta) sigma``, less rounding's share."""
+        return policy_calibration(self).allowed_error
 
     @property
     def limits(self) -> LedgerLimits:
@@ -110,6 +109,7 @@ class Calibration:
         epsilon: Of one draw.
         delta: Of one draw, the generator's share excluded.
         coordinates: Noised coordinates, over all noisy steps.
+        grid: Fineness of the grid that noised weights are rounded to.
         gaussian: Whether ``m = error_bound / sigma`` is a Gaussian-DP parameter, so that draws compose by root-sum.
             Otherwise one draw is all there is: the figures hold at this epsilon and delta only.
     """
@@ -119,7 +119,18 @@ class Calibration:
     epsilon: float
     delta: float
     coordinates: int
+    grid: int = GRID
     gaussian: bool = True
+
+    @property
+    def rounding_m(self) -> float:
+        """Share of m that the finite precision of the noise takes (:func:`expunge.privacy.noise.rounding_m`)."""
+        return rounding_m(self.coordinates, self.grid)
+
+    @property
+    def allowed_error(self) -> float:
+        """Distance from the reference that the mechanism itself must meet: the bound less rounding's share."""
+        return self.error_bound - self.rounding_m * self.sigma
 
     @property
     def m(self) -> float:
@@ -258,13 +269,12 @@ def policy_calibration(context: Context) -> Calibration:
         The calibration.
     """
     release = context.policy.release
-    return Calibration(
-        context.allowed_error, release.sigma, release.epsilon, release.delta, context.parameters
-    )
+    bound = admitted_sensitivity(release.sigma, release.epsilon, release.delta)
+    return Calibration(bound, release.sigma, release.epsilon, release.delta, context.parameters)
 
 
 def add_noise(weights: Tensor, calibration: Calibration, noise: GaussianNoise) -> Tensor:
-    """One draw on every coordinate, in float64.
+    """One draw on every coordinate, in float64, rounded to the calibration's grid before any cast.
 
     Args:
         weights: Noiseless, shape (d,).
@@ -274,8 +284,8 @@ def add_noise(weights: Tensor, calibration: Calibration, noise: GaussianNoise) -
     Returns:
         Shape (d,).
     """
-    drawn = torch.from_numpy(noise.draw(len(weights), calibration.sigma))
-    return weights + drawn.to(weights.device)
+    noised = noise.add(weights.detach().cpu().numpy(), calibration.sigma, calibration.grid)
+    return torch.from_numpy(noised).to(weights.device)
 
 
 def check_problem(problem: Problem, *, uses_start: bool = True) -> None:

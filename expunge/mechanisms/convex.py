@@ -118,7 +118,7 @@ class Convex:
             self.guarantee,
             release.epsilon,
             release.delta,
-            allowed,
+            self.calibrate(context).error_bound,
             seconds,
             utility=f"that of retraining, under noise of {release.sigma:g} per parameter",
         )

@@ -83,7 +83,7 @@ class Newton:
                 self.guarantee,
                 release.epsilon,
                 release.delta,
-                allowed,
+                self.calibrate(context).error_bound,
                 seconds,
                 utility=f"under noise of {release.sigma:g} per parameter",
             )

@@ -18,7 +18,7 @@ from torch.nn.functional import cross_entropy
 
 from expunge import progress
 from expunge.curvature.flat import FlatModule
-from expunge.errors import NotConvergedError
+from expunge.errors import InputError, NotConvergedError
 from expunge.mechanisms.contract import (
     Assessment,
     Calibration,
@@ -32,9 +32,9 @@ from expunge.mechanisms.output_perturbation import CLIP_SLACK, finite_start
 from expunge.mechanisms.recovery import RECOVERY_UTILITY, recover, recovery_seconds
 from expunge.models.training import project
 from expunge.models.zoo import build
-from expunge.privacy.finetuning import gradient_clipping_sensitivity, model_clipping_sigma
-from expunge.privacy.gaussian import admitted_sensitivity, calibrate_sigma
-from expunge.privacy.noise import GaussianNoise
+from expunge.privacy.finetuning import gradient_clipping_sigma, model_clipping_sigma
+from expunge.privacy.gaussian import admitted_sensitivity, gaussian_m
+from expunge.privacy.noise import FINE_GRID, GRID, GaussianNoise
 from expunge.settings import GuaranteeClass, Policy
 
 NO_GAUSSIAN_DP = (
@@ -68,9 +68,11 @@ class NoisyFinetune:
         Returns:
             The assessment; refused where the constants are out of range.
         """
-        policy, steps = context.policy.unconditional, context.policy.noisy_finetune
+        policy = context.policy.unconditional
         seconds = recovery_seconds(context) + _steps_seconds(context)
-        if steps.form == "gradient-clipping" and steps.learning_rate * steps.decay >= 1:
+        try:
+            calibration = self.calibrate(context)
+        except InputError as error:
             return Assessment(
                 self.name,
                 self.guarantee,
@@ -78,10 +80,9 @@ class NoisyFinetune:
                 policy.delta,
                 math.inf,
                 seconds,
-                refusal="learning_rate * decay is not below 1, where the account holds",
-                remedy="lower noisy_finetune.decay or noisy_finetune.learning_rate in policy.yaml",
+                refusal=str(error),
+                remedy="correct noisy_finetune in policy.yaml",
             )
-        calibration = self.calibrate(context)
         return Assessment(
             self.name,
             self.guarantee,
@@ -104,25 +105,30 @@ class NoisyFinetune:
         policy, steps = context.policy.unconditional, context.policy.noisy_finetune
         gaussian = steps.form == "gradient-clipping"
         if gaussian:
-            sensitivity = gradient_clipping_sensitivity(
+            sigma = gradient_clipping_sigma(
+                gaussian_m(policy.epsilon, policy.delta),
+                size=context.parameters,
                 norm_bound=policy.norm_bound,
                 clip=steps.clip,
                 learning_rate=steps.learning_rate,
                 decay=steps.decay,
                 steps=steps.steps,
             )
-            sigma = calibrate_sigma(sensitivity, policy.epsilon, policy.delta)
         else:
             sigma = model_clipping_sigma(
-                policy.epsilon, policy.delta, norm_bound=policy.norm_bound, steps=steps.steps
+                policy.epsilon,
+                policy.delta,
+                size=context.parameters,
+                norm_bound=policy.norm_bound,
+                steps=steps.steps,
             )
-            sensitivity = admitted_sensitivity(sigma, policy.epsilon, policy.delta)
         return Calibration(
-            sensitivity,
+            admitted_sensitivity(sigma, policy.epsilon, policy.delta),
             sigma,
             policy.epsilon,
             policy.delta,
             context.parameters * steps.steps,
+            grid=FINE_GRID if gaussian else GRID,
             gaussian=gaussian,
         )
 
@@ -190,10 +196,10 @@ class NoisyFinetune:
             batch = torch.randint(records, (min(steps.batch_size, records),), generator=order)
             gradient = _gradient(network, spec.linearize, weights, features[batch], problem.labels[batch])
             gradient = gradient + spec.l2 * weights
-            norm = float(gradient.norm())
-            if not math.isfinite(norm):
+            largest = float(weights.abs().max())
+            if not math.isfinite(float(gradient.norm())) or largest > calibration.sigma * 2.0**FINE_GRID:
                 raise NotConvergedError(
-                    "a gradient of the noisy steps is not finite",
+                    "the noisy steps left the range where their float64 arithmetic is accounted for",
                     remedy="lower noisy_finetune.learning_rate in policy.yaml, or let the batch be retrained",
                 )
             if steps.form == "gradient-clipping":

@@ -21,8 +21,8 @@ from expunge.mechanisms.contract import (
 from expunge.mechanisms.recovery import RECOVERY_UTILITY, recover, recovery_seconds
 from expunge.models.training import project
 from expunge.models.zoo import build
-from expunge.privacy.gaussian import calibrate_sigma
-from expunge.privacy.noise import GaussianNoise
+from expunge.privacy.gaussian import admitted_sensitivity, gaussian_m
+from expunge.privacy.noise import GaussianNoise, rounding_m
 from expunge.settings import GuaranteeClass
 
 CLIP_SLACK = 1 - 1e-9  # so that rounding of the norm never lets a clipped vector out of its ball
@@ -71,8 +71,10 @@ class OutputPerturbation:
             The calibration.
         """
         policy = context.policy.unconditional
-        bound = 2 * policy.norm_bound
-        sigma = calibrate_sigma(bound, policy.epsilon, policy.delta)
+        m = gaussian_m(policy.epsilon, policy.delta)
+        # rounded up so that the ball fits into what is left of m after rounding's share
+        sigma = 2 * policy.norm_bound / (m - rounding_m(context.parameters)) * (1 + 1e-12)
+        bound = admitted_sensitivity(sigma, policy.epsilon, policy.delta)
         return Calibration(bound, sigma, policy.epsilon, policy.delta, context.parameters)
 
     def unlearn(self, problem: Problem) -> Unlearned:

@@ -127,10 +127,10 @@ def release(mechanism: Mechanism, problem: Problem, unlearned: Unlearned, *, dra
             constants=unlearned.constants,
         )
         return Release(unlearned.weights, unlearned.origin, record, sealed)
-    if not unlearned.error_bound <= calibration.error_bound:
+    if not unlearned.error_bound <= calibration.allowed_error:
         raise CertificateRefusedError(
             "the error bound is above the release's",
-            expected=f"at most {calibration.error_bound:.3g}",
+            expected=f"at most {calibration.allowed_error:.3g}",
             remedy="retrain",
         )
     composed_m, epsilon = calibration.composed(draws)
@@ -166,6 +166,12 @@ def release(mechanism: Mechanism, problem: Problem, unlearned: Unlearned, *, dra
                 calibration.error_bound,
                 "policy",
                 "what sigma is calibrated to; met or refused",
+            ),
+            Constant(
+                "rounding_m",
+                calibration.rounding_m,
+                "measured",
+                "finite precision of the noise, taken off the error bound",
             ),
             Constant("generator_delta", generator, "bounded", "truncation of the noise generator"),
         ),

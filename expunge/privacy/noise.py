@@ -43,13 +43,14 @@ from scipy.special import ndtri
 
 from expunge.errors import InputError
 
-GENERATOR = "ChaCha20 keyed with 256 bits from the operating system; sum of 4 inverse-CDF draws; float64"
+GENERATOR = "ChaCha20 keyed with 256 bits from the operating system; sum of 4 inverse-CDF draws; float64, rounded to a public grid"
 KEY_BYTES = 32
 DRAWS_PER_COORDINATE = 4
-_STEPS_LOG2 = 8  # sigma is 2^8 to 2^9 steps of the release's grid
+GRID = 8  # sigma is 2^8 to 2^9 steps of a release's grid
+FINE_GRID = 20  # and 2^20 to 2^21 of the grid between noisy steps, where rounding moves what the next step starts from
 _COUPLING_ERROR = 2.0**-45  # |float64 noise - ideal noise| / sigma; measured, see the module's point 1
 _FAILURE = 5 * 2.0**-64  # probability per coordinate that the coupling fails
-_MU = 2.0**-34  # Gaussian-DP parameter per coordinate between the float64 and the ideal release
+_MU = 2.0**-34  # Gaussian-DP parameter per coordinate between the float64 and the ideal release, on GRID
 _SIGMA_RANGE = (1e-150, 1e150)  # far from where float64 over- or underflows
 _BLOCK = 1 << 16  # coordinates made at a time: bounds memory
 _NONCE = bytes(16)  # a key is used for one stream only
@@ -76,7 +77,7 @@ class GaussianNoise:
             raise InputError("invalid noise key", expected=f"{KEY_BYTES} bytes", got=f"{len(key)} bytes")
         self._stream = Cipher(ChaCha20(key, _NONCE), mode=None).encryptor()
 
-    def add(self, weights: NDArray[np.float64], sigma: float) -> NDArray[np.float64]:
+    def add(self, weights: NDArray[np.float64], sigma: float, grid: int = GRID) -> NDArray[np.float64]:
         """Add noise to weights and round to the public grid: the only form whose rounding is accounted for.
 
         Formula: ``s round((w + Z)/s)``, ``Z ~ N(0, sigma^2 I)``, ``s = release_step(sigma)``.
@@ -85,6 +86,7 @@ class GaussianNoise:
         Args:
             weights: float64, shape (d,), finite.
             sigma: Noise scale, 1e-150 to 1e150.
+            grid: Fineness of the grid, GRID or FINE_GRID.
 
         Returns:
             float64 array of shape (d,), multiples of the step.
@@ -96,7 +98,7 @@ class GaussianNoise:
             >>> float(GaussianNoise(bytes(32)).add(np.ones(1), sigma=1.0)[0] * 256 % 1)
             0.0
         """
-        step = release_step(sigma)
+        step = release_step(sigma, grid)
         if weights.dtype != np.float64 or weights.ndim != 1 or not np.isfinite(weights).all():
             raise InputError(
                 "invalid weights to noise",
@@ -144,16 +146,17 @@ class GaussianNoise:
         return np.asarray(draws.sum(axis=1) / math.sqrt(DRAWS_PER_COORDINATE))
 
 
-def release_step(sigma: float) -> float:
+def release_step(sigma: float, grid: int = GRID) -> float:
     """Step of the public grid that a release is rounded to.
 
-    Formula: ``2^(floor(log2 sigma) - 8)``: it depends on sigma alone, which is policy.
+    Formula: ``2^(floor(log2 sigma) - grid)``: it depends on sigma alone, which is policy.
 
     Args:
         sigma: Noise scale, 1e-150 to 1e150.
+        grid: Fineness of the grid, GRID or FINE_GRID.
 
     Returns:
-        A power of two, above sigma/512 and at most sigma/256.
+        A power of two, above ``sigma 2^-(grid+1)`` and at most ``sigma 2^-grid``.
 
     Raises:
         InputError: If sigma is out of range.
@@ -164,16 +167,19 @@ def release_step(sigma: float) -> float:
     """
     if not _SIGMA_RANGE[0] <= sigma <= _SIGMA_RANGE[1]:
         raise InputError("invalid sigma", expected="a number from 1e-150 to 1e150", got=repr(sigma))
-    return math.ldexp(1.0, math.frexp(sigma)[1] - 1 - _STEPS_LOG2)
+    return math.ldexp(1.0, math.frexp(sigma)[1] - 1 - grid)
 
 
-def rounding_m(size: int) -> float:
+def rounding_m(size: int, grid: int = GRID) -> float:
     """What rounding in float64 adds to the Gaussian-DP parameter m of one draw.
 
-    Formula: ``2 sqrt(size) 2^-34``, the module's points 3 and 4; measured, through the error of ndtri.
+    Formula: ``2 sqrt(size) 2^(grid - 42)``, the module's points 3 and 4; measured, through the error of ndtri. A finer
+    grid has more cell boundaries for the noise's own error to cross: the ratio r/s, and mu with it, doubles with each
+    halving of the step.
 
     Args:
-        size: Number of noised coordinates, at least 0.
+        size: Number of noised coordinates, over all steps, at least 0.
+        grid: Fineness of the grid, GRID or FINE_GRID.
 
     Returns:
         The term to add to ``Delta / sigma``.
@@ -182,7 +188,7 @@ def rounding_m(size: int) -> float:
         >>> rounding_m(10_000_000) < 4e-7
         True
     """
-    return 2 * math.sqrt(size) * _MU
+    return 2 * math.sqrt(size) * _MU * 2.0 ** (grid - GRID)
 
 
 def truncation_delta(size: int, epsilon: float) -> float:
