@@ -205,7 +205,7 @@ def truncation_delta(size: int, epsilon: float) -> float:
         The term to add to delta, at most 1.
 
     Example:
-        >>> truncation_delta(100_000, 1.0) < 1e-13
+        >>> truncation_delta(100_000, 1.0) < 2e-13
         True
     """
     return min(1.0, (1 + math.exp(min(epsilon, 700.0))) * size * _FAILURE)
