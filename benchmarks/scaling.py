@@ -27,7 +27,7 @@ from benchmarks.common import (
     say,
     synthetic,
 )
-from benchmarks.convex import build_kept, noised, unlearn
+from benchmarks.convex import build_kept, noised, unlearn, warm_up
 from expunge.curvature.lanczos import spectrum_bounds
 from expunge.curvature.network import NetworkObjective
 from expunge.curvature.solvers import conjugate_gradients
@@ -145,6 +145,7 @@ def measure(
     axes: Iterable[str] = AXES,
 ) -> dict[str, Any]:
     """Every axis for both kinds of work."""
+    warm_up()
     out: dict[str, Any] = {"newton_solve": {}, "convex_unlearning": {}}
     for axis in axes:
         chosen = sizes(base, points)[axis]
