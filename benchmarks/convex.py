@@ -32,6 +32,7 @@ from benchmarks.common import (
     parser,
     read_records,
     say,
+    synthetic,
     timed,
 )
 from expunge.curvature.linearized import LinearizedObjective
@@ -84,6 +85,14 @@ def noised(weights: Tensor, sigma: float = SIGMA) -> Tensor:
     """Weights with noise of the release's size."""
     generator = torch.Generator().manual_seed(SEED)
     return weights + sigma * torch.randn(len(weights), dtype=torch.float64, generator=generator)
+
+
+def warm_up() -> None:
+    """Load what a process loads once, so that the first model does not pay for it."""
+    data = synthetic(50, 3, 2)
+    spec = model_spec("linearized-mlp", 3, 2, hidden=[2])
+    trained = train(spec, data.features, data.labels)
+    build_kept(spec, data.features, data.labels, trained.weights, rank=2, sample=20)
 
 
 def removals(subjects: "np.ndarray[Any, Any]") -> dict[str, "np.ndarray[Any, Any]"]:
@@ -195,6 +204,7 @@ def measure(
     training: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """One dataset: both convex models, and the deep network beside them."""
+    warm_up()
     hidden = hidden or HIDDEN
     width = data.features.shape[1]
     specs = [

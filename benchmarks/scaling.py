@@ -2,8 +2,9 @@
 
 `python -m benchmarks.scaling`. Each of d (by the hidden width), n and n_u varies over two decades with the other two
 fixed, on Gaussian records from a public seed. The exponents are slopes of least-squares lines through the logarithms.
-A Newton solve is conjugate gradients to a relative residual of 1e-3 in float32, gradient and kept activations
-included, with damping just above the Hessian's norm. Convex unlearning starts from noised weights with kept curvature.
+A Newton solve is conjugate gradients to a relative residual of 1e-3 in float32 with streamed products, the gradient
+included, with damping just above the Hessian's norm. Convex unlearning starts from noised weights with kept
+curvature.
 """
 
 from collections.abc import Iterable
@@ -26,7 +27,7 @@ from benchmarks.common import (
     say,
     synthetic,
 )
-from benchmarks.convex import build_kept, noised, unlearn
+from benchmarks.convex import build_kept, noised, unlearn, warm_up
 from expunge.curvature.lanczos import spectrum_bounds
 from expunge.curvature.network import NetworkObjective
 from expunge.curvature.solvers import conjugate_gradients
@@ -38,7 +39,7 @@ TOLERANCE = 1e-3
 TRAINING = {"l2": 1e-2, "gradient_tolerance": 5e-8}
 AXES = ("parameters", "records", "forgotten")
 _LANCZOS = {"steps": 40, "failure_probability": 1e-6}
-_REPEATS = 3
+REPEATS = 3
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ def sizes(base: Size, points: int) -> dict[str, list[Size]]:
     }
 
 
-def newton_solve(size: Size, features: int, device: torch.device) -> dict[str, Any]:
+def newton_solve(size: Size, features: int, device: torch.device, repeats: int) -> dict[str, Any]:
     """Solve the damped system of the retain set at initial weights."""
     data = synthetic(size.records, features, CLASSES)
     spec = model_spec("mlp", features, CLASSES, TRAINING, hidden=[size.hidden])
@@ -80,9 +81,8 @@ def newton_solve(size: Size, features: int, device: torch.device) -> dict[str, A
     retained = data.features[size.forgotten :].float().to(device)
     objective = NetworkObjective(network, retained, data.labels[size.forgotten :], spec.l2)
     weights = network.initial()
-    hessian = objective.hessian_at(weights)
     spectrum = spectrum_bounds(
-        lambda v: hessian(v.float().to(device)).double().cpu(),
+        lambda v: objective.hessian_product(weights, v.float().to(device)).double().cpu(),
         network.size,
         **_LANCZOS,
         generator=torch.Generator().manual_seed(SEED),
@@ -90,16 +90,16 @@ def newton_solve(size: Size, features: int, device: torch.device) -> dict[str, A
     damping = 1.1 * spectrum.upper
 
     def solve() -> Any:
-        right, product = objective.gradient(weights), objective.hessian_at(weights)
+        right = objective.gradient(weights)
         return conjugate_gradients(
-            lambda v: product(v) + damping * v,
+            lambda v: objective.hessian_product(weights, v) + damping * v,
             right,
             tolerance=TOLERANCE * float(right.norm()),
             max_products=500,
             measure=False,
         )
 
-    solution, seconds = best(solve, device, _REPEATS)
+    solution, seconds = best(solve, device, repeats)
     return {
         "parameters": network.size,
         "seconds": seconds,
@@ -108,7 +108,7 @@ def newton_solve(size: Size, features: int, device: torch.device) -> dict[str, A
     }
 
 
-def convex_unlearning(size: Size, features: int, rank: int, sample: int) -> dict[str, Any]:
+def convex_unlearning(size: Size, features: int, rank: int, sample: int, repeats: int) -> dict[str, Any]:
     """Train, release, unlearn with kept curvature; the curvature's building apart."""
     data = synthetic(size.records, features, CLASSES)
     spec = model_spec("linearized-mlp", features, CLASSES, TRAINING, hidden=[size.hidden])
@@ -116,7 +116,7 @@ def convex_unlearning(size: Size, features: int, rank: int, sample: int) -> dict
     released = noised(trained.weights)
     kept, _ = build_kept(spec, data.features, data.labels, released, rank=rank, sample=sample)
     retained = data.features[size.forgotten :], data.labels[size.forgotten :]
-    runs = [unlearn(spec, *retained, released, kept, rank=rank, sample=sample) for _ in range(_REPEATS)]
+    runs = [unlearn(spec, *retained, released, kept, rank=rank, sample=sample) for _ in range(repeats)]
     return {
         "parameters": len(trained.weights),
         "seconds": min(run.seconds for run, _ in runs),
@@ -134,14 +134,26 @@ def exponent(points: list[dict[str, Any]], against: str, what: str) -> float:
 
 
 def measure(
-    base: Size, device: torch.device, *, features: int, points: int, rank: int, sample: int
+    base: Size,
+    device: torch.device,
+    *,
+    features: int,
+    points: int,
+    rank: int,
+    sample: int,
+    repeats: int = REPEATS,
+    axes: Iterable[str] = AXES,
 ) -> dict[str, Any]:
     """Every axis for both kinds of work."""
+    warm_up()
     out: dict[str, Any] = {"newton_solve": {}, "convex_unlearning": {}}
-    for axis, chosen in sizes(base, points).items():
-        newton = [{**asdict(size), **newton_solve(size, features, device)} for size in chosen]
+    for axis in axes:
+        chosen = sizes(base, points)[axis]
+        newton = [{**asdict(size), **newton_solve(size, features, device, repeats)} for size in chosen]
         say(f"Newton solves against {axis}: done")
-        convex = [{**asdict(size), **convex_unlearning(size, features, rank, sample)} for size in chosen]
+        convex = [
+            {**asdict(size), **convex_unlearning(size, features, rank, sample, repeats)} for size in chosen
+        ]
         say(f"convex unlearning against {axis}: done")
         out["newton_solve"][axis] = {
             "points": newton,
@@ -159,7 +171,7 @@ def measure(
         "classes": CLASSES,
         "rank": rank,
         "sample": sample,
-        "repeats": _REPEATS,
+        "repeats": repeats,
         "seed": SEED,
         **out,
         "convex_device": "cpu",
@@ -168,13 +180,14 @@ def measure(
 
 
 def plot(document: dict[str, Any]) -> Figure:
-    figure, drawn = panels(len(AXES))
+    axes = list(document["newton_solve"])
+    figure, drawn = panels(len(axes))
     series = {
         ("newton_solve", "seconds", "exponent"): "Newton solve",
         ("convex_unlearning", "seconds", "exponent"): "convex unlearning",
         ("convex_unlearning", "train_seconds", "exponent_train"): "convex training",
     }
-    for panel, axis in zip(drawn, AXES, strict=True):
+    for panel, axis in zip(drawn, axes, strict=True):
         for (work, what, slope), name in series.items():
             part = document[work][axis]
             x = [point[axis] for point in part["points"]]

@@ -2,10 +2,12 @@
 
 The system is the paper's on its MNIST network: ``(H + damping I) x = g`` at trained weights over the retain set, with
 damping just above ``||H||``. FOLDER holds the four idx files of MNIST. Conjugate gradients run in float32 until the
-relative residual is within the tolerance; every residual is measured in float64 over the whole retain set.
+relative residual is within the tolerance, with activations kept between products (the time of computing them is
+included and also stated) and streamed; every residual is measured in float64 over the whole retain set.
 """
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +35,7 @@ from benchmarks.common import (
 from expunge.curvature.lanczos import spectrum_bounds
 from expunge.curvature.lissa import lissa
 from expunge.curvature.network import NetworkObjective
-from expunge.curvature.solvers import conjugate_gradients
+from expunge.curvature.solvers import Solution, conjugate_gradients
 from expunge.models.spec import ModelSpec
 from expunge.models.training import train
 from expunge.models.zoo import build, build_module
@@ -128,17 +130,26 @@ def measure(
     def damped(product: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
         return lambda v: product(v) + damping * v
 
-    gradients, gradients_seconds = best(
-        lambda: conjugate_gradients(
-            damped(single.hessian_at(weights32)),
+    def solve(product: Callable[[Tensor], Tensor]) -> Solution:
+        return conjugate_gradients(
+            damped(product),
             right32,
             tolerance=_MARGIN * tolerance * float(right.norm()),
             max_products=500,
             measure=False,
-        ),
-        device,
-    )
-    say(f"conjugate gradients: {gradients_seconds:.3g} s")
+        )
+
+    def keep() -> Callable[[Tensor], Tensor]:
+        product = single.hessian_at(weights32)
+        product(right32)  # the first product computes what is kept
+        return product
+
+    # the float64 map above has already paid for what is loaded once in a process
+    kept, keep_seconds = timed(keep, device)
+    gradients, solve_seconds = best(lambda: solve(kept), device)
+    gradients_seconds = keep_seconds + solve_seconds
+    streamed, streamed_seconds = best(lambda: solve(partial(single.hessian_product, weights32)), device)
+    say(f"conjugate gradients: {gradients_seconds:.3g} s kept, {streamed_seconds:.3g} s streamed")
     vectorised, vectorised_seconds = timed(
         lambda: lissa(
             lambda indices, v: single.batch_hessian_product(weights32, indices, v) + damping * v,
@@ -190,10 +201,19 @@ def measure(
         },
         "conjugate_gradients": {
             "seconds": gradients_seconds,
+            "keep_seconds": keep_seconds,
+            "solve_seconds": solve_seconds,
             "repeats": 3,
             "full_products": gradients.products,
             "status": gradients.status,
             "relative_residual": residual(gradients.solution),
+        },
+        "conjugate_gradients_streamed": {
+            "seconds": streamed_seconds,
+            "repeats": 3,
+            "full_products": streamed.products,
+            "status": streamed.status,
+            "relative_residual": residual(streamed.solution),
         },
         "lissa_published": {
             "seconds": published_seconds,
@@ -222,7 +242,9 @@ def measure(
         },
         "ratios": {
             "published_over_cg": published_seconds / gradients_seconds,
+            "published_over_cg_streamed": published_seconds / streamed_seconds,
             "vectorised_over_cg": vectorised_seconds / gradients_seconds,
+            "vectorised_over_cg_streamed": vectorised_seconds / streamed_seconds,
             "published_over_vectorised": published_seconds / vectorised_seconds,
         },
         "hardware": hardware(device),
@@ -232,7 +254,8 @@ def measure(
 def plot(document: dict[str, Any]) -> Figure:
     figure, (left, right) = panels(2)
     names = {
-        "conjugate_gradients": "conjugate gradients",
+        "conjugate_gradients": "CG, activations kept",
+        "conjugate_gradients_streamed": "CG, streamed",
         "lissa_vectorised": "LiSSA, vectorised",
         "lissa_published": "LiSSA, as published",
     }
