@@ -51,7 +51,8 @@ class FlatModule:
         self._module = module.to(device=device, dtype=dtype)
         self.dtype, self.device = dtype, torch.device(device)
         self._statistics = {
-            name: value.detach().clone().to(device) for name, value in (statistics or {}).items()
+            name: value.detach().clone().to(device, dtype if value.is_floating_point() else value.dtype)
+            for name, value in (statistics or {}).items()
         }
         if statistics is not None:
             self._module.eval()  # BatchNorm reads its buffers instead of the batch, and writes nothing
