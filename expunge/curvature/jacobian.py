@@ -1,7 +1,7 @@
 """The Jacobian of a network at a fixed point, over all records, as two products.
 
 At a fixed point the activations never change, so they are kept for as many chunks as fit into a memory limit: a
-product then costs its own matrix products only (``torch.func.linearize`` folds everything else into constants). The
+product then costs its own matrix products only (the traced derivative folds everything else into constants). The
 other chunks are streamed: recomputed at every product. Nothing of size records x parameters is ever formed.
 """
 
@@ -11,7 +11,9 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.func import jvp, linearize, vjp
+from torch.func import functionalize, jvp, vjp
+from torch.fx.experimental.const_fold import split_const_subgraphs
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from expunge.curvature.flat import FlatModule
 
@@ -55,7 +57,9 @@ class Jacobian:
         self.size = network.size
         self._dtype, self._device = network.dtype, network.device
         each = record_bytes(network, origin, features)
-        self.chunk = chunk or chunk_size(each)
+        # one trace where all fits: tracing costs about as much as some products, whatever the records
+        whole = chunk is None and 2 * each * len(features) <= memory_limit
+        self.chunk = max(1, len(features)) if whole else chunk or chunk_size(each)
         self._parts: list[_Part] = []
         for features_part in torch.split(features, self.chunk):
             cost = 2 * each * len(features_part)  # for the product, and for the transposed one
@@ -158,6 +162,9 @@ def linearized(
 ) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
     """A function's value and derivative map at a point, everything but the map itself folded into constants.
 
+    As ``torch.func.linearize``, but functionalised: some derivatives (GroupNorm's second ones) change their operands
+    in place, and would change the constants at the first product, making every later one wrong.
+
     Args:
         function: Of one vector.
         point: Where.
@@ -167,4 +174,7 @@ def linearized(
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Attempted to insert a get_attr Node", UserWarning)
-        return linearize(function, point)
+        value = function(point)
+        trace = make_fx(functionalize(lambda v: jvp(function, (point,), (v,))[1]))
+        product: Callable[[Tensor], Tensor] = split_const_subgraphs(trace(torch.zeros_like(point)))
+    return value, product

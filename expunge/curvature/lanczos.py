@@ -18,6 +18,7 @@ from expunge.curvature.solvers import Operator
 from expunge.errors import InputError
 
 _BREAKDOWN = 1e-12
+_ROUNDING = torch.finfo(torch.float64).eps
 
 
 @dataclass(frozen=True)
@@ -50,10 +51,11 @@ def spectrum_bounds(
         generator: Source of the fresh random start.
 
     Returns:
-        The bounds. Where the Krylov space is exhausted the Ritz values are exact with probability one.
+        The bounds, rounding included. Where the Krylov space is exhausted the Ritz values are exact with probability
+        one, but for rounding.
 
     Raises:
-        InputError: If there are too few steps for this probability.
+        InputError: If there are too few steps for this probability, it is none, or a product is not finite.
 
     Example:
         >>> g = torch.Generator().manual_seed(1)
@@ -61,6 +63,10 @@ def spectrum_bounds(
         >>> round(b.lower, 6), round(b.upper, 6)
         (3.0, 3.0)
     """
+    if not 0 < failure_probability < 1:
+        raise InputError(
+            "invalid failure_probability", expected="between 0 and 1", got=repr(failure_probability)
+        )
     eta = failure_probability / 2
     relative = (math.log(1.648 * math.sqrt(size) / eta) / (2 * steps - 1)) ** 2
     if relative >= 0.25:
@@ -80,7 +86,9 @@ def spectrum_bounds(
         diagonal.append(float(basis[-1] @ image))
         image = _orthogonalise(image, basis)
         beta = float(image.norm())
-        if beta <= _BREAKDOWN * max(1.0, max(abs(a) for a in diagonal)):
+        if not math.isfinite(beta):
+            raise InputError("the operator is not finite", expected="finite products", got=repr(beta))
+        if beta <= _BREAKDOWN * max(map(abs, diagonal + off)):  # relative: the operator's own scale
             exhausted = True
             break
         off.append(beta)
@@ -92,6 +100,8 @@ def spectrum_bounds(
     low, high = float(ritz[0]), float(ritz[-1])
     exhausted = exhausted or len(diagonal) == size
     margin = 0.0 if exhausted else relative * (high - low) / (1 - 2 * relative)
+    # products of length d round by at most d u; what was broken off at a breakdown moves no Ritz value by more than it
+    margin += (size * _ROUNDING + _BREAKDOWN) * max(abs(low), abs(high))
     return SpectrumBounds(low - margin, high + margin, failure_probability, len(diagonal))
 
 

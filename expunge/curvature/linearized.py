@@ -128,7 +128,8 @@ class LinearizedObjective:
         """What the last layer sees, where it alone is trained.
 
         Returns:
-            Shape (n, width), or None where more than one linear layer with bias is trained.
+            Shape (n, width), or None where more is trained than one linear layer with bias, or the layer sees more
+            than one row a record.
         """
         last = [layer for layer in self.network.module.modules() if isinstance(layer, nn.Linear)][-1:]
         trained = [p for p in self.network.module.parameters() if p.requires_grad]
@@ -142,10 +143,12 @@ class LinearizedObjective:
         hook = last[0].register_forward_pre_hook(lambda _layer, inputs: seen.append(inputs[0]))
         try:
             with torch.no_grad():
-                self.network(self._origin, self._features)
+                for features in torch.split(self._features, self._chunk):
+                    self.network(self._origin, features)
         finally:
             hook.remove()
-        return seen[0]
+        inputs = torch.cat(seen)
+        return inputs if inputs.dim() == 2 and len(inputs) == self.records else None
 
     def reversed(self) -> "LinearizedObjective":
         """The same objective with records in reverse order and other chunks: rounds differently.

@@ -66,7 +66,14 @@ def lissa(
         ...       min_curvature=2.0, generator=g).solution
         tensor([0.5000, 0.5000])
     """
-    for name, value in {"chains": chains, "steps": steps, "batch": batch, "scale": scale}.items():
+    positive = {
+        "chains": chains,
+        "steps": steps,
+        "batch": batch,
+        "scale": scale,
+        "min_curvature": min_curvature,
+    }
+    for name, value in positive.items():
         if not value > 0:
             raise InputError(f"invalid {name}", expected="a number > 0", got=repr(value))
     if batch > records:
@@ -91,4 +98,6 @@ def lissa(
             progress.report("unlearning: LiSSA", taken, steps)
     x = state.mean(dim=0) / scale
     residual = float((operator(x) - right).norm())
+    if status == "converged" and not math.isfinite(residual):
+        status = "not finite"
     return Solution(x, status, residual, taken)

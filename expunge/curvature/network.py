@@ -48,13 +48,16 @@ class NetworkObjective:
         self._labels = labels.to(network.device)
         self._record_bytes = record_bytes(network, network.initial(), self._features)
         chunk = chunk or chunk_size(self._record_bytes)
-        self._parts = list(
-            zip(torch.split(self._features, chunk), torch.split(self._labels, chunk), strict=True)
-        )
+        self._parts = self._split(chunk)
+        # a Hessian product needs more than a gradient: smaller chunks keep its peak near that of a training step
+        self._small_parts = self._split(max(1, chunk // _KEPT_FACTOR))
         self._memory_limit = memory_limit
         self.l2 = l2
         self.size = network.size
         self.records = len(labels)
+
+    def _split(self, chunk: int) -> list[tuple[Tensor, Tensor]]:
+        return list(zip(torch.split(self._features, chunk), torch.split(self._labels, chunk), strict=True))
 
     def _loss(self, weights: Tensor, features: Tensor, labels: Tensor) -> Tensor:
         return cross_entropy(self.network(weights, features), labels, reduction="sum") / self.records
@@ -87,14 +90,14 @@ class NetworkObjective:
             Shape (d,).
         """
         total = self.l2 * vector
-        for part in self._parts:
+        for part in self._small_parts:
             total = total + _streamed(self._gradient_of(*part), weights, vector)
         return total
 
     def hessian_at(self, weights: Tensor) -> Callable[[Tensor], Tensor]:
         """The map ``v -> H v`` at fixed weights, for many products.
 
-        Everything that does not depend on v is computed once and kept, for as many chunks as fit the memory limit.
+        Everything that does not depend on v is computed once and kept, if that fits the memory limit; else nothing is.
 
         Args:
             weights: Where the Hessian is taken, shape (d,).
@@ -102,16 +105,11 @@ class NetworkObjective:
         Returns:
             The map.
         """
-        left = self._memory_limit
-        maps: list[Callable[[Tensor], Tensor]] = []
-        for part in self._parts:
-            cost = self._record_bytes * len(part[1]) * _KEPT_FACTOR
-            gradient = self._gradient_of(*part)
-            if cost <= left:
-                left -= cost
-                maps.append(linearized(gradient, weights)[1])
-            else:
-                maps.append(partial(_streamed, gradient, weights))
+        if self._record_bytes * self.records * _KEPT_FACTOR <= self._memory_limit:
+            # one trace: tracing costs about as much as some products, whatever the records
+            maps = [linearized(self._gradient_of(self._features, self._labels), weights)[1]]
+        else:
+            maps = [partial(_streamed, self._gradient_of(*part), weights) for part in self._small_parts]
 
         def product(vector: Tensor) -> Tensor:
             total = self.l2 * vector

@@ -10,6 +10,7 @@ It only speeds a solver up: no certificate depends on it. But it is computed fro
 them: it serves one release and is then built anew from the retain set at the released weights.
 """
 
+import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -105,14 +106,24 @@ def keep_curvature(
     test = torch.linalg.qr(test).Q
     columns_of = [part.curvature_product(probabilities, v.contiguous()) - part.l2 * v for v in test.T]
     image = torch.stack(columns_of, dim=1)
-    shift = 1e-6 * float(image.norm())  # keeps the small Cholesky factor positive in float32
-    image = image + shift * test
+    # keeps the small Cholesky factor positive in float32, where H + mu I rounds by about 1e-7 (||H|| + mu)
+    shift = 1e-6 * (float(image.norm()) + part.l2)
     middle = test.T @ image
-    lower = torch.linalg.cholesky((middle + middle.T) / 2)
+    middle = (middle + middle.T) / 2
+    lower, failed = _shifted_cholesky(middle, shift)
+    while int(failed) and math.isfinite(shift):
+        shift *= 10
+        lower, failed = _shifted_cholesky(middle, shift)
+    image = image + shift * test
     basis = torch.linalg.solve_triangular(lower, image.T, upper=False).T
     u, singular, _ = torch.linalg.svd(basis, full_matrices=False)
     eigenvalues = (singular.square() - shift).clamp(min=0.0)
     return KeptCurvature("nystrom", u.contiguous(), eigenvalues, objective.l2, part.records)
+
+
+def _shifted_cholesky(matrix: Tensor, shift: float) -> tuple[Tensor, Tensor]:
+    factor, failed = torch.linalg.cholesky_ex(matrix + shift * torch.eye(len(matrix)).to(matrix))
+    return factor, failed
 
 
 def _cholesky(objective: LinearizedObjective, inputs: Tensor, weights: Tensor) -> KeptCurvature:

@@ -107,6 +107,8 @@ def conjugate_gradients(
         scaled = preconditioner(residual) if preconditioner else residual
         previous, inner = inner, float(residual @ scaled)
         direction = scaled + (inner / previous) * direction
+    if not math.isfinite(norm):  # the loop ends on a NaN too
+        status = "not finite"
     if not measure:
         return Solution(x, status, norm, products)
     measured = float((operator(x) - right).norm())

@@ -81,7 +81,8 @@ class MechanismContract:
         assert "realised_error_bound" in out.sealed
         assert not set(out.sealed) & set(public)
         if self.mechanism.guarantee != "exact":
-            assert gaussian_delta(out.record.epsilon, out.record.composed_m) <= out.record.gaussian_delta
+            stated = gaussian_delta(out.record.epsilon, out.record.composed_m)
+            assert stated <= out.record.gaussian_delta * (1 + 1e-9)  # rounding of the function itself
             assert out.record.delta > out.record.gaussian_delta
             assert not torch.equal(out.weights, done.weights)
         else:
@@ -275,7 +276,7 @@ class TestNoisyFinetuneGradient(MechanismContract):
 
     def test_gamma_kappa_of_one_or_more_is_refused(self):
         policy = Policy.model_validate({"noisy_finetune": {"learning_rate": 0.5, "decay": 3.0}})
-        assert "below 1" in self.mechanism.assess(context_of(self.spec, policy)).refusal
+        assert "learning_rate * decay < 1" in self.mechanism.assess(context_of(self.spec, policy)).refusal
         assert "noisy-finetune" not in make_plan(context_of(self.spec, policy)).order
 
 
