@@ -17,15 +17,11 @@ ARCHITECTURES = {
     "mlp": lambda: multilayer_perceptron(WIDTH, CLASSES, hidden=[3]),
     "softmax": lambda: softmax_regression(WIDTH, CLASSES),
     "head": lambda: frozen_features_head(WIDTH, CLASSES, width=5),
-    "all-cnn": lambda: all_cnn(
-        WIDTH, CLASSES, input_shape=_IMAGE, width=1, norm="group", activation="tanh"
-    ),
+    "all-cnn": lambda: all_cnn(WIDTH, CLASSES, input_shape=_IMAGE, width=1, norm="group", activation="tanh"),
     "resnet-18": lambda: resnet_18(
         WIDTH, CLASSES, input_shape=_IMAGE, width=1, norm="group", activation="gelu"
     ),
-    "vit": lambda: vision_transformer(
-        WIDTH, CLASSES, input_shape=_IMAGE, patch=2, depth=1, heads=2, dim=4
-    ),
+    "vit": lambda: vision_transformer(WIDTH, CLASSES, input_shape=_IMAGE, patch=2, depth=1, heads=2, dim=4),
 }
 
 
