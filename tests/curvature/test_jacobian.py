@@ -15,15 +15,15 @@ def _dense(network, features):
     return torch.autograd.functional.jacobian(lambda w: network(w, features), network.initial())
 
 
-@pytest.mark.parametrize("kept_chunks", [0, 1, 99])
+@pytest.mark.parametrize("kept_chunks", [0, 1, 2])
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_kept_and_streamed_products_equal_the_dense_ones(name, kept_chunks):
-    features, _ = image_problem()
+    features, _ = image_problem(4)
     network = network_of(name)
     dense = _dense(network, features)
     each = record_bytes(network, network.initial(), features)
     jacobian = Jacobian(
-        network, network.initial(), features, chunk=3, memory_limit=2 * each * 3 * kept_chunks
+        network, network.initial(), features, chunk=2, memory_limit=2 * each * 2 * kept_chunks
     )
     assert_close(jacobian.output, network(network.initial(), features).detach(), **TOLERANCE)
     for seed in range(2):  # a map that spoils its constants is right only once
@@ -35,7 +35,7 @@ def test_kept_and_streamed_products_equal_the_dense_ones(name, kept_chunks):
 NETWORK = network_of("mlp")
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(chunk=st.integers(1, 12), limit=st.sampled_from([0, 2000, 2**30]), seed=st.integers(0, 99))
 def test_chunks_and_memory_change_nothing_and_the_maps_are_adjoint(chunk, limit, seed):
     features, _ = image_problem(9, seed)

@@ -92,8 +92,7 @@ def test_kept_curvature_saves_products(name, fraction):
 
 @pytest.mark.parametrize("name", ["softmax", "mlp"])
 @pytest.mark.parametrize("which", ["right", "stale", "scaled"])
-@pytest.mark.parametrize("mixed", [False, True])
-def test_kept_curvature_never_changes_what_is_certified(name, which, mixed):
+def test_kept_curvature_never_changes_what_is_certified(name, which):
     objective = _objective(name)
     seen = _objective(name, seed=9) if which == "stale" else objective
     kept = keep_curvature(seen, torch.zeros(objective.size).double(), rank=10, sample=20)
@@ -101,7 +100,7 @@ def test_kept_curvature_never_changes_what_is_certified(name, which, mixed):
         kept = replace(kept, factor=100 * kept.factor)
     found = minimize(
         objective, torch.zeros(objective.size), tolerance=1e-9, max_products=2000, what="test", kept=kept,
-        mixed=mixed,
+        mixed=which == "stale",
     )  # fmt: skip
     true = float(objective.gradient(found.solution).norm())
     assert found.gradient_norm == pytest.approx(true, abs=1e-15)
@@ -110,7 +109,7 @@ def test_kept_curvature_never_changes_what_is_certified(name, which, mixed):
         assert found.status == "converged"
 
 
-@pytest.mark.parametrize("l2", [1e-9, 1.0, 1e3, 1e6])
+@pytest.mark.parametrize("l2", [1e-9, 1e3])
 @pytest.mark.parametrize("spread", [0.0, 1e4])
 def test_a_sketch_of_vanishing_curvature_still_preconditions(l2, spread):
     objective = _objective("mlp", l2=l2)
