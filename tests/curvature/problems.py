@@ -6,8 +6,9 @@ from torch import Tensor, nn
 from expunge.curvature.flat import FlatModule
 from expunge.models.networks.all_cnn import all_cnn
 from expunge.models.networks.head import frozen_features_head
+from expunge.models.networks.layers import SpatialMean, convolution
 from expunge.models.networks.mlp import multilayer_perceptron, softmax_regression
-from expunge.models.networks.resnet import resnet_18
+from expunge.models.networks.resnet import BasicBlock, resnet_18
 from expunge.models.networks.vit import vision_transformer
 
 CLASSES = 3
@@ -25,10 +26,21 @@ ARCHITECTURES = {
 }
 
 
+def _residual_block() -> nn.Module:
+    """What ResNet-18 repeats eight times."""
+    return nn.Sequential(
+        nn.Unflatten(1, _IMAGE),
+        *convolution(1, 2, 3, norm="group"),
+        BasicBlock(2, 4, stride=2, norm="group", activation="gelu"),
+        SpatialMean(),
+        nn.Linear(4, CLASSES),
+    )
+
+
 def module_of(name: str) -> nn.Module:
     with torch.random.fork_rng():
         torch.manual_seed(1)
-        return ARCHITECTURES[name]()
+        return _residual_block() if name == "block" else ARCHITECTURES[name]()
 
 
 def network_of(name: str) -> FlatModule:
