@@ -7,14 +7,23 @@ from expunge.curvature.flat import FlatModule
 from expunge.curvature.network import NetworkObjective
 from expunge.errors import CertificateRefusedError, InputError
 from expunge.models.training import project
-from expunge.privacy.bounds import convex_error_bound, newton_error_bound, projected_error_bound
+from expunge.privacy.bounds import (
+    convex_error_bound,
+    iterated_newton_error_bound,
+    lissa_error_bound,
+    newton_error_bound,
+    projected_error_bound,
+)
 from tests.oracles import softmax_problem
 
 
 def _minimum(objective, start):
     w = start.clone()
     for _ in range(60):
-        w = w - torch.linalg.solve(objective.hessian(w), objective.gradient(w))
+        step = torch.linalg.solve(objective.hessian(w), objective.gradient(w))
+        w = w - step
+        if float(step.norm()) < 1e-14:
+            break
     return w
 
 
@@ -120,3 +129,85 @@ def test_convex_bound_and_its_ranges():
         convex_error_bound(gradient_tolerance=1e-8, rounding_allowance=0, strong_convexity=0.0)
     with pytest.raises(InputError):
         convex_error_bound(gradient_tolerance=math.nan, rounding_allowance=0, strong_convexity=1.0)
+
+
+N3 = {
+    "norm_bound": 2.0,
+    "hessian_lipschitz": 0.3,
+    "gradient_lipschitz": 0.0,
+    "damping": 3.0,
+    "min_eigenvalue": -0.5,
+    "gradient_bound": 0.0,
+    "parameters": 40,
+    "failure_probability": 1e-3,
+    "scale": 1.0,
+}
+
+
+def test_a_priori_bound_is_n1_where_nothing_is_left_to_spread():
+    n1 = newton_error_bound(
+        hessian_lipschitz=0.3, radius=4.0, damping=3.0, gradient_bound=0, residual=0, min_curvature=2.5
+    )
+    assert lissa_error_bound(**N3) == pytest.approx(n1)
+
+
+def test_a_priori_bound_written_out():
+    given = {**N3, "gradient_lipschitz": 0.7, "gradient_bound": 0.2}
+    first = (2 * 2.0 * (0.3 * 2.0 + 3.0) + 0.2) / 2.5
+    spread = 16 * math.sqrt(math.log(40 / 1e-3)) / 2.5 + 1 / 16
+    assert lissa_error_bound(**given) == pytest.approx(first + spread * (2 * 0.7 * 2.0 + 0.2))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"scale": 0.999}, {"scale": math.nan}, {"failure_probability": 0.0}, {"parameters": 0}],
+)
+def test_a_priori_bound_is_refused_outside_its_range(wrong):
+    with pytest.raises(InputError):
+        lissa_error_bound(**{**N3, **wrong})
+
+
+def test_several_steps_by_hand():
+    """M = 0.1, C = 1, lambda = 1, G = 0.05: R = 2, then (0.2 + 2 + 0.05 + 0.01)/2, then from that radius."""
+    given = {"hessian_lipschitz": 0.1, "norm_bound": 1.0, "damping": 1.0, "gradient_bound": 0.05}
+    one = (0.1 * 2**2 / 2 + 2.0 + 0.05 + 0.01) / 2.0
+    assert iterated_newton_error_bound(**given, steps=[(0.01, 2.0)]) == (pytest.approx(one), "theorem")
+    two = (0.1 * one**2 / 2 + one + 0.05 + 0.02) / 4.0
+    assert iterated_newton_error_bound(**given, steps=[(0.01, 2.0), (0.02, 4.0)]) == (
+        pytest.approx(two),
+        "theorem",
+    )
+    assert iterated_newton_error_bound(**given, steps=[(0.01, 0.5)]) == (2.0, "ball")
+    assert iterated_newton_error_bound(**given, steps=[(0.01, 2.0), (9.0, 1.0)]) == (2.0, "ball")
+    with pytest.raises(InputError, match="step"):
+        iterated_newton_error_bound(**given, steps=[])
+
+
+@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("steps", [1, 2, 5])
+def test_several_steps_on_random_quadratics(seed, steps):
+    """M = 0 exactly: projected steps by a careless solver stay within the bound of a reference in the ball."""
+    draw = torch.Generator().manual_seed(seed)
+    factor = torch.randn(4, 4, generator=draw, dtype=torch.float64)
+    hessian = factor @ factor.T / 4 + (0.05 if seed % 2 else 1.0) * torch.eye(4, dtype=torch.float64)
+    norm_bound, damping = 1.5, 0.1 * (seed % 5)
+    optimum = torch.randn(4, generator=draw, dtype=torch.float64)
+    reference, weights = project(optimum, norm_bound), project(optimum + 3, norm_bound)
+    smallest = float(torch.linalg.eigvalsh(hessian)[0]) + damping
+    taken = []
+    for _ in range(steps):
+        gradient = hessian @ (weights - optimum)
+        damped = hessian + damping * torch.eye(4, dtype=torch.float64)
+        step = torch.linalg.solve(damped, gradient) + 0.01 * torch.randn(
+            4, generator=draw, dtype=torch.float64
+        )
+        taken.append((float((damped @ step - gradient).norm()), smallest))
+        weights = project(weights - step, norm_bound)
+    bound, _ = iterated_newton_error_bound(
+        hessian_lipschitz=0.0,
+        norm_bound=norm_bound,
+        damping=damping,
+        gradient_bound=float((hessian @ (reference - optimum)).norm()),
+        steps=taken,
+    )
+    assert float((weights - reference).norm()) <= bound * (1 + 1e-12)

@@ -8,7 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from expunge.errors import InputError
+from expunge.privacy.accountant import composed_epsilon
 from expunge.privacy.gaussian import (
+    admitted_sensitivity,
     calibrate_sigma,
     classical_sigma,
     gaussian_delta,
@@ -114,3 +116,49 @@ def test_limits():
 def test_out_of_range_is_refused(call):
     with pytest.raises(InputError, match="expected"):
         call()
+
+
+@given(st.floats(0.01, 10), st.floats(1e-10, 0.01), st.floats(1e-4, 100))
+def test_quotients_never_round_above_m(epsilon, delta, size):
+    m = gaussian_m(epsilon, delta)
+    assert admitted_sensitivity(size, epsilon, delta) / size <= m
+    assert size / calibrate_sigma(size, epsilon, delta) <= m
+    assert admitted_sensitivity(size, epsilon, delta) == pytest.approx(m * size, rel=1e-12)
+
+
+COMPOSED = [(m, draws) for m in (0.05, 0.5, 2.0) for draws in (1, 2, 7)]
+EPSILONS = (0.1, 0.5, 1.0, 3.0)
+
+
+@pytest.fixture(scope="module")
+def composed_oracle():
+    """Numerical composition of privacy losses, rounded up and rounded down: the truth lies between."""
+    code = (
+        "import json, sys\n"
+        "from dp_accounting.pld import privacy_loss_distribution as pld\n"
+        "grid, epsilons = json.loads(sys.argv[1])\n"
+        "def both(m, n):\n"
+        "    return [pld.from_gaussian_mechanism(1 / m, value_discretization_interval=1e-3,\n"
+        "            pessimistic_estimate=p).self_compose(n) for p in (False, True)]\n"
+        "print(json.dumps([[([float(x.get_delta_for_epsilon(e)) for e in epsilons],\n"
+        "    float(x.get_epsilon_for_delta(1e-4))) for x in both(m, n)] for m, n in grid]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, json.dumps([COMPOSED, EPSILONS])],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return dict(zip(COMPOSED, json.loads(done.stdout), strict=True))
+
+
+@pytest.mark.parametrize(("m", "draws"), COMPOSED)
+def test_composition_agrees_with_numerical_accounting(m, draws, composed_oracle):
+    (low_deltas, low_epsilon), (high_deltas, high_epsilon) = composed_oracle[m, draws]
+    composed, epsilon = composed_epsilon(m, draws, 1e-4)
+    assert low_epsilon * (1 - 1e-6) - 1e-6 <= epsilon <= high_epsilon * (1 + 1e-6) + 1e-6
+    for stated, low, high in zip(
+        [gaussian_delta(e, composed) for e in EPSILONS], low_deltas, high_deltas, strict=True
+    ):
+        assert low * (1 - 1e-6) - 1e-12 <= stated <= high * (1 + 1e-6) + 1e-12
+    assert high_epsilon - low_epsilon < 0.02 * draws
