@@ -43,7 +43,9 @@ from scipy.special import ndtri
 
 from expunge.errors import InputError
 
-GENERATOR = "ChaCha20 keyed with 256 bits from the operating system; sum of 4 inverse-CDF draws; float64 on a grid"
+GENERATOR = (
+    "ChaCha20 keyed with 256 bits from the operating system; sum of 4 inverse-CDF draws; float64 on a grid"
+)
 KEY_BYTES = 32
 DRAWS_PER_COORDINATE = 4
 GRID = 8  # sigma is 2^8 to 2^9 steps of a release's grid

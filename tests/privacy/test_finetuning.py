@@ -8,11 +8,16 @@ from hypothesis import strategies as st
 
 from expunge.errors import InputError
 from expunge.privacy.finetuning import (
+    gradient_clipping_m,
     gradient_clipping_sensitivity,
+    gradient_clipping_sigma,
+    grid_shift,
     model_clipping_delta,
     model_clipping_sigma,
+    model_clipping_total,
 )
 from expunge.privacy.gaussian import gaussian_delta
+from expunge.privacy.noise import FINE_GRID, rounding_m
 
 STEPS = {
     "norm_bound": st.floats(0, 50),
@@ -102,10 +107,32 @@ def test_model_clipping_known_answers():
 
 @given(st.floats(0.01, 5), st.floats(1e-8, 0.3), st.floats(0.1, 20), st.integers(1, 20))
 def test_sigma_inverts_delta_on_the_safe_side(epsilon, delta, norm_bound, steps):
-    sigma = model_clipping_sigma(epsilon, delta, norm_bound=norm_bound, steps=steps)
+    given_ = {"size": 1000, "norm_bound": norm_bound, "steps": steps}
+    sigma = model_clipping_sigma(epsilon, delta, **given_)
+    assert model_clipping_total(epsilon, delta, sigma=sigma, **given_) <= delta
     assert model_clipping_delta(epsilon, norm_bound=norm_bound, sigma=sigma, steps=steps) <= delta
-    less = sigma * (1 - 1e-6)
-    assert model_clipping_delta(epsilon, norm_bound=norm_bound, sigma=less, steps=steps) > delta
+    assert model_clipping_total(epsilon, delta, sigma=sigma * (1 - 1e-6), **given_) > delta
+
+
+@given(st.floats(0.05, 5), st.integers(1, 10**7), st.integers(1, 60), st.floats(0, 0.9))
+def test_gradient_clipping_sigma_meets_m_with_rounding(m, size, steps, decay):
+    given_ = {
+        "size": size,
+        "norm_bound": 1.0,
+        "clip": 0.1,
+        "learning_rate": 1.0,
+        "decay": decay,
+        "steps": steps,
+    }
+    try:
+        sigma = gradient_clipping_sigma(m, **given_)
+    except InputError:  # rounding alone takes m
+        assert rounding_m(size * steps, FINE_GRID) + 1e-9 > m - grid_shift(size, 1.0) * steps
+        return
+    ideal = {name: value for name, value in given_.items() if name != "size"}
+    assert gradient_clipping_m(sigma, **given_) <= m
+    assert gradient_clipping_sensitivity(**ideal) / sigma < m  # more noise than real numbers would need
+    assert gradient_clipping_m(sigma * (1 - 1e-6), **given_) > m
 
 
 @given(st.floats(0, 5), st.floats(0.1, 5), st.floats(0.1, 5), st.integers(1, 15))
