@@ -39,7 +39,13 @@ class SpectrumBounds:
 
 
 def spectrum_bounds(
-    operator: Operator, size: int, *, steps: int, failure_probability: float, generator: torch.Generator
+    operator: Operator,
+    size: int,
+    *,
+    steps: int,
+    failure_probability: float,
+    generator: torch.Generator,
+    device: torch.device | str = "cpu",
 ) -> SpectrumBounds:
     """Bound both ends of a symmetric operator's spectrum.
 
@@ -48,7 +54,8 @@ def spectrum_bounds(
         size: d.
         steps: k, Lanczos steps; full re-orthogonalisation.
         failure_probability: 2 eta, in (0, 1).
-        generator: Source of the fresh random start.
+        generator: Source of the fresh random start, on the CPU.
+        device: The operator's.
 
     Returns:
         The bounds, rounding included. Where the Krylov space is exhausted the Ritz values are exact with probability
@@ -76,7 +83,7 @@ def spectrum_bounds(
             got=str(steps),
             remedy="raise the number of steps",
         )
-    start = torch.randn(size, dtype=torch.float64, generator=generator)
+    start = torch.randn(size, dtype=torch.float64, generator=generator).to(device)
     basis = [start / start.norm()]
     diagonal: list[float] = []
     off: list[float] = []

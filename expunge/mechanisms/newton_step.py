@@ -113,6 +113,7 @@ def _curvature(
         steps=LANCZOS_STEPS,
         failure_probability=LANCZOS_FAILURE,
         generator=torch.Generator().manual_seed(seed),
+        device=weights.device,
     )
     return product, bounds, None
 
@@ -137,7 +138,7 @@ def _solve(
                 got=str(objective.size),
                 remedy="take newton.solver conjugate-gradients",
             )
-        return solve_exact(dense + damping * torch.eye(len(dense), dtype=dense.dtype), gradient)
+        return solve_exact(dense + damping * torch.eye(len(dense)).to(dense), gradient)
     if policy.solver == "conjugate-gradients":
         return conjugate_gradients(
             lambda v: product(v) + damping * v, gradient, tolerance=tolerance, max_products=CG_PRODUCTS

@@ -170,3 +170,23 @@ class SpatialMean(nn.Module):
             Shape (n, channels).
         """
         return inputs.mean(dim=(2, 3))
+
+
+def zero_linear(in_features: int, out_features: int) -> nn.Linear:
+    """A linear layer that starts at zero: trained from there, its penalty is the usual one, on the weights themselves.
+
+    Args:
+        in_features: Width of the input.
+        out_features: Number of logits.
+
+    Returns:
+        The layer.
+
+    Example:
+        >>> zero_linear(1, 1).weight.tolist()
+        [[0.0]]
+    """
+    layer = nn.Linear(in_features, out_features)
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
+    return layer

@@ -5,13 +5,13 @@ from itertools import pairwise
 from torch import nn
 
 from expunge.errors import PolicyError
-from expunge.models.networks.layers import activation_layer
+from expunge.models.networks.layers import activation_layer, zero_linear
 
 
 def softmax_regression(in_features: int, out_features: int) -> nn.Module:
     """Multinomial logistic regression: one linear layer with bias.
 
-    Formula: ``f(x) = W x + b``; its cross entropy is convex in (W, b).
+    Formula: ``f(x) = W x + b``; its cross entropy is convex in (W, b), which start at zero.
 
     Args:
         in_features: Width of the input.
@@ -24,7 +24,7 @@ def softmax_regression(in_features: int, out_features: int) -> nn.Module:
         >>> softmax_regression(4, 2)
         Linear(in_features=4, out_features=2, bias=True)
     """
-    return nn.Linear(in_features, out_features)
+    return zero_linear(in_features, out_features)
 
 
 def multilayer_perceptron(
