@@ -3,7 +3,7 @@
 `python -m benchmarks.hessian_product`. The network and the number of records are those of the paper's MNIST; the
 records are Gaussian, since time and memory depend on shapes alone. The matrix products that a Hessian product cannot
 do without are counted and executed as plain ``A @ B`` of the same shapes, chunk by chunk. For a layer with input a,
-weights W and output derivative e, forward over reverse needs
+weights W and output derivative e, forward over reverse (and reverse over reverse: as many, of the same shapes) needs
 
     forward   a W^T;  a' W^T + a W'^T          (a' = 0 at the first layer)
     weights   e'^T a + e^T a'
@@ -143,17 +143,17 @@ def measure_time(data: Records, dtype: torch.dtype, device: torch.device) -> dic
     weights = network.initial()
     generator = torch.Generator(device).manual_seed(SEED)
     vector = torch.randn(network.size, dtype=dtype, device=device, generator=generator)
-    chunk = min(records, chunk_size(record_bytes(network, weights, features)))
-    chunks = [chunk] * (records // chunk) + ([records % chunk] if records % chunk else [])
     kept_map = objective.hessian_at(weights)
     ways: dict[str, tuple[bool, Callable[[], Tensor]]] = {
         "hessian_at": (True, lambda: kept_map(vector)),
         "hessian_product": (False, lambda: objective.hessian_product(weights, vector)),
     }
     widths = [width, *HIDDEN, classes]
-    out: dict[str, Any] = {"chunk": chunk}
+    out: dict[str, Any] = {"chunk": objective.chunk}
     answers = []
     for name, (kept, call) in ways.items():
+        chunk = records if kept else min(records, objective.chunk)
+        chunks = [chunk] * (records // chunk) + ([records % chunk] if records % chunk else [])
         parts = [plain_products(needed_products(widths, part, kept=kept), dtype, device) for part in chunks]
         _, plain_seconds = best(lambda parts=parts: [part() for part in parts], device, repeats=5)
         answer, seconds = best(call, device, repeats=5)

@@ -1,19 +1,17 @@
 """The Jacobian of a network at a fixed point, over all records, as two products.
 
 At a fixed point the activations never change, so they are kept for as many chunks as fit into a memory limit: a
-product then costs its own matrix products only (the traced derivative folds everything else into constants). The
-other chunks are streamed: recomputed at every product. Nothing of size records x parameters is ever formed.
+product then costs its own matrix products only. The other chunks are streamed: recomputed at every product. Nothing of
+size records x parameters is ever formed. ``J v`` is the transpose of ``r -> J^T r``, which is linear: two reverse modes
+keep what one forward mode would compute again.
 """
 
-import warnings
 from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.func import functionalize, jvp, vjp
-from torch.fx.experimental.const_fold import split_const_subgraphs
-from torch.fx.experimental.proxy_tensor import make_fx
+from torch.func import vjp
 
 from expunge.curvature.flat import FlatModule
 
@@ -37,6 +35,7 @@ class Jacobian:
         features: X, shape (n, ...), of the network's dtype and device.
         chunk: Records at a time; chosen from the network's activations by default.
         memory_limit: Bytes of activations that may be kept; 0 keeps none.
+        reverse: Sum the transposed product over the chunks from the last to the first.
 
     Example:
         >>> net = FlatModule(torch.nn.Linear(2, 2))
@@ -52,14 +51,15 @@ class Jacobian:
         *,
         chunk: int | None = None,
         memory_limit: int = MEMORY_LIMIT,
+        reverse: bool = False,
     ) -> None:
         """Evaluate the network once, keeping what fits."""
         self.size = network.size
         self._dtype, self._device = network.dtype, network.device
         each = record_bytes(network, origin, features)
-        # one trace where all fits: tracing costs about as much as some products, whatever the records
         whole = chunk is None and 2 * each * len(features) <= memory_limit
         self.chunk = max(1, len(features)) if whole else chunk or chunk_size(each)
+        self._reverse = reverse
         self._parts: list[_Part] = []
         for features_part in torch.split(features, self.chunk):
             cost = 2 * each * len(features_part)  # for the product, and for the transposed one
@@ -81,7 +81,7 @@ class Jacobian:
             return torch.cat([part.push(vector) for part in self._parts])
 
     def transposed(self, cotangent: Tensor) -> Tensor:
-        """``J^T r``, summed over the records in order.
+        """``J^T r``, summed over the chunks in order.
 
         Args:
             cotangent: r, shape (n, classes).
@@ -90,7 +90,8 @@ class Jacobian:
             Shape (d,).
         """
         total = torch.zeros(self.size, dtype=self._dtype, device=self._device)
-        for part, weight in zip(self._parts, torch.split(cotangent, self.chunk), strict=True):
+        pairs = list(zip(self._parts, torch.split(cotangent, self.chunk), strict=True))
+        for part, weight in reversed(pairs) if self._reverse else pairs:
             total = total + part.pull(weight)
         return total
 
@@ -145,36 +146,17 @@ def _part(network: FlatModule, origin: Tensor, features: Tensor, kept: bool) -> 
         return network(weights, features)
 
     if kept:
-        output, push = linearized(call, origin)
-        pull = vjp(call, origin)[1]
-        return _Part(output, push, lambda r: pull(r)[0])
+        output, push, pull = _maps(call, origin)
+        return _Part(output.detach(), push, pull)
     with torch.no_grad():
         output = call(origin)
-    return _Part(
-        output,
-        lambda v: jvp(call, (origin,), (v,))[1],
-        lambda r: vjp(call, origin)[1](r)[0],
-    )
+    return _Part(output, lambda v: _maps(call, origin)[1](v), lambda r: vjp(call, origin)[1](r)[0])
 
 
-def linearized(
-    function: Callable[[Tensor], Tensor], point: Tensor
-) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-    """A function's value and derivative map at a point, everything but the map itself folded into constants.
-
-    As ``torch.func.linearize``, but functionalised: some derivatives (GroupNorm's second ones) change their operands
-    in place, and would change the constants at the first product, making every later one wrong.
-
-    Args:
-        function: Of one vector.
-        point: Where.
-
-    Returns:
-        The value, and ``v -> Df(point) v``.
-    """
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Attempted to insert a get_attr Node", UserWarning)
-        value = function(point)
-        trace = make_fx(functionalize(lambda v: jvp(function, (point,), (v,))[1]))
-        product: Callable[[Tensor], Tensor] = split_const_subgraphs(trace(torch.zeros_like(point)))
-    return value, product
+def _maps(
+    call: Callable[[Tensor], Tensor], origin: Tensor
+) -> tuple[Tensor, Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
+    """Value, ``v -> J v`` and ``r -> J^T r``."""
+    output, pull = vjp(call, origin)[:2]
+    push = vjp(lambda r: pull(r)[0], torch.zeros_like(output))[1]
+    return output, lambda v: push(v)[0], lambda r: pull(r)[0]

@@ -5,11 +5,16 @@ entropy, and ``(mu/2)||v||^2``. A softmax regression is its own linearisation, a
 Curvature is the structured product: Jacobian, small output Hessian, transposed Jacobian.
 """
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
+from torch.func import vmap
 
 from expunge.curvature.flat import FlatModule
 from expunge.curvature.jacobian import MEMORY_LIMIT, Jacobian
+
+_OTHER_CHUNKS = 7  # into how many the rounding check breaks up each chunk
 
 
 class LinearizedObjective:
@@ -23,6 +28,7 @@ class LinearizedObjective:
         l2: mu, above 0.
         chunk: Records per product, which bounds memory; chosen from the network's activations by default.
         memory_limit: Bytes of activations that may be kept between products.
+        reverse: Sum over the chunks from the last to the first.
 
     Example:
         >>> net = FlatModule(torch.nn.Linear(2, 2))
@@ -40,6 +46,7 @@ class LinearizedObjective:
         l2: float,
         chunk: int | None = None,
         memory_limit: int = MEMORY_LIMIT,
+        reverse: bool = False,
     ) -> None:
         """Keep the data and evaluate the network once at the origin."""
         self.network = network
@@ -52,7 +59,7 @@ class LinearizedObjective:
         self.records = len(labels)
         self._index = torch.arange(self.records, device=network.device)
         self.jacobian = Jacobian(
-            network, self._origin, self._features, chunk=chunk, memory_limit=memory_limit
+            network, self._origin, self._features, chunk=chunk, memory_limit=memory_limit, reverse=reverse
         )
         self._chunk = self.jacobian.chunk
 
@@ -106,8 +113,20 @@ class LinearizedObjective:
             Shape (d,).
         """
         weighted = probabilities * self.jacobian.product(vector)
-        weighted -= probabilities * weighted.sum(dim=1, keepdim=True)
+        weighted = weighted - probabilities * weighted.sum(dim=1, keepdim=True)
         return self.jacobian.transposed(weighted / self.records) + self.l2 * vector
+
+    def curvature_block(self, probabilities: Tensor, vectors: Tensor) -> Tensor:
+        """Hessian products with several vectors at once.
+
+        Args:
+            probabilities: As for :meth:`curvature_product`.
+            vectors: Shape (k, d).
+
+        Returns:
+            Shape (k, d).
+        """
+        return vmap(partial(self.curvature_product, probabilities))(vectors)
 
     def slope(self, logits: Tensor, move: Tensor, point: Tensor, direction: Tensor) -> float:
         """Derivative of the objective along a direction, from logits alone.
@@ -151,12 +170,14 @@ class LinearizedObjective:
         return inputs if inputs.dim() == 2 and len(inputs) == self.records else None
 
     def reversed(self) -> "LinearizedObjective":
-        """The same objective with records in reverse order and other chunks: rounds differently.
+        """The same objective summed in other chunks of records, the last one first: rounds differently.
 
         Returns:
             An objective whose gradient differs by rounding alone.
         """
-        return self._over(self.network, slice(None), flip=True, chunk=max(1, self._chunk * 3 // 7), limit=0)
+        return self._over(
+            self.network, slice(None), reverse=True, chunk=max(1, self._chunk // _OTHER_CHUNKS), limit=0
+        )
 
     def single(self) -> "LinearizedObjective":
         """The same objective in float32, for inner iterations.
@@ -188,11 +209,16 @@ class LinearizedObjective:
         *,
         chunk: int | None,
         limit: int,
-        flip: bool = False,
+        reverse: bool = False,
     ) -> "LinearizedObjective":
         features, labels = self._features[chosen], self._labels[chosen]
-        if flip:
-            features, labels = features.flip(0), labels.flip(0)
         return LinearizedObjective(
-            network, self._origin, features, labels, self.l2, chunk=chunk, memory_limit=limit
+            network,
+            self._origin,
+            features,
+            labels,
+            self.l2,
+            chunk=chunk,
+            memory_limit=limit,
+            reverse=reverse,
         )

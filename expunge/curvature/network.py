@@ -5,14 +5,17 @@ from functools import partial
 
 import torch
 from torch import Tensor
-from torch.func import grad, jvp, vmap
+from torch.func import grad, vjp, vmap
 from torch.nn.functional import cross_entropy
 
 from expunge.curvature.flat import FlatModule
-from expunge.curvature.jacobian import MEMORY_LIMIT, chunk_size, linearized, record_bytes
+from expunge.curvature.jacobian import MEMORY_LIMIT, chunk_size, record_bytes
 
 # A Hessian product keeps values, derivatives and second derivatives: about this many times a forward pass's outputs.
 _KEPT_FACTOR = 4
+# So many times smaller chunks than a Jacobian's keep the peak near that of a training step, at no cost in time:
+# benchmarks/hessian_product.py.
+_SMALLER = 8
 
 
 class NetworkObjective:
@@ -47,17 +50,13 @@ class NetworkObjective:
         self._features = features.to(dtype=network.dtype, device=network.device)
         self._labels = labels.to(network.device)
         self._record_bytes = record_bytes(network, network.initial(), self._features)
-        chunk = chunk or chunk_size(self._record_bytes)
-        self._parts = self._split(chunk)
-        # a Hessian product needs more than a gradient: smaller chunks keep its peak near that of a training step
-        self._small_parts = self._split(max(1, chunk // _KEPT_FACTOR))
+        self.chunk = chunk or max(1, chunk_size(self._record_bytes) // _SMALLER)
+        split = torch.split(self._features, self.chunk), torch.split(self._labels, self.chunk)
+        self._parts = list(zip(*split, strict=True))
         self._memory_limit = memory_limit
         self.l2 = l2
         self.size = network.size
         self.records = len(labels)
-
-    def _split(self, chunk: int) -> list[tuple[Tensor, Tensor]]:
-        return list(zip(torch.split(self._features, chunk), torch.split(self._labels, chunk), strict=True))
 
     def _loss(self, weights: Tensor, features: Tensor, labels: Tensor) -> Tensor:
         return cross_entropy(self.network(weights, features), labels, reduction="sum") / self.records
@@ -80,7 +79,7 @@ class NetworkObjective:
         return total
 
     def hessian_product(self, weights: Tensor, vector: Tensor) -> Tensor:
-        """``H v`` over all records, forward over reverse, nothing kept.
+        """``H v`` over all records, reverse over reverse, nothing kept.
 
         Args:
             weights: Where the Hessian is taken, shape (d,).
@@ -90,7 +89,7 @@ class NetworkObjective:
             Shape (d,).
         """
         total = self.l2 * vector
-        for part in self._small_parts:
+        for part in self._parts:
             total = total + _streamed(self._gradient_of(*part), weights, vector)
         return total
 
@@ -106,10 +105,9 @@ class NetworkObjective:
             The map.
         """
         if self._record_bytes * self.records * _KEPT_FACTOR <= self._memory_limit:
-            # one trace: tracing costs about as much as some products, whatever the records
-            maps = [linearized(self._gradient_of(self._features, self._labels), weights)[1]]
+            maps = [_kept(self._gradient_of(self._features, self._labels), weights)]
         else:
-            maps = [partial(_streamed, self._gradient_of(*part), weights) for part in self._small_parts]
+            maps = [partial(_streamed, self._gradient_of(*part), weights) for part in self._parts]
 
         def product(vector: Tensor) -> Tensor:
             total = self.l2 * vector
@@ -154,6 +152,11 @@ class NetworkObjective:
         return (dense + dense.T) / 2
 
 
+def _kept(gradient: Callable[[Tensor], Tensor], weights: Tensor) -> Callable[[Tensor], Tensor]:
+    """``v -> H v``: the Hessian is symmetric, so the transposed derivative of the gradient is the derivative."""
+    pull = vjp(gradient, weights)[1]
+    return lambda vector: pull(vector)[0]
+
+
 def _streamed(gradient: Callable[[Tensor], Tensor], weights: Tensor, vector: Tensor) -> Tensor:
-    product: Tensor = jvp(gradient, (weights,), (vector,))[1]
-    return product
+    return _kept(gradient, weights)(vector)

@@ -22,6 +22,7 @@ from expunge.errors import InputError
 
 HEAD_LIMIT = 2000  # parameters of a head up to which its curvature is formed and factored
 _SEED = 20240801  # of sketch and sample: public, independent of every record
+_BLOCK = 16  # vectors a product of the sketch: bounds memory
 
 
 @dataclass(frozen=True)
@@ -104,8 +105,8 @@ def keep_curvature(
     generator = torch.Generator().manual_seed(_SEED)
     test = torch.randn(part.size, columns, generator=generator).to(part.network.device)
     test = torch.linalg.qr(test).Q
-    columns_of = [part.curvature_product(probabilities, v.contiguous()) - part.l2 * v for v in test.T]
-    image = torch.stack(columns_of, dim=1)
+    blocks = [part.curvature_block(probabilities, rows.contiguous()) for rows in torch.split(test.T, _BLOCK)]
+    image = torch.cat(blocks).T - part.l2 * test
     # keeps the small Cholesky factor positive in float32, where H + mu I rounds by about 1e-7 (||H|| + mu)
     shift = 1e-6 * (float(image.norm()) + part.l2)
     middle = test.T @ image

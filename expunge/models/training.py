@@ -96,7 +96,7 @@ def train(
             max_products=spec.max_products,
             what=what,
             kept=kept,
-            mixed=kept is None,  # few products do not pay for a second copy in float32
+            mixed=True,
         )
         check_converged(spec, solution.status, solution.gradient_norm, solution.rounding)
         return Trained(

@@ -56,7 +56,7 @@ def _random_problem(seed):
 class _DenseJacobian:
     """That of a linear layer, in closed form: a thousand problems in seconds."""
 
-    def __init__(self, network, origin, features, *, chunk, memory_limit):
+    def __init__(self, network, origin, features, *, chunk, memory_limit, reverse):
         self.features, self.size, self.chunk = features, network.size, chunk or len(features)
         self.output = network(origin, features)
 
