@@ -28,8 +28,9 @@ lint: $(STAMP)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# Two processes with one thread each: much of the time is spent waiting for servers and git.
 test: lint
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadfile
 
 test-slow: $(STAMP)
 	$(BIN)/pytest -m slow

@@ -1,21 +1,22 @@
-"""Our noise generator against OpenDP's Gaussians: `python -m benchmarks.noise [LARGEST [LARGEST_OF_OPENDP]]`.
+"""Our noise generator against OpenDP's Gaussians: `python -m benchmarks.noise`.
 
-Prints one JSON document: seconds, added peak memory, ratio of seconds at 1e4 to 1e7 coordinates, hardware. Each
-figure comes from a process of its own. OpenDP is optional; where it is absent the document says so.
+Seconds, added peak memory and ratio of seconds at 1e4 to 1e7 coordinates. Each figure comes from a
+process of its own. OpenDP is optional; where it is absent the document says so.
 """
 
 import importlib.metadata
 import importlib.util
-import json
 import multiprocessing
 import os
 import platform
 import resource
-import sys
 import time
+from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
 
+from benchmarks.common import emit, panels, parser
 from expunge.privacy.noise import GENERATOR, GaussianNoise, release_step
 
 SIGMA = 0.01
@@ -78,6 +79,27 @@ def compare(largest: int, largest_of_opendp: int) -> dict[str, object]:
     }
 
 
+def main() -> None:
+    options = parser(__doc__, device=False)
+    options.add_argument("--largest", type=float, default=1e7, help="coordinates")
+    options.add_argument("--largest-of-opendp", type=float, default=1e5, help="coordinates")
+    given = options.parse_args()
+    document = compare(int(given.largest), int(given.largest_of_opendp))
+    emit("noise", document, plot(document), given.out)
+
+
+def plot(document: dict[str, Any]) -> Figure:
+    figure, (axes,) = panels(1)
+    rows = document["sizes"]
+    for name in (OURS, CONTINUOUS, DISCRETE):
+        points = [(row["coordinates"], row[name]["seconds"]) for row in rows if name in row]
+        if points:
+            axes.loglog(*zip(*points, strict=True), marker="o", label=name)
+    axes.set_xlabel("coordinates")
+    axes.set_ylabel("seconds")
+    axes.legend()
+    return figure
+
+
 if __name__ == "__main__":
-    limits = [int(float(argument)) for argument in sys.argv[1:]] or [10**7]
-    sys.stdout.write(json.dumps(compare(limits[0], limits[1] if len(limits) > 1 else 10**5), indent=1) + "\n")
+    main()

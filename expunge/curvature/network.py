@@ -15,7 +15,7 @@ from expunge.curvature.jacobian import MEMORY_LIMIT, chunk_size, record_bytes
 _KEPT_FACTOR = 4
 # So many times smaller chunks than a Jacobian's keep the peak near that of a training step, at no cost in time:
 # benchmarks/hessian_product.py.
-_SMALLER = 8
+_SMALLER = 4
 
 
 class NetworkObjective:
