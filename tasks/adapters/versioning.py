@@ -341,7 +341,7 @@ class Repository:
             [sys.executable, "-m", "dvc", *arguments],
             cwd=self.root,
             env={**git.clean_environment(), "PATH": path, "EXPUNGE_WORKSPACE": str(self.root)},
-            stdout=sys.stderr,
+            stdout=sys.__stderr__,  # of the process: a notebook replaces sys.stderr by what is no file
             check=False,
         )
         if done.returncode:
