@@ -65,9 +65,8 @@ def verify(
 ) -> None:
     """Recompute everything a certificate states; exit code 1 if something does not hold."""
     from expunge.errors import InputError, VerificationError
-    from expunge.evidence.annex import ANNEX_FILE
     from expunge.evidence.certificate import parse_certificate
-    from expunge.evidence.verify import verify_certificate
+    from tasks.verification import verify_one
 
     path = Path(certificate)
     state = use_workspace(workspace)
@@ -80,13 +79,7 @@ def verify(
             "the certificate is not JSON", got=path.name, remedy="ask for the original"
         ) from error
     parsed = parse_certificate(content)
-    annex = state.workspace.evidence_dir / parsed.certificate_id / ANNEX_FILE
-    outcome = verify_certificate(
-        parsed,
-        ledger=state.ledger.entries(state.lineage),
-        annex=annex.read_bytes() if annex.is_file() else None,
-        model_digest=_model_digest(state, parsed),
-    )
+    outcome = verify_one(state, parsed)
     _report(outcome, json, f"certificate {parsed.certificate_id}")
     if not outcome.verified:
         raise VerificationError("the certificate does not hold", got="; ".join(outcome.findings))
@@ -163,19 +156,6 @@ def _report(outcome: Any, json: bool, what: str) -> None:
     ):
         for line in lines:
             out.print(f"  {mark}: {line}", markup=False)
-
-
-def _model_digest(state: Any, certificate: Any) -> str | None:
-    """Digest of the files that serve, if this certificate is about them."""
-    from expunge.models.serving import model_digest
-    from expunge.stages import MODEL_FOLDER
-    from tasks.adapters import access
-
-    champion = access.registry(state).champion()
-    folder = state.workspace.build_dir / MODEL_FOLDER
-    if champion is None or champion.version != certificate.model.version or not folder.is_dir():
-        return None
-    return model_digest(folder)
 
 
 def _folder(state: Any, certificate_id: str) -> Path:

@@ -30,19 +30,17 @@ def verify(
 ) -> None:
     """Search the whole workspace for everyone who was erased; exit code 1 if anything is found."""
     from expunge.errors import ResidueError
-    from expunge.residue.scan import Target
-    from tasks.purge import scan_workspace
+    from tasks.purge import erased, scan_workspace
 
     state = use_workspace(workspace)
-    erased = frozenset(ticket.pseudonym for ticket in state.tickets.select(states=["closed"]))
-    target = Target(subjects=frozenset(subject or ()), pseudonyms=erased, pseudonymiser=state.pseudonymiser)
+    target = erased(state, subject or ())
     with showing_progress():
         report = scan_workspace(state, target)
     if json:
         emit(report.to_json())
     else:
         rows = [(item["kind"], f"{item['files']:,}", f"{item['bytes']:,}") for item in report.searched]
-        table(f"Searched for {len(erased)} erased people", ("kind", "files", "bytes"), rows)
+        table(f"Searched for {len(target.pseudonyms)} erased people", ("kind", "files", "bytes"), rows)
         for note in report.notes:
             out.print(f"note: {note}", markup=False)
         for hit in report.hits:

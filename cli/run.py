@@ -1,13 +1,12 @@
 """Commands that plan and process batches."""
 
 import time
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import typer
 
 from cli.output import JsonOption, WorkspaceOption, emit, err, out, showing_progress, table, use_workspace
-
-_LEASE_S = 24 * 3600.0
 
 
 def add_to(app: typer.Typer) -> None:
@@ -26,6 +25,7 @@ def plan(
     json: JsonOption = False,
 ) -> None:
     """Dry run: what the next batch would do, at which guarantee and cost. Changes nothing."""
+    from tasks.intake import waiting_for
     from tasks.planning import plan_for
     from tasks.preview import records_of
 
@@ -38,6 +38,7 @@ def plan(
         "releases": limits.releases - context.account.step,
     }
     records = records_of(state, [t.ticket_id for t in chosen])
+    waiting = waiting_for(chosen, state.policy.batch, datetime.now(UTC))
     if json:
         assessed = [
             {k: (None if v == float("inf") else v) for k, v in a.to_json().items()} for a in made.assessments
@@ -51,10 +52,13 @@ def plan(
                 "choice": made.choice,
                 "why": made.why,
                 "ledger_left": left,
+                "waiting": waiting,
             }
         )
         return
     out.print(f"Next batch: {len(chosen)} tickets, {records} records (dry run: nothing is changed)")
+    if waiting:
+        out.print(f"It does not start yet: {waiting}.", markup=False)
     rows = [
         (
             a.mechanism,
@@ -117,28 +121,14 @@ def run(
 
 
 def _process(state: Any, done: list[dict[str, Any]]) -> int:
-    """Process batches under the lineage's lease; a failed one keeps its reason and others waiting."""
-    from expunge.errors import ExpungeError
-    from flows.erase import erase
-    from tasks.intake import batches_to_run, holder_alive, lease_holder
+    """Process what is due; a batch that failed keeps its reason."""
+    from flows.sweep import process_due
 
-    holder = lease_holder()
-    state.batches.acquire_lease(state.lineage, holder, _LEASE_S, alive=holder_alive)
-    try:
-        for batch_id in batches_to_run(state):
-            state.batches.resume(batch_id)
-            try:
-                erase(batch_id)
-            except ExpungeError as error:
-                state.batches.fail(batch_id, str(error))
-                err.print(f"error: batch {batch_id}: {error}", markup=False, soft_wrap=True)
-                done.append(summary(state, batch_id))
-                # a lineage is unlearned in order: a later release built on this dataset would be overtaken by this one
-                return error.exit_code
-            done.append(summary(state, batch_id))
-    finally:
-        state.batches.release_lease(state.lineage, holder)
-    return 0
+    failure = process_due(state, lambda batch_id: done.append(summary(state, batch_id)))
+    if failure is None:
+        return 0
+    err.print(f"error: batch {done[-1]['batch_id']}: {failure}", markup=False, soft_wrap=True)
+    return failure.exit_code
 
 
 def summary(state: Any, batch_id: str) -> dict[str, Any]:

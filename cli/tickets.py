@@ -128,6 +128,22 @@ def release(ticket: _TicketArgument, workspace: WorkspaceOption = None, json: Js
 
 
 @app.command()
+def extend(
+    ticket: _TicketArgument,
+    reason: _ReasonOption,
+    workspace: WorkspaceOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Extend a deadline, once: by two months (GDPR) or 45 days (CCPA). The person must be told why."""
+    state = use_workspace(workspace)
+    due = state.deadlines.extend(ticket, reason)
+    if json:
+        emit(state.tickets.get(ticket).to_json())
+        return
+    out.print(f"{ticket} is due {due:%Y-%m-%d} now; tell the person, and why", markup=False)
+
+
+@app.command()
 def withdraw(
     ticket: _TicketArgument,
     reason: _ReasonOption,

@@ -212,9 +212,17 @@ class GatesPolicy(_Strict):
 
 
 class BatchPolicy(_Strict):
-    """When a batch starts."""
+    """When a batch starts: a model difference that few people explain tells more about each of them."""
 
     minimum_size: int = Field(1, ge=1)
+    maximum_wait_days: int = Field(7, ge=0)
+    deadline_margin_days: int = Field(7, ge=0)
+
+
+class AlarmsPolicy(_Strict):
+    """Whom to tell when a deadline is near."""
+
+    webhook: str | None = Field(None, pattern="^https?://")
 
 
 class Policy(_Strict):
@@ -229,6 +237,7 @@ class Policy(_Strict):
     ledger: LedgerPolicy = LedgerPolicy()
     gates: GatesPolicy = GatesPolicy()
     batch: BatchPolicy = BatchPolicy()
+    alarms: AlarmsPolicy = AlarmsPolicy()
 
 
 class ModelParams(_Strict):

@@ -11,6 +11,7 @@ from expunge.evidence.store import LedgerStore
 from expunge.pseudonyms import Pseudonymiser, load_key
 from expunge.settings import Params, Policy, Workspace, load_params, load_policy
 from expunge.tickets.batches import BatchStore
+from expunge.tickets.deadlines import Deadlines
 from expunge.tickets.store import TicketStore
 
 PSEUDONYM_KEY = "pseudonym-1.key"
@@ -31,6 +32,7 @@ class State:
         database: Opened.
         pseudonymiser: For subjects.
         tickets: Ticket store.
+        deadlines: Of the tickets.
         batches: Batch store.
         ledger: Ledger store.
     """
@@ -43,6 +45,7 @@ class State:
     database: Database
     pseudonymiser: Pseudonymiser
     tickets: TicketStore
+    deadlines: Deadlines
     batches: BatchStore
     ledger: LedgerStore
 
@@ -85,6 +88,7 @@ def open_state(path: Path | None = None) -> State:
         database=database,
         pseudonymiser=pseudonymiser,
         tickets=TicketStore(database, pseudonymiser),
+        deadlines=Deadlines(database),
         batches=BatchStore(database),
         ledger=LedgerStore(database),
     )

@@ -2,11 +2,18 @@
 
 import os
 import socket
-from collections.abc import Iterable
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime, timedelta
 
 from expunge.datasets.partitions import find_subjects
-from expunge.errors import TicketError
+from expunge.errors import ExpungeError, TicketError
+from expunge.settings import BatchPolicy
 from expunge.state import State
+from expunge.tickets.store import Ticket
+
+_LEASE_S, _HEARTBEAT_S = 180.0, 30.0
 
 
 def require_known(state: State, subject_id: str) -> None:
@@ -28,8 +35,39 @@ def require_known(state: State, subject_id: str) -> None:
         )
 
 
+def waiting_for(due: Sequence[Ticket], policy: BatchPolicy, now: datetime) -> str | None:
+    """Why the due tickets do not make a batch yet.
+
+    Args:
+        due: Verified tickets.
+        policy: When a batch starts.
+        now: The time, with its zone.
+
+    Returns:
+        The reason, or None if a batch may start.
+
+    Example:
+        >>> waiting_for([], BatchPolicy(), datetime.now(UTC))
+        'nothing is due'
+    """
+    if not due:
+        return "nothing is due"
+    waited = now - min(ticket.received_at for ticket in due)
+    left = min(ticket.due_at for ticket in due) - now
+    if (
+        len(due) >= policy.minimum_size
+        or waited >= timedelta(days=policy.maximum_wait_days)
+        or left <= timedelta(days=policy.deadline_margin_days)
+    ):
+        return None
+    return (
+        f"{len(due)} of at least {policy.minimum_size} tickets are due; the batch starts without the others once one "
+        f"has waited {policy.maximum_wait_days} days or is due within {policy.deadline_margin_days}"
+    )
+
+
 def open_due_batch(state: State) -> str | None:
-    """Open a batch of the due tickets, if there are as many as policy wants.
+    """Open a batch of the due tickets, if policy lets one start.
 
     Args:
         state: The workspace.
@@ -38,7 +76,7 @@ def open_due_batch(state: State) -> str | None:
         The batch's id, or None.
     """
     due = state.tickets.due_for_batch()
-    if len(due) < max(1, state.policy.batch.minimum_size):
+    if waiting_for(due, state.policy.batch, datetime.now(UTC)) is not None:
         return None
     return state.batches.open_batch([ticket.ticket_id for ticket in due]).batch_id
 
@@ -71,6 +109,42 @@ def holder_alive(holder: str) -> bool:
     except PermissionError:
         return True
     return True
+
+
+@contextmanager
+def lineage_lease(state: State, *, seconds: float = _LEASE_S, every: float = _HEARTBEAT_S) -> Iterator[None]:
+    """Work on the workspace's lineage alone; a heartbeat renews the lease until the work ends.
+
+    A holder that was killed loses it when it expires, or at once to a process of the same host.
+
+    Args:
+        state: The workspace.
+        seconds: How long the lease lasts without a heartbeat.
+        every: Seconds between heartbeats.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        RefusedError: If another one is at work.
+    """
+    holder, ended = lease_holder(), threading.Event()
+    state.batches.acquire_lease(state.lineage, holder, seconds, alive=holder_alive)
+
+    def beat() -> None:
+        while not ended.wait(every):
+            # a database that is away for a moment is tried again at the next beat
+            with suppress(ExpungeError):
+                state.batches.acquire_lease(state.lineage, holder, seconds, alive=holder_alive)
+
+    heart = threading.Thread(target=beat, name="lease", daemon=True)
+    heart.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        heart.join()
+        state.batches.release_lease(state.lineage, holder)
 
 
 def batches_to_run(state: State) -> Iterable[str]:

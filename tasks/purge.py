@@ -1,7 +1,7 @@
 """Purge: superseded bytes are destroyed, and a residue scan proves it; then the tickets close."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from typing import Any
 
@@ -90,6 +90,43 @@ def close(batch_id: str) -> None:
         if not report.clean:
             raise ResidueError("an id is still in the tickets database", remedy="report this")
     log(f"batch {batch_id}: closed")
+
+
+@step
+def search_residue() -> int:
+    """Search the whole workspace for everyone who was erased.
+
+    Returns:
+        Number of files and objects searched.
+
+    Raises:
+        ResidueError: If anything is found.
+    """
+    state = open_state()
+    report = scan_workspace(state, erased(state))
+    if not report.clean:
+        raise ResidueError(
+            "the residue scan found something",
+            got=f"{len(report.hits)} hits",
+            remedy="see `expunge purge verify`",
+        )
+    searched = sum(int(item["files"]) for item in report.searched)
+    log(f"residue scan of {searched} files and objects: clean")
+    return searched
+
+
+def erased(state: State, also: Iterable[str] = ()) -> Target:
+    """Everyone who was erased, by pseudonym.
+
+    Args:
+        state: The workspace.
+        also: Subject ids to look for as they are.
+
+    Returns:
+        What to search for.
+    """
+    pseudonyms = frozenset(ticket.pseudonym for ticket in state.tickets.select(states=["closed"]))
+    return Target(subjects=frozenset(also), pseudonyms=pseudonyms, pseudonymiser=state.pseudonymiser)
 
 
 def scan_workspace(state: State, target: Target, *, with_tickets: bool = True) -> ScanReport:

@@ -44,6 +44,7 @@ _BEFORE = (TicketState.RECEIVED, TicketState.VERIFIED, TicketState.ON_HOLD)
 FINAL = frozenset({TicketState.CLOSED, TicketState.REJECTED, TicketState.WITHDRAWN})
 REGIMES = ("gdpr", "ccpa")
 _CCPA_DAYS = 45
+_GDPR_EXTENDED_MONTHS = 3
 
 _NEXT: dict[TicketState, frozenset[TicketState]] = {
     TicketState.RECEIVED: frozenset(
@@ -92,15 +93,16 @@ def advance(state: TicketState, target: TicketState, *, before: TicketState | No
     return target
 
 
-def due_at(received_at: datetime, regime: str) -> datetime:
-    """Deadline of a ticket: one calendar month (GDPR Art. 12(3)) or 45 days (CCPA 1798.130).
+def due_at(received_at: datetime, regime: str, *, extended: bool = False) -> datetime:
+    """Deadline of a ticket: a calendar month and two more (GDPR Art. 12(3)), or 45 days and 45 (CCPA 1798.130).
 
     Args:
         received_at: When the request came.
         regime: gdpr or ccpa.
+        extended: Whether the one extension was taken.
 
     Returns:
-        The same time of day, at the end of the period; a day that the next month lacks becomes its last day.
+        The same time of day, at the end of the period; a day that its month lacks becomes that month's last day.
 
     Raises:
         TicketError: If the regime is unknown.
@@ -110,9 +112,10 @@ def due_at(received_at: datetime, regime: str) -> datetime:
         28
     """
     if regime == "ccpa":
-        return received_at + timedelta(days=_CCPA_DAYS)
+        return received_at + timedelta(days=2 * _CCPA_DAYS if extended else _CCPA_DAYS)
     if regime == "gdpr":
-        year, month = received_at.year + received_at.month // 12, received_at.month % 12 + 1
+        months = received_at.month - 1 + (_GDPR_EXTENDED_MONTHS if extended else 1)
+        year, month = received_at.year + months // 12, months % 12 + 1
         return received_at.replace(
             year=year, month=month, day=min(received_at.day, calendar.monthrange(year, month)[1])
         )

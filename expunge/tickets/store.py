@@ -246,7 +246,7 @@ class TicketStore:
         return self._step(ticket_id, TicketState.ON_HOLD, reason)
 
     def release(self, ticket_id: str) -> Ticket:
-        """Release a held ticket to where it was.
+        """Release a held ticket to where it was; its deadline moves by the time it was held.
 
         Args:
             ticket_id: Its id.
@@ -260,6 +260,13 @@ class TicketStore:
                 raise TicketError(
                     "the ticket is not on hold", expected="on_hold", got=row.state, remedy="nothing to do"
                 )
+            held = (
+                select(TicketEventRow.at)
+                .where(TicketEventRow.ticket_id == ticket_id, TicketEventRow.target == TicketState.ON_HOLD)
+                .order_by(TicketEventRow.number.desc())
+                .limit(1)
+            )
+            row.due_at += datetime.now(UTC) - session.scalars(held).one()
             move(session, row, TicketState(row.state_before), "released from hold")
             return _ticket(row)
 

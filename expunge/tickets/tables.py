@@ -56,6 +56,16 @@ class TicketEventRow(Base):
     reason: Mapped[str] = mapped_column(Text, default="")
 
 
+class DeadlineRow(Base):
+    """What happened to a ticket's deadline, if anything did."""
+
+    __tablename__ = "ticket_deadlines"
+
+    ticket_id: Mapped[str] = mapped_column(ForeignKey("tickets.ticket_id"), primary_key=True)
+    extended_at: Mapped[datetime | None] = mapped_column(UtcTime)
+    alarm: Mapped[str | None] = mapped_column(String(10))  # the last level that was delivered
+
+
 class LeaseRow(Base):
     """Who works on a model lineage."""
 

@@ -1,0 +1,55 @@
+"""The sweep: continue what was interrupted, process what is due, tell of deadlines, verify the ledger.
+
+For a nightly schedule, for tickets as they come, and for `expunge run`.
+"""
+
+from collections.abc import Callable
+
+from prefect import flow
+
+from expunge.errors import ExpungeError
+from expunge.state import State, open_state
+from flows.erase import erase
+from tasks.alarms import raise_alarms
+from tasks.intake import batches_to_run, lineage_lease
+from tasks.verification import check_ledger
+
+
+@flow(name="sweep", persist_result=False, validate_parameters=False)
+def sweep() -> None:
+    """Do everything that is due in the workspace.
+
+    Raises:
+        ExpungeError: If a batch failed; alarms were raised and the ledger was verified all the same.
+    """
+    try:
+        failure = process_due(open_state())
+    finally:
+        raise_alarms()
+    check_ledger()
+    if failure is not None:
+        raise failure
+
+
+def process_due(state: State, done: Callable[[str], None] = lambda batch_id: None) -> ExpungeError | None:
+    """Process batches under the lineage's lease, until none is due or one fails.
+
+    Args:
+        state: The workspace.
+        done: Called with the id of each batch that was worked on.
+
+    Returns:
+        Why the last batch failed, if it did. Others wait then: a lineage is unlearned in order, and a later release
+        built on this dataset would be overtaken by this one.
+    """
+    with lineage_lease(state):
+        for batch_id in batches_to_run(state):
+            state.batches.resume(batch_id)
+            try:
+                erase(batch_id)
+            except ExpungeError as error:
+                state.batches.fail(batch_id, str(error))
+                done(batch_id)
+                return error
+            done(batch_id)
+    return None

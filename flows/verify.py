@@ -1,0 +1,14 @@
+"""The verification flow: all evidence, and that nobody erased is left. For a weekly schedule."""
+
+from prefect import flow
+
+from tasks.purge import search_residue
+from tasks.verification import check_certificates, check_ledger
+
+
+@flow(name="verify", persist_result=False, validate_parameters=False)
+def verify() -> None:
+    """Verify the ledger, every certificate and the absence of everyone erased; fails if something does not hold."""
+    check_ledger()
+    check_certificates()
+    search_residue()

@@ -1,0 +1,49 @@
+"""Alarms of deadlines: a log line, a Prefect event and, if policy names one, a webhook."""
+
+from datetime import UTC, datetime
+
+import httpx
+from prefect.events import emit_event
+
+from expunge.state import open_state
+from expunge.tickets.deadlines import Alarm
+from tasks.step import log, step
+
+_TIMEOUT_S = 10.0
+_TRIES = 3
+
+
+@step
+def raise_alarms() -> int:
+    """Tell of every deadline that came near since the last time; what could not be told is tried again next time.
+
+    Returns:
+        Number of alarms told.
+    """
+    state, told = open_state(), 0
+    for alarm in state.deadlines.alarms(datetime.now(UTC)):
+        log(f"deadline {alarm.level}: ticket {alarm.ticket_id}, due {alarm.due_at:%Y-%m-%d %H:%M} UTC")
+        emit_event(
+            event="expunge.ticket.deadline",
+            resource={"prefect.resource.id": f"expunge.ticket.{alarm.ticket_id}"},
+            payload=alarm.to_json(),
+        )
+        if state.policy.alarms.webhook and not _posted(state.policy.alarms.webhook, alarm):
+            log(
+                f"ticket {alarm.ticket_id}: the webhook did not take the alarm; it is tried at the next sweep"
+            )
+            continue
+        state.deadlines.told(alarm)
+        told += 1
+    return told
+
+
+def _posted(url: str, alarm: Alarm) -> bool:
+    """Whether the webhook took it."""
+    for _ in range(_TRIES):
+        try:
+            if httpx.post(url, json=alarm.to_json(), timeout=_TIMEOUT_S).is_success:
+                return True
+        except httpx.HTTPError:
+            continue
+    return False

@@ -1,0 +1,85 @@
+"""Verification of what was promised: every certificate, and the ledger."""
+
+import json
+
+from expunge.errors import VerificationError
+from expunge.evidence.annex import ANNEX_FILE
+from expunge.evidence.certificate import Certificate, parse_certificate
+from expunge.evidence.verify import VerificationResult, verify_certificate, verify_ledger
+from expunge.models.serving import model_digest
+from expunge.stages import MODEL_FOLDER
+from expunge.state import State, open_state
+from tasks.adapters import access
+from tasks.step import log, step
+
+
+def verify_one(state: State, certificate: Certificate) -> VerificationResult:
+    """Verify a certificate against the workspace: its ledger, its annex, the files that serve.
+
+    Args:
+        state: The workspace.
+        certificate: Of this workspace.
+
+    Returns:
+        What holds, what is missing, what does not hold.
+    """
+    annex = state.workspace.evidence_dir / certificate.certificate_id / ANNEX_FILE
+    return verify_certificate(
+        certificate,
+        ledger=state.ledger.entries(state.lineage),
+        annex=annex.read_bytes() if annex.is_file() else None,
+        model_digest=_served_digest(state, certificate),
+    )
+
+
+def _served_digest(state: State, certificate: Certificate) -> str | None:
+    """Digest of the files that serve, if this certificate is about them."""
+    champion = access.registry(state).champion()
+    folder = state.workspace.build_dir / MODEL_FOLDER
+    if champion is None or champion.version != certificate.model.version or not folder.is_dir():
+        return None
+    return model_digest(folder)
+
+
+@step
+def check_ledger() -> int:
+    """Recompute the chain and the arithmetic of the ledger.
+
+    Returns:
+        Number of entries.
+
+    Raises:
+        VerificationError: If something does not hold.
+    """
+    state = open_state()
+    entries = state.ledger.entries(state.lineage)
+    outcome = verify_ledger(entries)
+    if not outcome.verified:
+        raise VerificationError("the ledger does not hold", got="; ".join(outcome.findings))
+    log(f"ledger of {len(entries)} entries: verified")
+    return len(entries)
+
+
+@step
+def check_certificates() -> int:
+    """Verify every certificate of the workspace.
+
+    Returns:
+        Number of certificates.
+
+    Raises:
+        VerificationError: If one does not hold.
+    """
+    state = open_state()
+    paths = sorted(state.workspace.evidence_dir.glob("c-*/certificate.json"))
+    wrong = []
+    for path in paths:
+        outcome = verify_one(state, parse_certificate(json.loads(path.read_text(encoding="utf-8"))))
+        if not outcome.verified:
+            wrong.append(f"{path.parent.name}: {'; '.join(outcome.findings)}")
+    if wrong:
+        raise VerificationError(
+            f"{len(wrong)} of {len(paths)} certificates do not hold", got="; ".join(wrong)
+        )
+    log(f"{len(paths)} certificates: verified")
+    return len(paths)
