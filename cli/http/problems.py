@@ -8,6 +8,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from expunge.errors import (
     ExpungeError,
@@ -187,9 +188,11 @@ def _http(request: Request, error: Exception) -> JSONResponse:
         404: "there is nothing at this address",
         405: "this address does not take this method",
     }
+    headers = dict(error.headers or {})
+    if status == 405:
+        # The router names the methods of the first route only, and an address may have several.
+        routes = [r for r in request.app.routes if r.matches(request.scope)[0] is not Match.NONE]
+        headers["Allow"] = ", ".join(sorted(set().union(*(r.methods for r in routes))))
     return problem(
-        status,
-        details.get(status, TITLES[status]),
-        remedy="see /v1/openapi.json",
-        headers=error.headers,
+        status, details.get(status, TITLES[status]), remedy="see /v1/openapi.json", headers=headers
     )
