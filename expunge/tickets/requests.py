@@ -2,12 +2,13 @@
 
 from dataclasses import dataclass
 
-from sqlalchemy import ForeignKey, String
+from sqlalchemy import ForeignKey, String, select
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from expunge.database import Base, Database
 from expunge.errors import TicketConflictError
 from expunge.pseudonyms import Pseudonymiser
+from expunge.tickets.tables import TicketRow
 
 
 class RequestRow(Base):
@@ -114,7 +115,11 @@ class RequestStore:
 
 def _same(session: Session, request: Request) -> RequestRow | None:
     row = session.get(RequestRow, request.key)
-    if row is not None and (row.pseudonym, row.regime) != (request.pseudonym, request.regime):
+    # The command line's keys are with their tickets only.
+    query = select(TicketRow.pseudonym).where(TicketRow.idempotency_key == request.key)
+    filed_for = session.scalar(query) or request.pseudonym
+    other = row is not None and (row.pseudonym, row.regime) != (request.pseudonym, request.regime)
+    if other or filed_for != request.pseudonym:
         raise TicketConflictError(
             "the idempotency key belongs to another request",
             expected="the body that this key came with first",
