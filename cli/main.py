@@ -5,7 +5,7 @@ from typing import Any
 
 import typer
 
-from cli import evidence, purge, run, tickets, workspace
+from cli import evidence, purge, run, serve, tickets, tokens, workspace
 from cli.output import emit, err
 from expunge.errors import ExpungeError
 
@@ -25,6 +25,8 @@ run.add_to(app)
 app.add_typer(evidence.certificates, name="certificate")
 app.add_typer(evidence.ledgers, name="ledger")
 app.add_typer(purge.app, name="purge")
+app.add_typer(tokens.app, name="token")
+serve.add_to(app)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -123,7 +123,9 @@ def open_database(url: str) -> Database:
     """
     # Table modules register themselves on Base.
     from expunge.evidence import store as _evidence  # noqa: F401
+    from expunge.tickets import requests as _requests  # noqa: F401
     from expunge.tickets import tables as _tickets  # noqa: F401
+    from expunge.tickets import tokens as _tokens  # noqa: F401
 
     try:
         parsed = make_url(url)

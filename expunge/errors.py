@@ -4,6 +4,8 @@ ExpungeError                    exit 1
 ├── InputError                  exit 2  usage or bad input; nothing was changed
 │   ├── DatasetError                    a dataset, its contract or its source file
 │   ├── TicketError                     a ticket that cannot be filed or moved
+│   │   ├── UnknownTicketError              there is no such ticket
+│   │   └── TicketConflictError             it contradicts what was filed before
 │   ├── PolicyError                     policy.yaml or params.yaml
 │   └── WorkspaceError                  no workspace here, or a part of it is missing
 ├── RefusedError                exit 1  a gate, a verification or a budget said no
@@ -40,7 +42,7 @@ class ExpungeError(Exception):
         )
         line = f"{message}: {comparison}" if comparison else message
         super().__init__(f"{line}; {remedy}" if remedy else line)
-        self.expected, self.got, self.remedy = expected, got, remedy
+        self.message, self.expected, self.got, self.remedy = message, expected, got, remedy
 
 
 class InputError(ExpungeError):
@@ -55,6 +57,14 @@ class DatasetError(InputError):
 
 class TicketError(InputError):
     """A ticket cannot be filed, found or moved."""
+
+
+class UnknownTicketError(TicketError):
+    """There is no such ticket."""
+
+
+class TicketConflictError(TicketError):
+    """A ticket contradicts what was filed before: another request's key, or a person who is erased already."""
 
 
 class PolicyError(InputError):

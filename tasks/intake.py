@@ -11,7 +11,9 @@ from expunge.datasets.partitions import find_subjects
 from expunge.errors import ExpungeError, TicketError
 from expunge.settings import BatchPolicy
 from expunge.state import State
-from expunge.tickets.store import Ticket
+from expunge.tickets.intake import check_subject
+from expunge.tickets.requests import RequestStore
+from expunge.tickets.store import Submission, Ticket
 
 _LEASE_S, _HEARTBEAT_S = 180.0, 30.0
 
@@ -64,6 +66,37 @@ def waiting_for(due: Sequence[Ticket], policy: BatchPolicy, now: datetime) -> st
         f"{len(due)} of at least {policy.minimum_size} tickets are due; the batch starts without the others once one "
         f"has waited {policy.maximum_wait_days} days or is due within {policy.deadline_margin_days}"
     )
+
+
+def file_keyed(state: State, subject_id: str, regime: str, idempotency_key: str) -> Submission:
+    """File a request that another program may repeat: the same key and content give the same ticket for ever.
+
+    Args:
+        state: The workspace.
+        subject_id: The person.
+        regime: gdpr or ccpa.
+        idempotency_key: Of the request.
+
+    Returns:
+        The new ticket, or the one there is.
+
+    Raises:
+        TicketError: If the subject is unknown, or anything given is not valid.
+        TicketConflictError: If the key was used for another request, or the subject is erased already.
+    """
+    check_subject(subject_id)
+    requests = RequestStore(state.database, state.pseudonymiser)
+    request = requests.request(idempotency_key, subject_id, regime)
+    answered = requests.ticket_of(request)
+    if answered is not None:  # also when the person is erased by now
+        return Submission(state.tickets.get(answered), False)
+    state.tickets.require_not_erased(subject_id)
+    require_known(state, subject_id)
+    # A refused request binds no key: its caller may correct it and send it again.
+    requests.reserve(request)
+    done = state.tickets.submit(subject_id, regime=regime, idempotency_key=idempotency_key)
+    requests.answer(request, done.ticket.ticket_id)
+    return done
 
 
 def open_due_batch(state: State) -> str | None:

@@ -10,7 +10,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from expunge.database import Database
-from expunge.errors import TicketError
+from expunge.errors import TicketConflictError, TicketError, UnknownTicketError
 from expunge.pseudonyms import Pseudonymiser
 from expunge.tickets.intake import check_reason, check_subject
 from expunge.tickets.lifecycle import FINAL, TicketState, advance, due_at
@@ -134,7 +134,7 @@ class TicketStore:
         if key is not None:
             same = session.scalar(select(TicketRow).where(TicketRow.idempotency_key == key))
             if same is not None and same.pseudonym != pseudonym:
-                raise TicketError(
+                raise TicketConflictError(
                     "the idempotency key belongs to another request",
                     got=same.ticket_id,
                     remedy="use a new key",
@@ -364,7 +364,7 @@ def _refuse_erased(session: Session, pseudonym: str) -> None:
     query = select(TicketRow).where(TicketRow.pseudonym == pseudonym, TicketRow.state == TicketState.CLOSED)
     closed = session.scalars(query).first()
     if closed is not None:
-        raise TicketError(
+        raise TicketConflictError(
             "this person is erased already", got=f"ticket {closed.ticket_id}", remedy="there is nothing to do"
         )
 
@@ -372,7 +372,7 @@ def _refuse_erased(session: Session, pseudonym: str) -> None:
 def _row(session: Session, ticket_id: str) -> TicketRow:
     row = session.get(TicketRow, ticket_id)
     if row is None:
-        raise TicketError(
+        raise UnknownTicketError(
             "no such ticket",
             expected="a ticket id such as t-0123456789ab",
             got=ticket_id,

@@ -1,0 +1,1 @@
+"""The HTTP intake: tickets from other programs, and figures for monitoring."""

@@ -1,0 +1,189 @@
+"""The application: addresses, roles and the OpenAPI document."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any, Literal
+
+from anyio.to_thread import current_default_thread_limiter
+from fastapi import BackgroundTasks, Depends, FastAPI, Header, Path, Query, Response
+from prometheus_client import CONTENT_TYPE_LATEST
+from pydantic import BaseModel, ConfigDict, Field
+from sqlalchemy import text
+from starlette.middleware import Middleware
+
+from cli.http.metrics import render
+from cli.http.problems import KEY_HEADER, add_handlers, documented
+from cli.http.security import Guard, HttpSettings, allow
+from expunge.state import State
+from expunge.tickets.store import Ticket
+from expunge.tickets.tokens import Role, TokenStore
+from tasks.adapters.events import emit_received
+from tasks.intake import file_keyed
+
+# Fewer than the database's connections (15), so that no request waits for one and gives up.
+_THREADS = 12
+_LONGEST_SUBJECT = 1000
+# It would keep bodies, and with them people's ids.
+_NO_TELEMETRY: Any = {
+    "tracing": False,
+    "metrics": False,
+    "logs": False,
+    "operation_spans": False,
+    "auto_configure": False,
+}
+
+
+class TicketRequest(BaseModel):
+    """One person's request to be erased."""
+
+    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
+
+    subject: Annotated[str, Field(min_length=1, max_length=_LONGEST_SUBJECT, description="Id of the person.")]
+    regime: Literal["gdpr", "ccpa"] = "gdpr"
+
+
+class TicketAnswer(BaseModel):
+    """A ticket, without the person's id."""
+
+    ticket_id: str
+    state: str
+    received_at: datetime
+    due_at: datetime
+    pseudonym: str
+    batch_id: str | None
+
+
+class Health(BaseModel):
+    """That requests can be served."""
+
+    status: Literal["ok"] = "ok"
+
+
+def create_app(state: State, settings: HttpSettings | None = None) -> FastAPI:
+    """The HTTP intake of one workspace.
+
+    Args:
+        state: The workspace.
+        settings: Limits; from the environment by default.
+
+    Returns:
+        An ASGI application.
+
+    Raises:
+        InputError: If the environment's settings cannot be understood.
+    """
+    settings = settings or HttpSettings.read()
+    open_paths = {"/v1/health", "/v1/openapi.json"} | ({"/metrics"} if settings.metrics_open else set())
+    app = FastAPI(
+        title="Expunge",
+        version="1",
+        description="Files deletion tickets and reports on them.",
+        openapi_url="/v1/openapi.json",
+        docs_url=None,  # its pages load scripts from elsewhere
+        redoc_url=None,
+        redirect_slashes=False,
+        lifespan=_lifespan,
+        telemetry=_NO_TELEMETRY,
+        middleware=[
+            Middleware(
+                Guard,
+                tokens=TokenStore(state.database),
+                settings=settings,
+                open_paths=frozenset(open_paths),
+            )
+        ],
+    )
+    add_handlers(app)
+    _add_tickets(app, state)
+    _add_monitoring(app, state, settings)
+    return app
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    current_default_thread_limiter().total_tokens = _THREADS
+    yield
+
+
+def _add_tickets(app: FastAPI, state: State) -> None:
+    @app.post(
+        "/v1/tickets",
+        status_code=202,
+        response_model=TicketAnswer,
+        responses={
+            202: {"headers": {"Location": {"schema": {"type": "string"}}}},
+            **documented(400, 401, 403, 409, 413, 422, 429, 500, 503),
+        },
+        dependencies=[Depends(allow(Role.INTAKE, Role.OFFICER))],
+    )
+    def file_ticket(
+        body: TicketRequest,
+        key: Annotated[str, Header(alias=KEY_HEADER, min_length=1, max_length=200)],
+        response: Response,
+        background: BackgroundTasks,
+    ) -> TicketAnswer:
+        """File a ticket. The same key and body again give the same ticket."""
+        done = file_keyed(state, body.subject, body.regime, key)
+        if done.created:
+            background.add_task(emit_received, done.ticket.ticket_id)
+        response.headers["Location"] = f"/v1/tickets/{done.ticket.ticket_id}"
+        return _answer(done.ticket)
+
+    @app.get(
+        "/v1/tickets/{ticket_id}",
+        response_model=TicketAnswer,
+        responses=documented(401, 403, 404, 413, 422, 500, 503),
+        dependencies=[Depends(allow(*Role))],
+    )
+    def show_ticket(ticket_id: Annotated[str, Path(pattern="^t-[0-9a-f]{12}$")]) -> TicketAnswer:
+        """One ticket."""
+        return _answer(state.tickets.get(ticket_id))
+
+    @app.get(
+        "/v1/tickets",
+        response_model=list[TicketAnswer],
+        responses=documented(401, 403, 413, 422, 500, 503),
+        dependencies=[Depends(allow(Role.OFFICER, Role.AUDITOR))],
+    )
+    def list_tickets(
+        due: Annotated[
+            str | None, Query(pattern="^[0-9]{1,4}d$", description="Only open ones due within this time.")
+        ] = None,
+    ) -> list[TicketAnswer]:
+        """Tickets, soonest deadline first."""
+        before = datetime.now(UTC) + timedelta(days=int(due[:-1])) if due is not None else None
+        return [_answer(ticket) for ticket in state.tickets.select(due_before=before)]
+
+
+def _add_monitoring(app: FastAPI, state: State, settings: HttpSettings) -> None:
+    @app.get("/v1/health", response_model=Health, responses=documented(413, 500, 503))
+    def health() -> Health:
+        """Whether tickets can be filed: the database answers."""
+        with state.database.transaction() as session:
+            session.execute(text("SELECT 1"))
+        return Health()
+
+    @app.get(
+        "/metrics",
+        response_class=Response,
+        responses={
+            200: {"content": {"text/plain": {"schema": {"type": "string"}}}},
+            **documented(401, 403, 413, 500, 503),
+        },
+        dependencies=[] if settings.metrics_open else [Depends(allow(Role.OFFICER, Role.AUDITOR))],
+    )
+    def metrics() -> Response:
+        """Figures in Prometheus' text format."""
+        return Response(render(state), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+
+def _answer(ticket: Ticket) -> TicketAnswer:
+    return TicketAnswer(
+        ticket_id=ticket.ticket_id,
+        state=ticket.state,
+        received_at=ticket.received_at,
+        due_at=ticket.due_at,
+        pseudonym=ticket.pseudonym,
+        batch_id=ticket.batch_id,
+    )

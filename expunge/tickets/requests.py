@@ -1,0 +1,129 @@
+"""Requests that came with an idempotency key: the same key with another content is refused, for ever."""
+
+from dataclasses import dataclass
+
+from sqlalchemy import ForeignKey, String, select
+from sqlalchemy.orm import Mapped, Session, mapped_column
+
+from expunge.database import Base, Database
+from expunge.errors import TicketConflictError
+from expunge.pseudonyms import Pseudonymiser
+from expunge.tickets.tables import TicketRow
+
+
+class RequestRow(Base):
+    """One idempotency key (as a keyed code), what it was used for, and the ticket that came of it."""
+
+    __tablename__ = "intake_requests"
+
+    key: Mapped[str] = mapped_column(String(200), primary_key=True)
+    pseudonym: Mapped[str] = mapped_column(String(60))
+    regime: Mapped[str] = mapped_column(String(10))
+    ticket_id: Mapped[str | None] = mapped_column(ForeignKey("tickets.ticket_id"))
+
+
+@dataclass(frozen=True)
+class Request:
+    """One request, without the person.
+
+    Args:
+        key: Keyed code of the idempotency key.
+        pseudonym: Of the subject.
+        regime: gdpr or ccpa.
+    """
+
+    key: str
+    pseudonym: str
+    regime: str
+
+
+class RequestStore:
+    """All keyed requests of a workspace.
+
+    A ticket remembers only the key that made it. A key that met a ticket already open is remembered here, so that it
+    cannot name somebody else later.
+
+    Args:
+        database: Where.
+        pseudonymiser: For subjects and keys.
+    """
+
+    def __init__(self, database: Database, pseudonymiser: Pseudonymiser) -> None:
+        """Keep both."""
+        self._database = database
+        self._pseudonymiser = pseudonymiser
+
+    def request(self, idempotency_key: str, subject_id: str, regime: str) -> Request:
+        """What is kept of a request.
+
+        Args:
+            idempotency_key: As the caller gave it.
+            subject_id: The person, checked already.
+            regime: gdpr or ccpa.
+
+        Returns:
+            The request.
+        """
+        return Request(
+            self._pseudonymiser.of_request(idempotency_key), self._pseudonymiser.of(subject_id), regime
+        )
+
+    def ticket_of(self, request: Request) -> str | None:
+        """The ticket of a request that was answered before.
+
+        Args:
+            request: It.
+
+        Returns:
+            The ticket's id, or None.
+
+        Raises:
+            TicketConflictError: If the key was used for another request.
+        """
+        with self._database.transaction() as session:
+            row = _same(session, request)
+            return row.ticket_id if row else None
+
+    def reserve(self, request: Request) -> None:
+        """Bind a key to its request, before a ticket is filed: of two at once with one key, one is refused.
+
+        Args:
+            request: It.
+
+        Raises:
+            TicketConflictError: If the key was used for another request.
+        """
+        with self._database.transaction() as session:
+            if _same(session, request) is None:
+                session.add(RequestRow(key=request.key, pseudonym=request.pseudonym, regime=request.regime))
+
+    def answer(self, request: Request, ticket_id: str) -> None:
+        """Record the ticket of a reserved request.
+
+        Args:
+            request: It.
+            ticket_id: What its caller is told.
+
+        Raises:
+            TicketConflictError: If the key was used for another request.
+        """
+        with self._database.transaction() as session:
+            row = _same(session, request)
+            if row is not None:
+                row.ticket_id = ticket_id
+
+
+def _same(session: Session, request: Request) -> RequestRow | None:
+    row = session.get(RequestRow, request.key)
+    # The command line's keys are with their tickets only.
+    query = select(TicketRow.pseudonym).where(TicketRow.idempotency_key == request.key)
+    filed_for = session.scalar(query) or request.pseudonym
+    other = row is not None and (row.pseudonym, row.regime) != (request.pseudonym, request.regime)
+    if other or filed_for != request.pseudonym:
+        raise TicketConflictError(
+            "the idempotency key belongs to another request",
+            expected="the body that this key came with first",
+            got="another one",
+            remedy="use a new key",
+        )
+    return row
