@@ -5,7 +5,7 @@ from typing import Any
 
 import typer
 
-from cli import evidence, purge, run, serve, tickets, tokens, workspace
+from cli import evidence, purge, run, serve, stack, tickets, tokens, workspace
 from cli.output import emit, err
 from expunge.errors import ExpungeError
 
@@ -22,6 +22,7 @@ app = typer.Typer(
 workspace.add_to(app)
 app.add_typer(tickets.app, name="ticket")
 run.add_to(app)
+stack.add_to(app)
 app.add_typer(evidence.certificates, name="certificate")
 app.add_typer(evidence.ledgers, name="ledger")
 app.add_typer(purge.app, name="purge")

@@ -133,8 +133,19 @@ class Workspace:
 
     @property
     def tracking_uri(self) -> str:
-        """MLflow: ``MLFLOW_TRACKING_URI``, else SQLite in the workspace."""
-        return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{self.state / 'mlflow' / 'mlflow.db'}"
+        """MLflow: ``MLFLOW_TRACKING_URI``, else ``MLFLOW_BACKEND_STORE_URI``, else SQLite in the workspace."""
+        named = os.environ.get("MLFLOW_TRACKING_URI") or os.environ.get("MLFLOW_BACKEND_STORE_URI")
+        return named or f"sqlite:///{self.state / 'mlflow' / 'mlflow.db'}"
+
+    @property
+    def stack_dir(self) -> Path:
+        """Supervised services: process table and URLs."""
+        return self.state / "stack"
+
+    @property
+    def logs_dir(self) -> Path:
+        """One log file a supervised process."""
+        return self.state / "logs"
 
 
 class _Strict(BaseModel):

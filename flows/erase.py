@@ -3,13 +3,14 @@
 from prefect import flow
 
 from expunge.errors import CertificateRefusedError, NotConvergedError
+from flows.unlearn import unlearn_somewhere
 from tasks.certification import certify
 from tasks.curvature import keep_curvature
 from tasks.planning import plan
 from tasks.purge import close, purge
 from tasks.registration import register
 from tasks.removal import remove
-from tasks.unlearning import discard, unlearn
+from tasks.unlearning import discard
 from tasks.validation import validate
 
 
@@ -42,7 +43,7 @@ def release(batch_id: str) -> None:
     while True:
         mechanism = plan(batch_id)[0]
         try:
-            unlearn(batch_id, mechanism)
+            unlearn_somewhere(batch_id, mechanism)
         except (CertificateRefusedError, NotConvergedError) as refusal:
             discard(batch_id, mechanism, str(refusal))
             continue

@@ -4,6 +4,8 @@ Without a server each process spawns a temporary one that loses task records whe
 imported: it reads its settings then.
 """
 
+import hashlib
+import json
 import os
 import signal
 import socket
@@ -17,10 +19,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from expunge import progress
-from expunge.errors import ServiceUnavailableError
+from expunge.errors import ServiceUnavailableError, WorkspaceError
+from expunge.settings import Workspace
+from tasks.adapters.supervisor import is_up
 
+STACK_FILE = "stack.json"
 _START_S, _STOP_S, _POLL_S = 120, 15, 0.3
-_QUIET = {
+QUIET = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "DO_NOT_TRACK": "1",
     "PREFECT_LOGGING_LEVEL": "INFO",  # to the server; the console shows our own lines
@@ -34,7 +39,7 @@ _QUIET = {
 
 @contextmanager
 def prefect_server(home: Path) -> Iterator[str]:
-    """Use the server of ``PREFECT_API_URL``, or run one as long as this is entered.
+    """Use the server of ``PREFECT_API_URL``, else that of the running stack, or run one as long as this is entered.
 
     Args:
         home: Prefect's home in the workspace, for a server of our own.
@@ -45,7 +50,7 @@ def prefect_server(home: Path) -> Iterator[str]:
     Raises:
         ServiceUnavailableError: If the named server does not answer, or ours does not start.
     """
-    os.environ.update({name: os.environ.get(name, value) for name, value in _QUIET.items()})
+    os.environ.update({name: os.environ.get(name, value) for name, value in QUIET.items()})
     named = os.environ.get("PREFECT_API_URL")
     if named:
         if not _healthy(named):
@@ -58,6 +63,15 @@ def prefect_server(home: Path) -> Iterator[str]:
         return
     home.mkdir(parents=True, exist_ok=True)
     os.environ["PREFECT_HOME"] = str(home)
+    running = stack_url(Workspace(home.parent.parent))
+    if running:
+        os.environ["PREFECT_API_URL"] = running
+        try:
+            yield running
+        finally:
+            _drain()
+            os.environ.pop("PREFECT_API_URL", None)
+        return
     port = _free_port()
     url = f"http://127.0.0.1:{port}/api"
     with (home / "server.log").open("ab") as log:
@@ -76,6 +90,46 @@ def prefect_server(home: Path) -> Iterator[str]:
             _drain()  # while its senders still know where to send
             os.environ.pop("PREFECT_API_URL", None)
             _stop(process)
+
+
+def stack_url(workspace: Workspace) -> str | None:
+    """The Prefect server of this workspace's running stack.
+
+    Args:
+        workspace: Whose stack.
+
+    Returns:
+        The API's URL, or None if no stack is up.
+
+    Raises:
+        WorkspaceError: If the stack works on other databases than this process would.
+    """
+    if not is_up(workspace.stack_dir):
+        return None
+    try:
+        content = json.loads((workspace.stack_dir / STACK_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None  # still starting, or going down
+    if content["databases"] != databases_digest(workspace):
+        raise WorkspaceError(
+            "the running stack works on other databases",
+            expected="the environment that `expunge up` was called in",
+            remedy="set the same EXPUNGE_DATABASE_URL and MLflow variables, or run `expunge down`",
+        )
+    url = str(content["prefect"])
+    return url if _healthy(url) else None
+
+
+def databases_digest(workspace: Workspace) -> str:
+    """Digest of the databases' addresses, which may hold passwords.
+
+    Args:
+        workspace: Whose.
+
+    Returns:
+        Hexadecimal.
+    """
+    return hashlib.sha256(f"{workspace.database_url}\n{workspace.tracking_uri}".encode()).hexdigest()
 
 
 def _healthy(url: str) -> bool:

@@ -1,0 +1,255 @@
+"""A small process supervisor: restarts with back-off, stops with a kill time-out, one log file a process.
+
+Each process leads its own group, so that what it started goes with it. The supervisor holds a lock on a file as long
+as it lives: that, not a process id, says whether the stack is up.
+"""
+
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+import psutil
+
+LOCK, TABLE = "lock", "processes.json"
+_TICK_S, _STEADY_S, _LONGEST_PAUSE_S, _KILL_S = 0.3, 60.0, 60.0, 15.0
+
+
+@dataclass
+class Service:
+    """One supervised process.
+
+    Args:
+        name: Also of its log file.
+        command: Its argument vector.
+        after: URL that must answer before its first start.
+    """
+
+    name: str
+    command: list[str]
+    after: str = ""
+    process: "subprocess.Popen[bytes] | None" = None
+    started: float = 0.0
+    not_before: float = 0.0
+    failures: int = 0
+    starts: int = 0
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    def tend(self, logs: Path) -> bool:
+        """Start it if it does not run and may; note it if it ended.
+
+        Args:
+            logs: Folder of log files.
+
+        Returns:
+            Whether anything changed.
+        """
+        now = time.monotonic()
+        if self.process is not None:
+            if self.process.poll() is None:
+                return False
+            kill_group(self.process.pid, signal.SIGKILL)  # what it left behind
+            self.failures = 1 if now - self.started > _STEADY_S else self.failures + 1
+            self.not_before = now + min(_LONGEST_PAUSE_S, 2.0 ** (self.failures - 1))
+            self.process, self.facts = None, {}
+            return True
+        if now < self.not_before or (self.after and not self.starts and not answers(self.after)):
+            return False
+        with (logs / f"{self.name}.log").open("ab") as log:
+            self.process = subprocess.Popen(
+                self.command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        self.started, self.starts = now, self.starts + 1
+        with suppress(psutil.Error):
+            self.facts = {
+                "pid": self.process.pid,
+                "created": psutil.Process(self.process.pid).create_time(),
+            }
+        return True
+
+
+def answers(url: str) -> bool:
+    """Whether an HTTP address answers with success.
+
+    Args:
+        url: The address.
+
+    Returns:
+        False for errors and silence too.
+    """
+    with suppress(OSError, ValueError), urllib.request.urlopen(url, timeout=3) as answer:
+        return bool(answer.status < 300)
+    return False
+
+
+def kill_group(pid: int, number: signal.Signals) -> None:
+    """Send a signal to a process group; it may be gone.
+
+    Args:
+        pid: Of its leader.
+        number: The signal.
+    """
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(pid, number)
+
+
+def alive(facts: dict[str, Any]) -> bool:
+    """Whether a process of the table runs; a later process with its id is another one.
+
+    Args:
+        facts: ``{pid, created}``.
+
+    Returns:
+        True if it runs.
+    """
+    with suppress(psutil.Error, KeyError):
+        process = psutil.Process(facts["pid"])
+        return process.create_time() == facts["created"] and process.status() != psutil.STATUS_ZOMBIE
+    return False
+
+
+def stop(services: list[Service]) -> None:
+    """Ask processes to end, and kill those that do not.
+
+    Args:
+        services: All at once.
+    """
+    running = [service.process for service in services if service.process is not None]
+    for process in running:
+        kill_group(process.pid, signal.SIGTERM)
+    end = time.monotonic() + _KILL_S
+    for process in running:
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(max(0.1, end - time.monotonic()))
+        kill_group(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def hold_lock(folder: Path) -> IO[str] | None:
+    """Take the stack's lock.
+
+    Args:
+        folder: Of the stack.
+
+    Returns:
+        The open file that holds it, or None if another process does.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    file = (folder / LOCK).open("a+", encoding="utf-8")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        return None
+    return file
+
+
+def is_up(folder: Path) -> bool:
+    """Whether a supervisor is at work.
+
+    Args:
+        folder: Of the stack.
+
+    Returns:
+        Whether its lock is held.
+    """
+    if not (folder / LOCK).exists():
+        return False
+    lock = hold_lock(folder)
+    if lock is not None:
+        lock.close()
+    return lock is None
+
+
+def read_table(folder: Path) -> dict[str, Any]:
+    """What the supervisor last wrote.
+
+    Args:
+        folder: Of the stack.
+
+    Returns:
+        ``{supervisor, processes}``, or nothing.
+    """
+    with suppress(OSError, ValueError):
+        return dict(json.loads((folder / TABLE).read_text(encoding="utf-8")))
+    return {}
+
+
+def shut_down(folder: Path, wait_s: float = 3 * _KILL_S) -> bool:
+    """Stop the supervisor and everything it started; kill what does not end, also after a supervisor that was killed.
+
+    Args:
+        folder: Of the stack.
+        wait_s: How long the supervisor may take.
+
+    Returns:
+        Whether anything ran.
+    """
+    table, end = read_table(folder), time.monotonic() + wait_s
+    ran = supervisor = alive(table.get("supervisor", {}))
+    if supervisor:
+        with suppress(ProcessLookupError):
+            os.kill(table["supervisor"]["pid"], signal.SIGTERM)
+        while (supervisor := alive(table["supervisor"])) and time.monotonic() < end:
+            time.sleep(_TICK_S)
+        if supervisor:
+            kill_group(table["supervisor"]["pid"], signal.SIGKILL)
+            table = read_table(folder) or table
+    for facts in table.get("processes", {}).values():
+        if alive(facts):
+            ran = True
+            kill_group(facts["pid"], signal.SIGKILL)
+    (folder / TABLE).unlink(missing_ok=True)
+    return ran
+
+
+def supervise(folder: Path, logs: Path, services: list[Service]) -> int:
+    """Keep services running until SIGTERM or SIGINT; the first one is stopped last.
+
+    Args:
+        folder: For lock and process table.
+        logs: For log files.
+        services: In the order of starting.
+
+    Returns:
+        0, or 1 if another supervisor is at work.
+    """
+    lock = hold_lock(folder)
+    if lock is None:
+        return 1
+    ended: list[int] = []
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda received, _frame: ended.append(received))
+    logs.mkdir(parents=True, exist_ok=True)
+    me = {"pid": os.getpid(), "created": psutil.Process().create_time()}
+    try:
+        while not ended:
+            if any([service.tend(logs) for service in services]):
+                table = {s.name: {**s.facts, "restarts": max(0, s.starts - 1)} for s in services}
+                fresh = folder / f"{TABLE}.new"
+                fresh.write_text(json.dumps({"supervisor": me, "processes": table}), encoding="utf-8")
+                fresh.replace(folder / TABLE)
+            time.sleep(_TICK_S)
+    finally:
+        stop(services[1:])
+        stop(services[:1])
+        (folder / TABLE).unlink(missing_ok=True)
+        lock.close()
+    return 0
+
+
+if __name__ == "__main__":
+    _plan = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
+    sys.exit(supervise(Path(_plan["folder"]), Path(_plan["logs"]), [Service(**s) for s in _plan["services"]]))
