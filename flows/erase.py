@@ -3,9 +3,11 @@
 from prefect import flow
 
 from expunge.errors import CertificateRefusedError, NotConvergedError
+from expunge.state import open_state
 from flows.unlearn import unlearn_somewhere
 from tasks.certification import certify
 from tasks.curvature import keep_curvature
+from tasks.intake import lineage_lease
 from tasks.planning import plan
 from tasks.purge import close, purge
 from tasks.registration import register
@@ -20,15 +22,19 @@ def erase(batch_id: str) -> None:
 
     Args:
         batch_id: Of the batch.
+
+    Raises:
+        RefusedError: If another process is at work on the lineage; nothing is changed then.
     """
-    plan(batch_id)
-    remove(batch_id)
-    release(batch_id)
-    certify(batch_id)
-    register(batch_id)
-    purge(batch_id)
-    keep_curvature(batch_id)
-    close(batch_id)
+    with lineage_lease(open_state()):
+        plan(batch_id)
+        remove(batch_id)
+        release(batch_id)
+        certify(batch_id)
+        register(batch_id)
+        purge(batch_id)
+        keep_curvature(batch_id)
+        close(batch_id)
 
 
 def release(batch_id: str) -> None:

@@ -16,6 +16,7 @@ from expunge.tickets.requests import RequestStore
 from expunge.tickets.store import Submission, Ticket
 
 _LEASE_S, _HEARTBEAT_S = 180.0, 30.0
+_HELD: set[str] = set()  # lineages that this process works on
 
 
 def require_known(state: State, subject_id: str) -> None:
@@ -148,7 +149,9 @@ def holder_alive(holder: str) -> bool:
 def lineage_lease(state: State, *, seconds: float = _LEASE_S, every: float = _HEARTBEAT_S) -> Iterator[None]:
     """Work on the workspace's lineage alone; a heartbeat renews the lease until the work ends.
 
-    A holder that was killed loses it when it expires, or at once to a process of the same host.
+    A holder that was killed loses it when it expires, or at once to a process of the same host. Entered again by the
+    process that holds it, it changes nothing: a sweep holds it around each erase flow, which takes it itself when it is
+    started alone.
 
     Args:
         state: The workspace.
@@ -161,6 +164,9 @@ def lineage_lease(state: State, *, seconds: float = _LEASE_S, every: float = _HE
     Raises:
         RefusedError: If another one is at work.
     """
+    if state.lineage in _HELD:
+        yield
+        return
     holder, ended = lease_holder(), threading.Event()
     state.batches.acquire_lease(state.lineage, holder, seconds, alive=holder_alive)
 
@@ -172,9 +178,11 @@ def lineage_lease(state: State, *, seconds: float = _LEASE_S, every: float = _HE
 
     heart = threading.Thread(target=beat, name="lease", daemon=True)
     heart.start()
+    _HELD.add(state.lineage)
     try:
         yield
     finally:
+        _HELD.discard(state.lineage)
         ended.set()
         heart.join()
         state.batches.release_lease(state.lineage, holder)

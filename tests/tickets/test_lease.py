@@ -38,3 +38,11 @@ def test_whoever_comes_second_is_refused_and_disturbs_nothing(batches):
     batches.release_lease("expunge-clinic", "elsewhere:1")
     with lineage_lease(Workplace(batches)):
         assert not taken_by_another(batches)
+
+
+def test_its_holder_may_enter_it_again(batches):
+    with lineage_lease(Workplace(batches)):
+        with lineage_lease(Workplace(batches)):
+            assert not taken_by_another(batches)
+        assert not taken_by_another(batches)  # the inner one gave nothing back
+    assert taken_by_another(batches)
