@@ -102,6 +102,11 @@ class Workspace:
         return self.state / "releases"
 
     @property
+    def scratch_dir(self) -> Path:
+        """Scratch folders of running processes."""
+        return self.state / "scratch"
+
+    @property
     def evidence_dir(self) -> Path:
         """Certificates and sealed annexes."""
         return self.state / "evidence"

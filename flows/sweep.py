@@ -12,6 +12,7 @@ from expunge.state import State, open_state
 from flows.erase import erase
 from tasks.alarms import raise_alarms
 from tasks.intake import batches_to_run, lineage_lease
+from tasks.reconcile import reconcile
 from tasks.verification import check_ledger
 
 
@@ -43,6 +44,7 @@ def process_due(state: State, done: Callable[[str], None] = lambda batch_id: Non
         built on this dataset would be overtaken by this one.
     """
     with lineage_lease(state):
+        reconcile()
         for batch_id in batches_to_run(state):
             state.batches.resume(batch_id)
             try:

@@ -1,9 +1,5 @@
 """Kept curvature: built from the retain set after a release, for the next request alone."""
 
-import shutil
-import tempfile
-from pathlib import Path
-
 import torch
 
 from expunge.datasets.partitions import read_dataset
@@ -11,6 +7,7 @@ from expunge.datasets.preprocessing import encode
 from expunge.errors import WorkspaceError
 from expunge.models.kept import kept_path, rebuild_kept
 from expunge.models.serving import load_model, model_digest
+from expunge.scratch import scratch
 from expunge.state import open_state
 from tasks.adapters import access
 from tasks.step import Timer, log, step
@@ -34,12 +31,9 @@ def keep_curvature(batch_id: str = "") -> bool:
     champion = registry.champion()
     if champion is None:
         raise WorkspaceError("there is no model yet", remedy="run `expunge train`")
-    scratch = Path(tempfile.mkdtemp(dir=workspace.state))
-    try:
-        folder = registry.download(champion, scratch)
+    with scratch(workspace.scratch_dir) as place:
+        folder = registry.download(champion, place)
         digest, model = model_digest(folder), load_model(folder, workspace.root)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
     if kept_path(workspace.curvature_dir, digest).is_file():  # repeating does no harm
         return True
     frame = read_dataset(workspace.dataset_dir)

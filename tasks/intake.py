@@ -1,7 +1,5 @@
 """Intake: which people a batch is about, and opening batches of due tickets."""
 
-import os
-import socket
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -9,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 from expunge.datasets.partitions import find_subjects
 from expunge.errors import ExpungeError, TicketError
+from expunge.processes import may_be_alive, process_name
 from expunge.settings import BatchPolicy
 from expunge.state import State
 from expunge.tickets.intake import check_subject
@@ -115,36 +114,6 @@ def open_due_batch(state: State) -> str | None:
     return state.batches.open_batch([ticket.ticket_id for ticket in due]).batch_id
 
 
-def lease_holder() -> str:
-    """Name of this process as a holder of leases.
-
-    Returns:
-        ``host:pid``.
-    """
-    return f"{socket.gethostname()}:{os.getpid()}"
-
-
-def holder_alive(holder: str) -> bool:
-    """Whether a holder of a lease may still be at work; of another host nothing is known, so it may.
-
-    Args:
-        holder: From :func:`lease_holder`.
-
-    Returns:
-        False only for a dead process of this host.
-    """
-    host, _, pid = holder.rpartition(":")
-    if host != socket.gethostname():
-        return True
-    try:
-        os.kill(int(pid), 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
-
-
 @contextmanager
 def lineage_lease(state: State, *, seconds: float = _LEASE_S, every: float = _HEARTBEAT_S) -> Iterator[None]:
     """Work on the workspace's lineage alone; a heartbeat renews the lease until the work ends.
@@ -167,14 +136,14 @@ def lineage_lease(state: State, *, seconds: float = _LEASE_S, every: float = _HE
     if state.lineage in _HELD:
         yield
         return
-    holder, ended = lease_holder(), threading.Event()
-    state.batches.acquire_lease(state.lineage, holder, seconds, alive=holder_alive)
+    holder, ended = process_name(), threading.Event()
+    state.batches.acquire_lease(state.lineage, holder, seconds, alive=may_be_alive)
 
     def beat() -> None:
         while not ended.wait(every):
             # a database that is away for a moment is tried again at the next beat
             with suppress(ExpungeError):
-                state.batches.acquire_lease(state.lineage, holder, seconds, alive=holder_alive)
+                state.batches.acquire_lease(state.lineage, holder, seconds, alive=may_be_alive)
 
     heart = threading.Thread(target=beat, name="lease", daemon=True)
     heart.start()

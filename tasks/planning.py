@@ -1,14 +1,11 @@
 """The plan: which mechanisms policy admits for the champion model, cheapest first."""
 
-import shutil
-import tempfile
-from pathlib import Path
-
 from expunge.errors import CertificateRefusedError, WorkspaceError
 from expunge.evidence.ledger import account_of
 from expunge.mechanisms.contract import Context
 from expunge.mechanisms.planner import Plan, make_plan
 from expunge.models.serving import load_model
+from expunge.scratch import scratch
 from expunge.state import State, open_state
 from expunge.tickets.batches import BatchStage
 from tasks.adapters import access
@@ -34,11 +31,8 @@ def champion_context(state: State, draws: int = 0) -> tuple[Context, int]:
         raise WorkspaceError(
             "there is no model yet", expected="a champion version", got="none", remedy="run `expunge train`"
         )
-    scratch = Path(tempfile.mkdtemp(dir=state.workspace.state))
-    try:
-        model = load_model(registry.download(champion, scratch), state.workspace.root)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+    with scratch(state.workspace.scratch_dir) as place:
+        model = load_model(registry.download(champion, place), state.workspace.root)
     context = Context(
         spec=model.spec,
         policy=state.policy,

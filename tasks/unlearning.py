@@ -2,7 +2,6 @@
 
 import secrets
 import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from expunge.mechanisms.release import Release, release
 from expunge.models.kept import load_kept
 from expunge.models.serving import SavedModel, load_model, model_digest, save_model
 from expunge.models.spec import ModelSpec
+from expunge.scratch import scratch
 from expunge.stages import MODEL_FOLDER
 from expunge.state import State, open_state
 from expunge.tickets.batches import Batch, BatchStage
@@ -105,13 +105,10 @@ def discard(batch_id: str, mechanism_name: str, reason: str) -> None:
 
 def _parent(state: State, batch: Batch) -> SavedModel:
     registry = access.registry(state)
-    scratch = Path(tempfile.mkdtemp(dir=state.workspace.state))
-    try:
-        folder = registry.download(registry.get(batch.data["parent_version"]), scratch)
+    with scratch(state.workspace.scratch_dir) as place:
+        folder = registry.download(registry.get(batch.data["parent_version"]), place)
         state.batches.record(batch.batch_id, parent_digest=model_digest(folder))
         return load_model(folder, state.workspace.root)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _problem(
@@ -147,12 +144,9 @@ def _problem(
 
 def _write(state: State, batch: Batch, final: Path, model: SavedModel, released: Release) -> None:
     final.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(dir=final.parent))
-    try:
+    with scratch(state.workspace.scratch_dir) as place:
+        staging = place / "release"
         save_model(model, staging / MODEL_FOLDER)
         sealed, _ = seal({"batch": batch.batch_id, **released.sealed}, state.workspace.keys_dir)
         (staging / ANNEX_FILE).write_bytes(sealed)
         staging.rename(final)
-    except BaseException:
-        shutil.rmtree(staging, ignore_errors=True)
-        raise

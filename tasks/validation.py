@@ -1,13 +1,11 @@
 """Validation: Great Expectations on the data, the utility gate on the model, the certificate gate on the figures."""
 
-import shutil
-import tempfile
-from pathlib import Path
 from typing import Any
 
 from expunge.datasets.partitions import read_dataset
 from expunge.errors import GateError
 from expunge.models.serving import load_model
+from expunge.scratch import scratch
 from expunge.stages import MODEL_FOLDER, metrics
 from expunge.state import State, open_state
 from expunge.tickets.batches import Batch, BatchStage
@@ -80,12 +78,7 @@ def _measure(state: State, batch: Batch, frame: Any) -> dict[str, float]:
     """Test metrics of the release and of its parent on the same rows."""
     registry = access.registry(state)
     released = load_model(state.workspace.releases_dir / batch.batch_id / MODEL_FOLDER, state.workspace.root)
-    scratch = Path(tempfile.mkdtemp(dir=state.workspace.state))
-    try:
-        parent = load_model(
-            registry.download(registry.get(batch.data["parent_version"]), scratch), state.workspace.root
-        )
-        before = metrics(parent, frame)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+    with scratch(state.workspace.scratch_dir) as place:
+        folder = registry.download(registry.get(batch.data["parent_version"]), place)
+        before = metrics(load_model(folder, state.workspace.root), frame)
     return {**metrics(released, frame), "parent_accuracy": before["accuracy"]}

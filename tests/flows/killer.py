@@ -1,15 +1,57 @@
-"""Run `expunge run` and die at a named call: `python -m tests.flows.killer WHERE WHEN ROOT`."""
+"""`expunge run` in a process of its own that dies by SIGKILL, with everything it started: at a call, or at a time."""
 
 import importlib
+import multiprocessing
 import os
 import signal
-import sys
+import time
 
-from cli.main import invoke
+# Forked from a process that has imported everything: a run takes seconds, its imports would take longer.
+_PRELOAD = ["cli.run", "flows.sweep", "mlflow", "dvc.repo", "dvc.repo.add", "great_expectations", "torch"]
 
 
-def arm(where: str, when: str) -> None:
-    """Make a function of the product kill this process before or after it runs."""
+def run_until_killed(root, *, where="", when="after", seconds=None) -> bool:
+    """Run what is due in a workspace, and kill the run.
+
+    Args:
+        root: The workspace.
+        where: ``module:Class.function`` of the product whose call is deadly.
+        when: before or after the call.
+        seconds: Or how long the run may live.
+
+    Returns:
+        Whether it was killed; False if it had ended well before.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(_PRELOAD)
+    process = context.Process(target=_run, args=(str(root), where, when))
+    process.start()
+    process.join(300 if seconds is None else seconds)
+    if process.is_alive():
+        assert seconds is not None, f"neither killed nor done: {where}"
+        _kill(process.pid)
+        process.join()
+    assert process.exitcode in (0, -signal.SIGKILL), (where, when, process.exitcode)
+    return process.exitcode != 0
+
+
+def _kill(pid) -> None:
+    try:
+        os.killpg(pid, signal.SIGKILL)
+    except ProcessLookupError:  # it does not lead its group yet
+        os.kill(pid, signal.SIGKILL)
+
+
+def _run(root: str, where: str, when: str) -> None:
+    os.setsid()
+    from cli.main import invoke
+
+    if where:
+        _arm(where, when)
+    os._exit(invoke(["run", "--workspace", root]))
+
+
+def _arm(where: str, when: str) -> None:
     module_name, _, path = where.partition(":")
     owner = importlib.import_module(module_name)
     *parents, name = path.split(".")
@@ -20,11 +62,7 @@ def arm(where: str, when: str) -> None:
     def deadly(*arguments, **named):
         if when == "after":
             original(*arguments, **named)
-        os.kill(os.getpid(), signal.SIGKILL)
+        os.killpg(0, signal.SIGKILL)
+        time.sleep(60)
 
     setattr(owner, name, deadly)
-
-
-if __name__ == "__main__":
-    arm(sys.argv[1], sys.argv[2])
-    sys.exit(invoke(["run", "--workspace", sys.argv[3]]))

@@ -1,68 +1,137 @@
-"""SIGKILL at every step of one batch, each time continued by `expunge run`: same end state, nothing lost."""
+"""SIGKILL at every step of one batch and at a hundred random instants, each continued by `expunge run`."""
 
-import os
-import signal
-import subprocess
-import sys
-from pathlib import Path
+import random
+import shutil
+import time
 
 import pytest
 
-from tests.conftest import make_workspace
+from expunge.datasets.partitions import remove_subjects
+from tasks.adapters import access, git
+from tests.conftest import Expunge, make_workspace
+from tests.flows.killer import run_until_killed
 
-CHECKOUT = Path(__file__).resolve().parents[2]
+ADVANCE = "expunge.tickets.batches:BatchStore.advance"
 KILLS = [
+    ("expunge.datasets.partitions:os.replace", "before"),  # a partition is written and not in place
     ("tasks.adapters.versioning:Repository.track_dataset", "before"),  # rows removed, no version yet
-    ("tasks.adapters.versioning:Repository.track_dataset", "after"),  # version pushed, stage not recorded
+    ("dvc.repo:Repo.push", "before"),  # a version in the cache, not in the remote
+    ("tasks.adapters.git:commit", "before"),  # pushed, not committed
+    (ADVANCE, "before"),  # version committed, stage not recorded
+    (ADVANCE, "after"),  # removed
+    ("tasks.adapters.registry:Registry.download", "after"),  # the parent's weights in a scratch folder
     ("expunge.tickets.batches:BatchStore.append_draw", "after"),  # draw counted, release lost
+    ("tasks.unlearning:save_model", "after"),  # half a release in a scratch folder
     ("tasks.unlearning:_write", "after"),  # release on disk, stage not recorded
+    (ADVANCE, "after"),  # unlearned
     ("tasks.validation:validate_dataset", "after"),
+    (ADVANCE, "after"),  # validated
     ("expunge.evidence.store:LedgerStore.append", "after"),  # ledger entry chained, stage not recorded
+    (ADVANCE, "after"),  # certified
+    ("mlflow:log_params", "after"),  # an MLflow run left running
     ("mlflow:MlflowClient.create_model_version", "before"),  # weights logged, no version
+    ("mlflow:MlflowClient.create_model_version", "after"),  # a version without the alias
     ("tasks.adapters.registry:Registry.promote", "after"),  # alias moved, stage not recorded
+    (ADVANCE, "after"),  # registered
     ("tasks.adapters.registry:Registry.purge_weights", "before"),  # data purged, weights not
     ("tasks.purge:scan_workspace", "before"),
+    (ADVANCE, "after"),  # purged
     ("tasks.curvature:rebuild_kept", "before"),  # purged, no curvature kept yet
     ("expunge.tickets.batches:BatchStore.close", "before"),
+    (ADVANCE, "before"),  # ids erased, the batch not closed
 ]
+RANDOM_KILLS, SEED = 100, 20240800920
+
+
+def draws_of(workspace: Expunge) -> dict[str, int]:
+    return {batch.batch_id: batch.draws for batch in workspace.batches()}
+
+
+def check_end_state(clinic: Expunge, people: list[str], before) -> None:
+    """What an undisturbed run of the same batches leaves, and nothing else."""
+    state, batches = clinic.state(), clinic.batches()
+    assert {batch.stage for batch in batches} == {"closed"}
+    assert {ticket.state for ticket in state.tickets.select()} == {"closed"}
+    assert sum(len(batch.tickets) for batch in batches) == len(people)
+
+    remove_subjects(before, people)
+    assert {p.name: p.read_bytes() for p in before.glob("*.parquet")} == {
+        p.name: p.read_bytes() for p in state.workspace.dataset_dir.iterdir()
+    }
+    repo = access.repository(state)
+    assert repo.is_tracked_clean()
+    assert git.git(clinic.root, "status", "--porcelain") == ""
+
+    entries = state.ledger.entries(state.lineage)
+    assert [entry.kind for entry in entries[1:]] == ["release", "purge"] * len(batches)
+    assert clinic("ledger", "verify") == 0
+    registry = access.registry(state)
+    assert registry.champion().version == 1 + len(batches)
+    assert registry.next_version() == 2 + len(batches)
+    assert [registry.find(batch.batch_id).version for batch in batches] == list(range(2, 2 + len(batches)))
+    runs = registry.client.search_runs([registry.client.get_experiment_by_name("expunge").experiment_id])
+    assert {run.info.status for run in runs} <= {"FINISHED", "KILLED"}
+
+    for certificate, batch in zip(clinic.certificates(), batches, strict=True):
+        assert certificate["batch"] == batch.batch_id
+        # every draw that may have seen the records is charged, those of killed processes too
+        assert certificate["sequential"]["draws"] == batch.draws
+        assert certificate["sequential"]["composed_m"] == pytest.approx(
+            certificate["error_bound"]["value"] / certificate["sigma"] * batch.draws**0.5
+        )
+        assert clinic("certificate", "verify", certificate["certificate_id"]) == 0
+    assert clinic("purge", "verify", *(word for person in people for word in ("--subject", person))) == 0
+
+    # the champion's weights, in the registry and where the stages put them; the parents', abandoned runs' are gone
+    weights = {path.relative_to(clinic.root).parts[:2] for path in clinic.root.rglob("weights.safetensors")}
+    assert weights == {(".expunge", "mlflow"), ("build", "model")}
+    assert len(list(clinic.root.rglob("weights.safetensors"))) == 2
+    assert not list(clinic.root.glob(".expunge/releases/*"))
+    assert not list(clinic.root.glob(".expunge/scratch/*"))
+    assert not list(clinic.root.rglob("*.tmp"))
+    assert len(list(clinic.root.glob(".expunge/curvature/*"))) == 1
 
 
 def test_a_batch_that_dies_at_any_step_continues(tmp_path, prefect_api):
     clinic = make_workspace(tmp_path / "workspace", tmp_path)
-    clinic.ticket("person-00011-x")
-    clinic.ticket("person-00017-x")
+    before = shutil.copytree(clinic.state().workspace.dataset_dir, tmp_path / "before")
+    people = ["person-00011-x", "person-00017-x"]
+    for person in people:
+        clinic.ticket(person)
     for where, when in KILLS:
-        done = subprocess.run(
-            [sys.executable, "-m", "tests.flows.killer", where, when, str(clinic.root)],
-            cwd=CHECKOUT,
-            env={**os.environ, "PREFECT_API_URL": prefect_api},
-            capture_output=True,
-            text=True,
-            timeout=300,
-            check=False,
-        )
-        assert done.returncode == -signal.SIGKILL, (where, when, done.stderr[-2000:])
+        assert run_until_killed(clinic.root, where=where, when=when), (where, when)
         assert clinic("ledger", "verify") == 0
     assert clinic("run") == 0
+    check_end_state(clinic, people, before)
+    # lost with their processes: one before anything was written, one half written, one before it was recorded
+    assert list(draws_of(clinic).values()) == [4]
 
-    (batch,) = clinic.batches()
-    assert batch.stage == "closed"
-    (certificate,) = clinic.certificates()
-    # two draws were lost with their processes: one before the release was on disk, one before it was recorded
-    assert certificate["sequential"]["draws"] == batch.draws == 3
-    assert certificate["sequential"]["composed_m"] == pytest.approx(
-        certificate["error_bound"]["value"] / certificate["sigma"] * 3**0.5
-    )
-    assert clinic("certificate", "verify", certificate["certificate_id"]) == 0
-    assert clinic("ledger", "verify") == 0
-    assert clinic("purge", "verify", "--subject", "person-00011-x", "--subject", "person-00017-x") == 0
-    from tasks.adapters import access
 
-    registry = access.registry(clinic.state())
-    assert registry.champion().version == 2
-    assert registry.next_version() == 3
-    assert {t.state for t in clinic.state().tickets.select()} == {"closed"}
-    weights = list((clinic.root / ".expunge" / "mlflow").rglob("weights.safetensors"))
-    assert len(weights) == 1  # the champion's; the parent's and the abandoned run's are gone
-    assert not list(clinic.root.glob(".expunge/releases/*"))
-    assert len(list(clinic.root.glob(".expunge/curvature/*.safetensors"))) == 1  # the champion's
+@pytest.mark.slow
+def test_a_hundred_random_kills(tmp_path, prefect_api, record_property):
+    clinic = make_workspace(tmp_path / "workspace", tmp_path)
+    before = shutil.copytree(clinic.state().workspace.dataset_dir, tmp_path / "before")
+    everyone = [f"person-{number:05d}-x" for number in range(80)]
+    chance = random.Random(SEED)
+    chance.shuffle(everyone)
+    people = [everyone.pop()]
+    clinic.ticket(people[0])
+    began = time.monotonic()
+    assert not run_until_killed(clinic.root, seconds=300)
+    undisturbed = time.monotonic() - began
+
+    killed, stages = 0, []
+    while killed < RANDOM_KILLS:
+        if not clinic.state().batches.unfinished():
+            people.append(everyone.pop())
+            clinic.ticket(people[-1])
+        killed += run_until_killed(clinic.root, seconds=chance.uniform(0, undisturbed))
+        stages.append(str(clinic.batches()[-1].stage))
+        assert clinic("ledger", "verify") == 0
+    assert clinic("run") == 0
+    check_end_state(clinic, people, before)
+    record_property("kills", killed)
+    record_property("batches", len(people))
+    record_property("stages", {stage: stages.count(stage) for stage in sorted(set(stages))})
+    record_property("lost_draws", sum(draws_of(clinic).values()) - len(people))
+    assert len(set(stages)) >= 6  # the kills were spread over the batch
