@@ -7,7 +7,26 @@ import signal
 import time
 
 # Forked from a process that has imported everything: a run takes seconds, its imports would take longer.
-_PRELOAD = ["cli.run", "flows.sweep", "mlflow", "dvc.repo", "dvc.repo.add", "great_expectations", "torch"]
+_PRELOAD = [
+    "cli.run",
+    "flows.sweep",
+    "tasks.adapters.expectations",
+    "dvc.repo.add",
+    "dvc.repo.push",
+    "networkx.algorithms",
+    "networkx.generators",
+    "alembic.autogenerate",
+    "git.objects",
+    "mlflow",
+    "mlflow.pyfunc",
+    "mlflow.store.tracking.sqlalchemy_store",
+    "mlflow.tracing",
+    "mlflow.store.model_registry.sqlalchemy_store",
+    "matplotlib.pyplot",
+    "torch._dynamo",
+    "torch._inductor",
+    "sympy",
+]
 
 
 def run_until_killed(root, *, where="", when="after", seconds=None) -> bool:
