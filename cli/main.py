@@ -7,7 +7,7 @@ import typer
 
 from cli import evidence, purge, run, serve, stack, tickets, tokens, workspace
 from cli.output import emit, err
-from expunge.errors import ExpungeError
+from expunge.errors import ExpungeError, storage_full
 
 # Typer brings its own copy of Click from some version on: the base of its usage errors, whichever it is.
 _UsageError: Any = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
@@ -53,6 +53,11 @@ def invoke(arguments: list[str]) -> int:
         outcome = command.main(args=arguments, prog_name="expunge", standalone_mode=False)
     except ExpungeError as error:
         return _failed(arguments, str(error), error.exit_code)
+    except OSError as error:
+        full = storage_full(error)
+        if full is None:
+            raise
+        return _failed(arguments, str(full), full.exit_code)
     except _UsageError as error:
         message = str(error.format_message())
         if "Usage:" in message:  # a group without a command: that is its help

@@ -11,7 +11,7 @@ from sqlalchemy.exc import ArgumentError, DatabaseError, OperationalError
 from sqlalchemy.orm import DeclarativeBase, Session, sessionmaker
 from sqlalchemy.types import TypeDecorator
 
-from expunge.errors import ExpungeError, InputError, ServiceUnavailableError
+from expunge.errors import ExpungeError, InputError, ServiceUnavailableError, StorageFullError
 
 _BACKENDS = ("sqlite", "postgresql")
 _WAIT_S = 10  # for another process's transaction: all of them are short
@@ -181,6 +181,10 @@ def _queue(connection: Connection) -> None:
 
 
 def _unreachable(engine: Engine, error: DatabaseError) -> ServiceUnavailableError:
+    if "disk is full" in str(error.orig) or "No space left" in str(error.orig):
+        return StorageFullError(
+            "the disk of the tickets database is full", remedy="make room, then run the same command again"
+        )
     return ServiceUnavailableError(
         "the tickets database cannot be reached",
         expected=engine.url.render_as_string(hide_password=True),

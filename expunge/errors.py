@@ -16,7 +16,11 @@ ExpungeError                    exit 1
 │   ├── ResidueError                    bytes of an erased person were found
 │   └── VerificationError               evidence does not hold
 └── ServiceUnavailableError     exit 3  a server or database cannot be reached
+    └── StorageFullError                a disk is full; work continues where it was once there is room
 """
+
+import errno
+import os
 
 
 class ExpungeError(Exception):
@@ -107,3 +111,29 @@ class ServiceUnavailableError(ExpungeError):
     """A server or database cannot be reached."""
 
     exit_code = 3
+
+
+class StorageFullError(ServiceUnavailableError):
+    """A disk is full."""
+
+
+def storage_full(error: OSError) -> StorageFullError | None:
+    """What an operating system's error means, if it is about a full disk.
+
+    Args:
+        error: From the operating system.
+
+    Returns:
+        The error to raise in its place, or None.
+
+    Example:
+        >>> str(storage_full(OSError(errno.ENOSPC, "No space left on device")))
+        'the disk is full: got No space left on device; make room, then run `expunge run`: it continues where it was'
+    """
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        return None
+    return StorageFullError(
+        "the disk is full",
+        got=os.strerror(error.errno),
+        remedy="make room, then run `expunge run`: it continues where it was",
+    )

@@ -9,10 +9,9 @@ import psutil
 from expunge.scratch import destroy_abandoned
 from expunge.settings import Workspace
 from expunge.state import open_state
-from tasks.step import log, step
+from tasks.step import log
 
 
-@step
 def reconcile() -> int:
     """Clear away what killed runs left; the caller holds the lineage's lease.
 

@@ -14,6 +14,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.exceptions import MissingContextError
 
 from expunge import progress
+from expunge.errors import storage_full
 
 
 def step(function: Callable[..., Any]) -> Any:
@@ -29,7 +30,13 @@ def step(function: Callable[..., Any]) -> Any:
     @functools.wraps(function)
     def reported(*arguments: Any) -> Any:
         progress.report(function.__name__.replace("_", " "), 0, 0)
-        return function(*arguments)
+        try:
+            return function(*arguments)
+        except OSError as error:
+            full = storage_full(error)
+            if full is None:
+                raise
+            raise full from error
 
     return task(reported, name=function.__name__, persist_result=False, cache_policy=NO_CACHE, retries=0)
 

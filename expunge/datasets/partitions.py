@@ -200,7 +200,11 @@ def remove_subjects(directory: Path, subject_ids: Iterable[str]) -> int:
         if not count:
             continue
         staging = path.with_name(f".{path.name}.tmp")
-        _write(pq.read_table(path).filter(pc.invert(erased)), staging)
-        os.replace(staging, path)
+        try:
+            _write(pq.read_table(path).filter(pc.invert(erased)), staging)
+            os.replace(staging, path)
+        except OSError:
+            staging.unlink(missing_ok=True)  # a full disk needs the room
+            raise
         removed += count
     return removed

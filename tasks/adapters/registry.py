@@ -5,17 +5,19 @@ server's own database. What works everywhere: keep run and version, delete the *
 artifact store, make sure that none is listed any more, then delete the logged model.
 """
 
+import errno
+import functools
 import logging
 import os
 import shutil
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from expunge.errors import InputError, ResidueError, ServiceUnavailableError
+from expunge.errors import InputError, ResidueError, ServiceUnavailableError, StorageFullError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,6 +28,10 @@ BATCH_TAG = "expunge.batch"
 _MODEL_TAG = "expunge.logged_model"  # MLflow does not return a version's model id again
 PURGED_TAG = "weights.purged_at"
 _EXPERIMENT = "expunge"
+_ABSENT = (
+    "RESOURCE_DOES_NOT_EXIST",
+    "INVALID_PARAMETER_VALUE",
+)  # MLflow's answers where there is no such thing
 _LOADER = "expunge.models.serving"
 
 
@@ -79,6 +85,28 @@ class Version:
     run_id: str
     logged_model_id: str
     tags: Mapping[str, str]
+
+
+def _translated(method: Callable[..., Any]) -> Callable[..., Any]:
+    """MLflow's own exceptions quote addresses and stack traces: its user gets one line."""
+
+    @functools.wraps(method)
+    def called(*arguments: Any, **named: Any) -> Any:
+        try:
+            return method(*arguments, **named)
+        except Exception as error:
+            if not type(error).__module__.startswith("mlflow"):
+                raise
+            reason = " ".join(str(error).split())
+            full = os.strerror(errno.ENOSPC) in reason or "disk is full" in reason
+            raise (StorageFullError if full else ServiceUnavailableError)(
+                "the disk is full" if full else "MLflow did not do what it was asked",
+                expected=f"it to {method.__name__.replace('_', ' ')}",
+                got=reason[:200],
+                remedy=f"{'make room' if full else 'look at MLflow'}, then run `expunge run`: it continues the batch",
+            ) from error
+
+    return called
 
 
 class Registry:
@@ -139,6 +167,7 @@ class Registry:
             self._client = client
         return self._client
 
+    @_translated
     def register(self, spec: VersionSpec) -> Version:
         """Register a model with its evidence; registering the same batch again finds the first version.
 
@@ -202,6 +231,7 @@ class Registry:
             self.client.set_tag(run.info.run_id, BATCH_TAG, f"{batch} (abandoned)")
             self.client.set_terminated(run.info.run_id, "KILLED")
 
+    @_translated
     def attach(self, version: Version, artifacts: Mapping[str, Path]) -> None:
         """Add evidence to a version's run.
 
@@ -212,6 +242,7 @@ class Registry:
         for name, path in artifacts.items():
             _log_as(self.client, version.run_id, path, name)
 
+    @_translated
     def find(self, batch: str) -> Version | None:
         """The version that a batch registered.
 
@@ -225,6 +256,7 @@ class Registry:
         numbers = [int(v.version) for v in versions if v.tags.get(BATCH_TAG) == batch]
         return self.get(numbers[0]) if numbers else None
 
+    @_translated
     def next_version(self) -> int:
         """Number that the next registration will get; the caller holds the lineage's lease.
 
@@ -234,6 +266,7 @@ class Registry:
         versions = self.client.search_model_versions(f"name = '{self.name}'")
         return 1 + max((int(version.version) for version in versions), default=0)
 
+    @_translated
     def get(self, number: int) -> Version:
         """A version by number.
 
@@ -251,9 +284,12 @@ class Registry:
         try:
             version = self.client.get_model_version(self.name, str(number))
         except mlflow.MlflowException as error:
+            if error.error_code not in _ABSENT:
+                raise
             raise InputError("no such model version", got=f"{self.name} {number}") from error
         return Version(number, str(version.run_id), version.tags[_MODEL_TAG], dict(version.tags))
 
+    @_translated
     def champion(self) -> Version | None:
         """The version that serves.
 
@@ -264,10 +300,13 @@ class Registry:
 
         try:
             version = self.client.get_model_version_by_alias(self.name, ALIAS)
-        except mlflow.MlflowException:
+        except mlflow.MlflowException as error:
+            if error.error_code not in _ABSENT:
+                raise
             return None
         return self.get(int(version.version))
 
+    @_translated
     def promote(self, number: int) -> None:
         """Move the alias: the one pointer flip.
 
@@ -276,6 +315,7 @@ class Registry:
         """
         self.client.set_registered_model_alias(self.name, ALIAS, str(number))
 
+    @_translated
     def tag(self, number: int, name: str, value: str) -> None:
         """Tag a version.
 
@@ -286,6 +326,7 @@ class Registry:
         """
         self.client.set_model_version_tag(self.name, str(number), name, value)
 
+    @_translated
     def metrics(self, version: Version) -> dict[str, float]:
         """Metrics of a version's run.
 
@@ -297,6 +338,7 @@ class Registry:
         """
         return dict(self.client.get_run(version.run_id).data.metrics)
 
+    @_translated
     def download(self, version: Version, destination: Path) -> Path:
         """Fetch a version's saved model.
 
@@ -326,6 +368,7 @@ class Registry:
         folder = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=str(destination)))
         return next(path.parent for path in folder.rglob("model.json"))
 
+    @_translated
     def purge_weights(self, number: int) -> None:
         """Destroy a version's weights; run and version stay as evidence; repeating it does no harm.
 
@@ -343,8 +386,10 @@ class Registry:
         try:
             location = self.client.get_logged_model(version.logged_model_id).artifact_location
             self._destroy(version.logged_model_id, location)
-        except mlflow.MlflowException:
-            pass  # collected by a purge that was interrupted before it could tag
+        except mlflow.MlflowException as error:
+            if error.error_code not in _ABSENT:
+                raise
+            # destroyed by a purge that was interrupted before it could tag
         self.tag(number, PURGED_TAG, datetime.now(UTC).isoformat(timespec="seconds"))
 
     def _destroy(self, model_id: str, location: str) -> None:

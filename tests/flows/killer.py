@@ -6,6 +6,7 @@ import os
 import signal
 import time
 
+KILLED = -signal.SIGKILL
 # Forked from a process that has imported everything: a run takes seconds, its imports would take longer.
 _PRELOAD = [
     "cli.run",
@@ -29,8 +30,8 @@ _PRELOAD = [
 ]
 
 
-def run_until_killed(root, *, where="", when="after", seconds=None) -> bool:
-    """Run what is due in a workspace, and kill the run.
+def run(root, *, where="", when="after", seconds=None) -> int:
+    """Run what is due in a workspace, and kill the run, if it does not end before.
 
     Args:
         root: The workspace.
@@ -39,7 +40,7 @@ def run_until_killed(root, *, where="", when="after", seconds=None) -> bool:
         seconds: Or how long the run may live.
 
     Returns:
-        Whether it was killed; False if it had ended well before.
+        The exit code; ``KILLED`` for a killed run.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(_PRELOAD)
@@ -50,8 +51,7 @@ def run_until_killed(root, *, where="", when="after", seconds=None) -> bool:
         assert seconds is not None, f"neither killed nor done: {where}"
         _kill(process.pid)
         process.join()
-    assert process.exitcode in (0, -signal.SIGKILL), (where, when, process.exitcode)
-    return process.exitcode != 0
+    return process.exitcode
 
 
 def _kill(pid) -> None:

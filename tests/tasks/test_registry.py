@@ -1,6 +1,7 @@
 """The registry on a SQLite store and on a real MLflow server: same behaviour."""
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -20,13 +21,14 @@ from expunge.settings import Params
 from tasks.adapters.registry import Registry, VersionSpec
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    """A real tracking server on loopback."""
-    home = tmp_path_factory.mktemp("mlflow")
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+        return probe.getsockname()[1]
+
+
+def start(home, port):
+    """A real tracking server on loopback, in a process group of its own."""
     process = subprocess.Popen(
         [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", f"sqlite:///{home}/db.sqlite",
          "--artifacts-destination", str(home / "artifacts"), "--port", str(port), "--workers", "1"],
@@ -34,17 +36,28 @@ def server(tmp_path_factory):
         cwd=home,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
+        start_new_session=True,
     )  # fmt: skip
-    url = f"http://127.0.0.1:{port}"
     for _ in range(240):
         try:
-            urllib.request.urlopen(f"{url}/health", timeout=1)
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1)
             break
         except OSError:
             time.sleep(0.5)
-    yield url, home / "artifacts"
-    process.terminate()
+    return process
+
+
+def kill(process) -> None:
+    os.killpg(process.pid, signal.SIGKILL)
     process.wait(20)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    home, port = tmp_path_factory.mktemp("mlflow"), free_port()
+    process = start(home, port)
+    yield f"http://127.0.0.1:{port}", home / "artifacts"
+    kill(process)
 
 
 @pytest.fixture(params=["sqlite", "server"])
@@ -139,3 +152,27 @@ def test_a_server_that_is_not_there(tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     with pytest.raises(ServiceUnavailableError, match="MLFLOW_TRACKING_URI"):
         Registry("http://127.0.0.1:1", tmp_path, "x").champion()
+
+
+def test_a_server_that_dies_is_no_answer(tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    home, port = tmp_path / "server", free_port()
+    home.mkdir()
+    process = start(home, port)
+    try:
+        registry = Registry(f"http://127.0.0.1:{port}", tmp_path / "unused", "expunge-x")
+        spec, _ = spec_of(tmp_path)
+        version = registry.register(spec)
+        registry.promote(version.version)
+        kill(process)
+        with pytest.raises(ServiceUnavailableError, match="MLflow"):  # not: there is no model
+            registry.champion()
+        with pytest.raises(ServiceUnavailableError, match="MLflow"):  # not: its weights are gone already
+            registry.purge_weights(version.version)
+        process = start(home, port)
+        assert registry.champion() == version
+        assert list(home.rglob("weights.safetensors"))
+        registry.purge_weights(version.version)
+        assert not list(home.rglob("weights.safetensors"))
+    finally:
+        kill(process)
