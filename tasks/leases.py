@@ -1,0 +1,123 @@
+"""Leases: work that one process does alone, and how others know that it is still done."""
+
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
+
+import psutil
+
+from expunge.errors import ExpungeError
+from expunge.state import State
+
+_LEASE_S, _HEARTBEAT_S = 180.0, 30.0
+_HELD: set[str] = set()  # leases of this process
+
+
+def lease_holder() -> str:
+    """Name of this process as a holder of leases.
+
+    Returns:
+        ``host:pid:start``.
+    """
+    return _named(psutil.Process())
+
+
+def holder_alive(holder: str) -> bool:
+    """Whether a holder of a lease may still be at work; of another host nothing is known, so it may.
+
+    Args:
+        holder: From :func:`lease_holder`.
+
+    Returns:
+        False only for a dead process of this host; a later process with its id is another one.
+    """
+    host, pid = [*holder.split(":"), ""][:2]
+    if host != socket.gethostname():
+        return True
+    try:
+        return _named(psutil.Process(int(pid))) == holder
+    except (ValueError, psutil.NoSuchProcess):
+        return False
+
+
+def _named(process: psutil.Process) -> str:
+    return f"{socket.gethostname()}:{process.pid}:{process.create_time():.0f}"
+
+
+def lineage_lease(
+    state: State, *, seconds: float = _LEASE_S, every: float = _HEARTBEAT_S
+) -> AbstractContextManager[None]:
+    """Work on the workspace's lineage alone.
+
+    Args:
+        state: The workspace.
+        seconds: How long the lease lasts without a heartbeat.
+        every: Seconds between heartbeats.
+
+    Returns:
+        A context that holds the lease.
+    """
+    return _hold(state, state.lineage, seconds, every)
+
+
+def unlearning_lease(
+    state: State, batch_id: str, *, seconds: float = _LEASE_S, every: float = _HEARTBEAT_S
+) -> AbstractContextManager[None]:
+    """Unlearn a batch alone: two processes would draw noise twice.
+
+    Args:
+        state: The workspace.
+        batch_id: Of the batch.
+        seconds: How long the lease lasts without a heartbeat.
+        every: Seconds between heartbeats.
+
+    Returns:
+        A context that holds the lease.
+    """
+    return _hold(state, f"unlearn:{batch_id}", seconds, every)
+
+
+def unlearning_lives(state: State, batch_id: str) -> bool:
+    """Whether a process is unlearning a batch, as far as its heartbeat tells.
+
+    Args:
+        state: The workspace.
+        batch_id: Of the batch.
+
+    Returns:
+        Whether its lease is held.
+    """
+    return state.batches.lease_held(f"unlearn:{batch_id}", alive=holder_alive)
+
+
+@contextmanager
+def _hold(state: State, name: str, seconds: float, every: float) -> Iterator[None]:
+    """Hold a lease; a heartbeat renews it until the work ends.
+
+    A holder that was killed loses it when it expires, or at once to a process of the same host. Entered again by the
+    process that holds it, it changes nothing: a sweep holds the lineage's around each erase flow, which takes it itself
+    when it is started alone. If another one is at work, RefusedError is raised.
+    """
+    if name in _HELD:
+        yield
+        return
+    holder, ended = lease_holder(), threading.Event()
+    state.batches.acquire_lease(name, holder, seconds, alive=holder_alive)
+
+    def beat() -> None:
+        while not ended.wait(every):
+            # a database that is away for a moment is tried again at the next beat
+            with suppress(ExpungeError):
+                state.batches.acquire_lease(name, holder, seconds, alive=holder_alive)
+
+    heart = threading.Thread(target=beat, name="lease", daemon=True)
+    heart.start()
+    _HELD.add(name)
+    try:
+        yield
+    finally:
+        _HELD.discard(name)
+        ended.set()
+        heart.join()
+        state.batches.release_lease(name, holder)
