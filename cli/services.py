@@ -1,24 +1,26 @@
 """The services of the stack: what they are, where they listen, whether they are well."""
 
-import base64
-import json
 import os
 import shlex
 import socket
 import string
 import sys
-import urllib.error
-import urllib.request
 from pathlib import Path
 from typing import Any
 
 from expunge.errors import InputError, ServiceUnavailableError
 from expunge.settings import Workspace, template
+from tasks.adapters.prefect_api import api
 from tasks.adapters.prefect_server import QUIET
 from tasks.adapters.supervisor import Service, alive, answers, is_up, read_table
 
 PORTS = {"prefect": 4200, "mlflow": 5000, "intake": 8080}
 POOLS = ("cpu", "gpu")
+# A ticket is looked for within seconds; a server that was killed still knows whose slots are taken when it is back.
+_PREFECT = {
+    "PREFECT_WORKER_QUERY_SECONDS": "2",
+    "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
+}
 _MODULES = {"prefect": "prefect", "mlflow": "mlflow", "expunge": "cli.main"}
 
 
@@ -33,7 +35,7 @@ def environment(workspace: Workspace) -> dict[str, str]:
     """
     own = dict(os.environ)
     home = str(Path(__file__).resolve().parents[1])
-    for name, value in QUIET.items():
+    for name, value in (QUIET | _PREFECT).items():
         own.setdefault(name, value)
     own.setdefault("EXPUNGE_HOST", "127.0.0.1")
     for name, port in PORTS.items():
@@ -125,39 +127,6 @@ def require_free_ports(variables: dict[str, str], names: list[str]) -> None:
                 got=variables[variable],
                 remedy=f"stop what listens there, or set {variable}",
             ) from error
-
-
-def api(url: str, path: str, body: Any = None, method: str | None = None) -> Any:
-    """Ask the Prefect server.
-
-    Args:
-        url: The API's URL.
-        path: Below it.
-        body: JSON to post.
-        method: Other than GET, or POST where there is a body.
-
-    Returns:
-        The answer; None where there is none.
-
-    Raises:
-        ServiceUnavailableError: If it does not answer, or says no.
-    """
-    headers = {"Content-Type": "application/json"}
-    secret = os.environ.get("PREFECT_API_AUTH_STRING")
-    if secret:
-        headers["Authorization"] = "Basic " + base64.b64encode(secret.encode()).decode()
-    data = None if body is None else json.dumps(body).encode()
-    try:
-        request = urllib.request.Request(f"{url}{path}", data, headers, method=method)
-        with urllib.request.urlopen(request, timeout=10) as answer:
-            text = answer.read()
-    except (OSError, ValueError) as error:
-        raise ServiceUnavailableError(
-            "the Prefect server does not answer",
-            got=str(error),
-            remedy="see `expunge status` and .expunge/logs",
-        ) from error
-    return json.loads(text) if text else None
 
 
 def health(workspace: Workspace, url: str, urls: dict[str, str]) -> list[dict[str, Any]]:

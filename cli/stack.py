@@ -195,6 +195,7 @@ def _stop(workspace: Any) -> bool:
 def _services(workspace: Any) -> dict[str, Any]:
     from cli import services
     from expunge.errors import ExpungeError
+    from tasks.adapters.prefect_api import api
     from tasks.adapters.prefect_server import STACK_FILE
 
     try:
@@ -206,7 +207,7 @@ def _services(workspace: Any) -> dict[str, Any]:
         return {"services": [], "late_runs": None, "urls": {}}
     late = None
     try:
-        late = services.api(
+        late = api(
             content["prefect"],
             "/flow_runs/count",
             {"flow_runs": {"state": {"name": {"any_": ["Late"]}}}},

@@ -7,7 +7,7 @@ from expunge.state import open_state
 from flows.unlearn import unlearn_somewhere
 from tasks.certification import certify
 from tasks.curvature import keep_curvature
-from tasks.intake import lineage_lease
+from tasks.leases import lineage_lease
 from tasks.planning import plan
 from tasks.purge import close, purge
 from tasks.registration import register

@@ -1,6 +1,7 @@
 """The sweep: continue what was interrupted, process what is due, tell of deadlines, verify the ledger.
 
-For a nightly schedule, for tickets as they come, and for `expunge run`.
+For a nightly schedule, for tickets as they come, and for `expunge run`. What a batch needs is imported when there is
+one: a sweep starts in a few seconds, and one that has nothing to do ends at once.
 """
 
 from collections.abc import Callable
@@ -9,9 +10,10 @@ from prefect import flow
 
 from expunge.errors import ExpungeError
 from expunge.state import State, open_state
-from flows.erase import erase
+from tasks.absorption import absorb_waiting
 from tasks.alarms import raise_alarms
-from tasks.intake import batches_to_run, lineage_lease
+from tasks.intake import batches_to_run
+from tasks.leases import lineage_lease
 from tasks.reconcile import reconcile
 from tasks.verification import check_ledger
 
@@ -23,6 +25,7 @@ def sweep() -> None:
     Raises:
         ExpungeError: If a batch failed; alarms were raised and the ledger was verified all the same.
     """
+    absorb_waiting()
     try:
         failure = process_due(open_state())
     finally:
@@ -46,6 +49,8 @@ def process_due(state: State, done: Callable[[str], None] = lambda batch_id: Non
     with lineage_lease(state):
         reconcile()
         for batch_id in batches_to_run(state):
+            from flows.erase import erase
+
             state.batches.resume(batch_id)
             try:
                 erase(batch_id)

@@ -3,8 +3,10 @@
 from prefect import flow
 
 from expunge.errors import CertificateRefusedError, NotConvergedError
+from expunge.state import open_state
 from tasks import unlearning
 from tasks.dispatch import answer, on_pool, unlearn_on_pool
+from tasks.leases import unlearning_lease
 
 
 @flow(name="unlearn", persist_result=False, validate_parameters=False)
@@ -14,9 +16,13 @@ def unlearn(batch_id: str, mechanism: str) -> None:
     Args:
         batch_id: Of the batch.
         mechanism: Which mechanism.
+
+    Raises:
+        RefusedError: If another process is unlearning this batch; nothing is changed then.
     """
     try:
-        unlearning.unlearn(batch_id, mechanism)
+        with unlearning_lease(open_state(), batch_id):
+            unlearning.unlearn(batch_id, mechanism)
     except (CertificateRefusedError, NotConvergedError) as refusal:
         answer(batch_id, mechanism, refusal, done=True)
     else:

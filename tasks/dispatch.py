@@ -1,21 +1,28 @@
 """Unlearning on another work pool: started there, waited for, and a refusal told apart from a crash.
 
 The refusal travels through the tickets database, which both sides share: Prefect's states and results stay empty.
+So does the heartbeat: Prefect shows a run as running for ever when its machine is gone.
 """
 
 import os
+import time
 
 from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound
 
 from expunge.errors import CertificateRefusedError, NotConvergedError, RefusedError, ServiceUnavailableError
-from expunge.state import open_state
+from expunge.state import State, open_state
+from tasks.adapters.prefect_api import api, crash
+from tasks.leases import unlearning_lives
 
 DEPLOYMENT = "unlearn/unlearn"
 _KINDS: dict[str, type[RefusedError]] = {
     kind.__name__: kind for kind in (CertificateRefusedError, NotConvergedError)
 }
 _TIMEOUT_S, _POLL_S = 24 * 3600.0, 2.0
+_SILENCE_S = {"PENDING": 300.0, "RUNNING": 90.0}  # a process takes its time to start; then it has a heartbeat
+_AWAY_S = 600.0  # how long the Prefect server may be away
+_FINAL = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 
 
 def on_pool() -> bool:
@@ -40,31 +47,70 @@ def unlearn_on_pool(batch_id: str, mechanism: str) -> None:
     Raises:
         CertificateRefusedError: As the mechanism raised it there.
         NotConvergedError: As the mechanism raised it there.
-        ServiceUnavailableError: If the run crashed or did not end in time; the batch stays resumable.
+        ServiceUnavailableError: If the run crashed, vanished or did not end in time; the batch stays resumable.
     """
     answer(batch_id, mechanism, None)  # of an earlier attempt
     timeout = float(os.environ.get("EXPUNGE_GPU_TIMEOUT_S") or _TIMEOUT_S)
     try:
-        run = run_deployment(
-            DEPLOYMENT,
-            parameters={"batch_id": batch_id, "mechanism": mechanism},
-            timeout=timeout,
-            poll_interval=_POLL_S,
-        )
+        run = run_deployment(DEPLOYMENT, parameters={"batch_id": batch_id, "mechanism": mechanism}, timeout=0)
     except ObjectNotFound as error:
         raise ServiceUnavailableError(
             "the unlearn deployment is not there", expected=DEPLOYMENT, remedy="run `expunge up`"
         ) from error
+    ended = wait_for(open_state(), batch_id, str(run.id), timeout)
     said = open_state().batches.get(batch_id).data.get("answer") or {}
-    if run.state is None or not run.state.is_completed() or said.get("mechanism") != mechanism:
+    if ended != "COMPLETED" or said.get("mechanism") != mechanism:
         raise ServiceUnavailableError(
             "unlearning on the gpu pool did not finish",
             expected=f"an end within {timeout:g} s",
-            got=f"state {run.state.name if run.state else 'unknown'}",
+            got=f"state {ended}",
             remedy="look at the worker, then run the batch again",
         )
     if said.get("kind"):
         raise _KINDS[said["kind"]](said["reason"])
+
+
+def wait_for(state: State, batch_id: str, run_id: str, timeout: float) -> str:
+    """Wait until a run on the pool has ended, or nothing is left of it.
+
+    Args:
+        state: The workspace.
+        batch_id: Of the batch that it unlearns.
+        run_id: Of the run.
+        timeout: In seconds.
+
+    Returns:
+        The state's type in which it was last seen; CRASHED if it vanished.
+
+    Raises:
+        ServiceUnavailableError: If Prefect does not answer for minutes.
+    """
+    url = os.environ["PREFECT_API_URL"]
+    began = heard = answered = time.monotonic()
+    kind = "SCHEDULED"  # it may wait for others as long as it has to
+    while kind not in _FINAL and time.monotonic() - began < timeout:
+        time.sleep(_POLL_S)
+        now = time.monotonic()
+        try:
+            before, kind = kind, str(api(url, f"/flow_runs/{run_id}")["state_type"])
+        except ServiceUnavailableError:
+            if now - answered > _AWAY_S:
+                raise
+            continue
+        answered = now
+        if kind not in _SILENCE_S or kind != before or (kind == "RUNNING" and _lives(state, batch_id)):
+            heard = now
+        elif now - heard > _SILENCE_S[kind]:
+            crash(url, run_id, "no sign of life: its process is gone")
+            return "CRASHED"
+    return kind
+
+
+def _lives(state: State, batch_id: str) -> bool:
+    try:
+        return unlearning_lives(state, batch_id)
+    except ServiceUnavailableError:
+        return True  # nothing is known while the database is away
 
 
 def answer(batch_id: str, mechanism: str, refusal: RefusedError | None, *, done: bool = False) -> None:

@@ -1,21 +1,15 @@
 """Intake: which people a batch is about, and opening batches of due tickets."""
 
-import threading
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 
 from expunge.datasets.partitions import find_subjects
-from expunge.errors import ExpungeError, TicketError
-from expunge.processes import may_be_alive, process_name
+from expunge.errors import TicketError
 from expunge.settings import BatchPolicy
 from expunge.state import State
 from expunge.tickets.intake import check_subject
 from expunge.tickets.requests import RequestStore
 from expunge.tickets.store import Submission, Ticket
-
-_LEASE_S, _HEARTBEAT_S = 180.0, 30.0
-_HELD: set[str] = set()  # lineages that this process works on
 
 
 def require_known(state: State, subject_id: str) -> None:
@@ -112,49 +106,6 @@ def open_due_batch(state: State) -> str | None:
     if waiting_for(due, state.policy.batch, datetime.now(UTC)) is not None:
         return None
     return state.batches.open_batch([ticket.ticket_id for ticket in due]).batch_id
-
-
-@contextmanager
-def lineage_lease(state: State, *, seconds: float = _LEASE_S, every: float = _HEARTBEAT_S) -> Iterator[None]:
-    """Work on the workspace's lineage alone; a heartbeat renews the lease until the work ends.
-
-    A holder that was killed loses it when it expires, or at once to a process of the same host. Entered again by the
-    process that holds it, it changes nothing: a sweep holds it around each erase flow, which takes it itself when it is
-    started alone.
-
-    Args:
-        state: The workspace.
-        seconds: How long the lease lasts without a heartbeat.
-        every: Seconds between heartbeats.
-
-    Yields:
-        Nothing.
-
-    Raises:
-        RefusedError: If another one is at work.
-    """
-    if state.lineage in _HELD:
-        yield
-        return
-    holder, ended = process_name(), threading.Event()
-    state.batches.acquire_lease(state.lineage, holder, seconds, alive=may_be_alive)
-
-    def beat() -> None:
-        while not ended.wait(every):
-            # a database that is away for a moment is tried again at the next beat
-            with suppress(ExpungeError):
-                state.batches.acquire_lease(state.lineage, holder, seconds, alive=may_be_alive)
-
-    heart = threading.Thread(target=beat, name="lease", daemon=True)
-    heart.start()
-    _HELD.add(state.lineage)
-    try:
-        yield
-    finally:
-        _HELD.discard(state.lineage)
-        ended.set()
-        heart.join()
-        state.batches.release_lease(state.lineage, holder)
 
 
 def batches_to_run(state: State) -> Iterable[str]:

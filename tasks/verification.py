@@ -6,8 +6,6 @@ from expunge.errors import VerificationError
 from expunge.evidence.annex import ANNEX_FILE
 from expunge.evidence.certificate import Certificate, parse_certificate
 from expunge.evidence.verify import VerificationResult, verify_certificate, verify_ledger
-from expunge.models.serving import model_digest
-from expunge.stages import MODEL_FOLDER
 from expunge.state import State, open_state
 from tasks.adapters import access
 from tasks.step import log, step
@@ -34,6 +32,9 @@ def verify_one(state: State, certificate: Certificate) -> VerificationResult:
 
 def _served_digest(state: State, certificate: Certificate) -> str | None:
     """Digest of the files that serve, if this certificate is about them."""
+    from expunge.models.serving import model_digest  # with torch: a sweep that has nothing to do needs none
+    from expunge.stages import MODEL_FOLDER
+
     champion = access.registry(state).champion()
     folder = state.workspace.build_dir / MODEL_FOLDER
     if champion is None or champion.version != certificate.model.version or not folder.is_dir():

@@ -299,12 +299,12 @@ class BatchStore:
     def acquire_lease(
         self, lineage: str, holder: str, ttl_s: float, *, alive: Callable[[str], bool] = lambda _: True
     ) -> None:
-        """Take the lease on a lineage: one run at a time; an expired one, or a dead holder's, is taken over.
+        """Take a lease on a lineage: one run at a time; an expired one, or a dead holder's, is taken over.
 
         Its holder renews it by taking it again.
 
         Args:
-            lineage: Name of the registered model.
+            lineage: Name of the registered model, or of other work that one process does alone.
             holder: Who.
             ttl_s: For how long, in seconds.
             alive: Tells whether a holder may still be at work.
@@ -322,6 +322,20 @@ class BatchStore:
                     remedy="wait for it, or try again when its lease has expired",
                 )
             session.merge(LeaseRow(lineage=lineage, holder=holder, expires_at=now + timedelta(seconds=ttl_s)))
+
+    def lease_held(self, lineage: str, *, alive: Callable[[str], bool] = lambda _: True) -> bool:
+        """Whether somebody holds a lease.
+
+        Args:
+            lineage: Name of the registered model, or of other work that has a lease.
+            alive: Tells whether a holder may still be at work.
+
+        Returns:
+            False too if it has expired, or its holder is dead.
+        """
+        with self._database.transaction() as session:
+            row = session.get(LeaseRow, lineage)
+            return row is not None and row.expires_at > datetime.now(UTC) and alive(row.holder)
 
     def release_lease(self, lineage: str, holder: str) -> None:
         """Give the lease back.

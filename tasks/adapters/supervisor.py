@@ -1,7 +1,8 @@
 """A small process supervisor: restarts with back-off, stops with a kill time-out, one log file a process.
 
-Each process leads its own group, so that what it started goes with it. The supervisor holds a lock on a file as long
-as it lives: that, not a process id, says whether the stack is up.
+What a process started goes with it: each leads its own group, and what left the group, as a worker's runs do, is known
+by a variable of its environment. The supervisor holds a lock on a file as long as it lives: that, not a process id,
+says whether the stack is up.
 """
 
 import fcntl
@@ -19,7 +20,7 @@ from typing import IO, Any
 
 import psutil
 
-LOCK, TABLE = "lock", "processes.json"
+LOCK, TABLE, MARK = "lock", "processes.json", "EXPUNGE_SERVICE"
 _TICK_S, _STEADY_S, _LONGEST_PAUSE_S, _KILL_S = 0.3, 60.0, 60.0, 15.0
 
 
@@ -56,7 +57,7 @@ class Service:
         if self.process is not None:
             if self.process.poll() is None:
                 return False
-            kill_group(self.process.pid, signal.SIGKILL)  # what it left behind
+            end(self.facts)  # what it left behind
             self.failures = 1 if now - self.started > _STEADY_S else self.failures + 1
             self.not_before = now + min(_LONGEST_PAUSE_S, 2.0 ** (self.failures - 1))
             self.process, self.facts = None, {}
@@ -64,19 +65,19 @@ class Service:
         if now < self.not_before or (self.after and not self.starts and not answers(self.after)):
             return False
         with (logs / f"{self.name}.log").open("ab") as log:
+            mark = str(logs / self.name)
             self.process = subprocess.Popen(
                 self.command,
+                env={**os.environ, MARK: mark},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
             )
         self.started, self.starts = now, self.starts + 1
+        self.facts = {"pid": self.process.pid, "mark": mark}
         with suppress(psutil.Error):
-            self.facts = {
-                "pid": self.process.pid,
-                "created": psutil.Process(self.process.pid).create_time(),
-            }
+            self.facts["created"] = psutil.Process(self.process.pid).create_time()
         return True
 
 
@@ -105,6 +106,28 @@ def kill_group(pid: int, number: signal.Signals) -> None:
         os.killpg(pid, number)
 
 
+def end(facts: dict[str, Any]) -> bool:
+    """Kill what is left of a process of the table: its group, and what it started elsewhere.
+
+    Args:
+        facts: ``{pid, created, mark}``; a later process with its id is another one.
+
+    Returns:
+        Whether anything ran.
+    """
+    ran, pid = False, facts.get("pid")
+    if pid is None:
+        return False
+    if alive(facts) or not psutil.pid_exists(pid):  # a group may outlive its leader
+        kill_group(pid, signal.SIGKILL)
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if process.environ().get(MARK) == facts["mark"]:
+                process.kill()
+                ran = True
+    return ran
+
+
 def alive(facts: dict[str, Any]) -> bool:
     """Whether a process of the table runs; a later process with its id is another one.
 
@@ -126,15 +149,15 @@ def stop(services: list[Service]) -> None:
     Args:
         services: All at once.
     """
-    running = [service.process for service in services if service.process is not None]
-    for process in running:
-        kill_group(process.pid, signal.SIGTERM)
-    end = time.monotonic() + _KILL_S
-    for process in running:
+    running = [service for service in services if service.process is not None]
+    for service in running:
+        kill_group(service.process.pid, signal.SIGTERM)
+    until = time.monotonic() + _KILL_S
+    for service in running:
         with suppress(subprocess.TimeoutExpired):
-            process.wait(max(0.1, end - time.monotonic()))
-        kill_group(process.pid, signal.SIGKILL)
-        process.wait()
+            service.process.wait(max(0.1, until - time.monotonic()))
+        end(service.facts)
+        service.process.wait()
 
 
 def hold_lock(folder: Path) -> IO[str] | None:
@@ -197,20 +220,19 @@ def shut_down(folder: Path, wait_s: float = 3 * _KILL_S) -> bool:
     Returns:
         Whether anything ran.
     """
-    table, end = read_table(folder), time.monotonic() + wait_s
+    table, until = read_table(folder), time.monotonic() + wait_s
     ran = supervisor = alive(table.get("supervisor", {}))
     if supervisor:
         with suppress(ProcessLookupError):
             os.kill(table["supervisor"]["pid"], signal.SIGTERM)
-        while (supervisor := alive(table["supervisor"])) and time.monotonic() < end:
+        while (supervisor := alive(table["supervisor"])) and time.monotonic() < until:
             time.sleep(_TICK_S)
         if supervisor:
             kill_group(table["supervisor"]["pid"], signal.SIGKILL)
             table = read_table(folder) or table
     for facts in table.get("processes", {}).values():
-        if alive(facts):
-            ran = True
-            kill_group(facts["pid"], signal.SIGKILL)
+        ran = alive(facts) or ran
+        ran = end(facts) or ran
     (folder / TABLE).unlink(missing_ok=True)
     return ran
 

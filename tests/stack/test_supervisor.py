@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import psutil
+import pytest
 
 from tasks.adapters import supervisor
 
@@ -18,6 +19,12 @@ STUBBORN = [
     "-c",
     "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(60)",
 ]
+PARENT = """\
+import subprocess, sys, time
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], start_new_session=True)
+open(sys.argv[1], "w").write(str(child.pid))
+time.sleep(60)
+"""
 PROGRAM = """\
 import sys
 from pathlib import Path
@@ -87,6 +94,27 @@ def test_orphans_of_a_killed_supervisor_are_found(tmp_path):
     wait(lambda: running(tmp_path) == {})
     for pid in pids.values():
         wait(lambda pid=pid: not psutil.pid_exists(pid) or psutil.Process(pid).status() == "zombie")
+
+
+@pytest.mark.parametrize("way", ["killed", "stopped", "orphaned"])
+def test_what_left_the_group_of_a_process_goes_with_it(tmp_path, way):
+    """A worker starts its runs in sessions of their own."""
+    note = tmp_path / "child"
+    process = start(tmp_path, SLEEP, [sys.executable, "-c", PARENT, str(note)])
+    wait(lambda: note.exists() and note.read_text())
+    child = int(note.read_text())
+    assert os.getpgid(child) == child
+    try:
+        if way == "killed":
+            os.kill(running(tmp_path)["second"], signal.SIGKILL)
+        if way == "orphaned":
+            process.kill()
+        if way != "killed":
+            assert supervisor.shut_down(tmp_path)
+        wait(lambda: not psutil.pid_exists(child) or psutil.Process(child).status() == "zombie")
+    finally:
+        supervisor.shut_down(tmp_path)
+        process.wait()
 
 
 def test_pauses_grow(tmp_path):

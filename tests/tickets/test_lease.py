@@ -7,7 +7,7 @@ import pytest
 
 from expunge.errors import RefusedError
 from expunge.tickets.batches import BatchStore
-from tasks.intake import lineage_lease
+from tasks.leases import lineage_lease, unlearning_lease, unlearning_lives
 
 
 @dataclass
@@ -46,3 +46,15 @@ def test_its_holder_may_enter_it_again(batches):
             assert not taken_by_another(batches)
         assert not taken_by_another(batches)  # the inner one gave nothing back
     assert taken_by_another(batches)
+
+
+def test_whoever_waits_knows_that_a_batch_is_being_unlearned(batches):
+    assert not unlearning_lives(Workplace(batches), "b-1")
+    with unlearning_lease(Workplace(batches), "b-1"):
+        assert unlearning_lives(Workplace(batches), "b-1")
+        assert not unlearning_lives(Workplace(batches), "b-2")
+    assert not unlearning_lives(Workplace(batches), "b-1")
+    batches.acquire_lease("unlearn:b-1", "elsewhere:1:1", 0.2)
+    assert unlearning_lives(Workplace(batches), "b-1")
+    time.sleep(0.3)  # no heartbeat came
+    assert not unlearning_lives(Workplace(batches), "b-1")

@@ -1,0 +1,35 @@
+"""The command that runs a worker of the stack."""
+
+import os
+import socket
+import sys
+from typing import Annotated
+
+import typer
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the command.
+
+    Args:
+        app: The command line.
+    """
+    app.command(hidden=True)(worker)
+
+
+def worker(pool: Annotated[str, typer.Argument(help="The work pool: cpu or gpu.")]) -> None:
+    """Run a Prefect worker, one run at a time; what it ran when it was killed is marked crashed first.
+
+    Without that, Prefect shows such runs as running, and keeps their slots of concurrency limits for minutes.
+    """
+    from expunge.errors import InputError
+    from tasks.adapters.prefect_api import crash_runs_of
+
+    url = os.environ.get("PREFECT_API_URL")
+    if not url:
+        raise InputError("no Prefect server is named", expected="PREFECT_API_URL", remedy="run `expunge up`")
+    # One worker of a pool on a machine: by this name it knows its runs again.
+    name = f"{pool}-{socket.gethostname()}"
+    crash_runs_of(url, pool, name)
+    options = ["--pool", pool, "--type", "process", "--name", name, "--limit", "1"]
+    os.execv(sys.executable, [sys.executable, "-m", "prefect", "worker", "start", *options])

@@ -1,0 +1,141 @@
+"""Prefect's API over plain HTTP, for what must not pay for importing Prefect, and two repairs of its run queue."""
+
+import base64
+import json
+import os
+import time
+import urllib.error
+import urllib.request
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import Any
+
+import psutil
+
+from expunge.errors import ServiceUnavailableError
+
+_PAGE = 50  # what Prefect changes or lists in one request at most
+_TIMEOUT_S = 30.0
+_PAUSES_S = (0.2, 0.5, 1.0, 2.0, 4.0)  # between tries
+
+
+def api(url: str, path: str, body: Any = None, method: str | None = None) -> Any:
+    """Ask the Prefect server.
+
+    Args:
+        url: The API's URL.
+        path: Below it.
+        body: JSON to post.
+        method: Other than GET, or POST where there is a body.
+
+    Returns:
+        The answer; None where there is none.
+
+    Raises:
+        ServiceUnavailableError: If it does not answer, or says no.
+    """
+    headers = {"Content-Type": "application/json"}
+    secret, key = os.environ.get("PREFECT_API_AUTH_STRING"), os.environ.get("PREFECT_API_KEY")
+    if secret:
+        headers["Authorization"] = "Basic " + base64.b64encode(secret.encode()).decode()
+    elif key:
+        headers["Authorization"] = f"Bearer {key}"
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(f"{url}{path}", data, headers, method=method)
+    pauses = iter(_PAUSES_S)
+    while True:
+        try:
+            with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as answer:
+                text = answer.read()
+            return json.loads(text) if text else None
+        except (OSError, ValueError) as error:
+            busy = isinstance(error, urllib.error.HTTPError) and error.code == 503  # its SQLite was
+            if busy and (pause := next(pauses, None)):
+                time.sleep(pause)
+                continue
+            raise ServiceUnavailableError(
+                "the Prefect server does not answer",
+                got=str(error),
+                remedy="see `expunge status` and .expunge/logs",
+            ) from error
+
+
+def crash(url: str, run_id: str, why: str) -> None:
+    """Mark a run crashed, which gives its slots of concurrency limits back.
+
+    Args:
+        url: The API's URL.
+        run_id: Of the run.
+        why: For whoever looks at it.
+
+    Raises:
+        ServiceUnavailableError: If the server does not answer.
+    """
+    state = {"type": "CRASHED", "name": "Crashed", "message": why}
+    api(url, f"/flow_runs/{run_id}/set_state", {"state": state, "force": True})
+
+
+def crash_runs_of(url: str, pool: str, worker: str) -> int:
+    """Mark those runs of a worker crashed that ended with it: Prefect itself would show them running for ever.
+
+    Called before that worker starts again, on the machine where it ran.
+
+    Args:
+        url: The API's URL.
+        pool: The work pool.
+        worker: The worker's name.
+
+    Returns:
+        How many.
+
+    Raises:
+        ServiceUnavailableError: If the server does not answer.
+    """
+    chosen = {
+        "flow_runs": {"state": {"type": {"any_": ["PENDING", "RUNNING", "CANCELLING"]}}},
+        "work_pools": {"name": {"any_": [pool]}},
+        "limit": _PAGE,
+    }
+    count = 0
+    for run in api(url, "/flow_runs/filter", chosen):
+        if run["labels"].get("prefect.worker.name") == worker and not _runs(run):
+            crash(url, run["id"], "its worker was killed")
+            count += 1
+    return count
+
+
+def _runs(run: dict[str, Any]) -> bool:
+    """Whether the run's process is there; a later process with its id is another one."""
+    with suppress(psutil.Error, TypeError, ValueError):
+        process = psutil.Process(int(run["infrastructure_pid"]))
+        return process.environ().get("PREFECT__FLOW_RUN_ID") == run["id"]
+    return False
+
+
+def cancel_waiting(url: str, deployment_id: str, why: str) -> int:
+    """Cancel the runs of a deployment that should have started by now and have not.
+
+    Args:
+        url: The API's URL.
+        deployment_id: Whose runs.
+        why: For whoever looks at them.
+
+    Returns:
+        How many.
+
+    Raises:
+        ServiceUnavailableError: If the server does not answer.
+    """
+    chosen = {
+        "deployment_id": {"any_": [deployment_id]},
+        "state": {"type": {"any_": ["SCHEDULED"]}},
+        "expected_start_time": {"before_": datetime.now(UTC).isoformat()},
+    }
+    body = {"flow_runs": chosen, "state": {"type": "CANCELLED", "message": why}}
+    count = 0
+    while True:
+        results = api(url, "/flow_runs/bulk_set_state", body)["results"]
+        accepted = sum(result["status"] == "ACCEPT" for result in results)
+        count += accepted
+        if not accepted or len(results) < _PAGE:
+            return count
