@@ -7,7 +7,7 @@ import time
 import urllib.error
 import urllib.request
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import psutil
@@ -58,6 +58,26 @@ def api(url: str, path: str, body: Any = None, method: str | None = None) -> Any
                 got=str(error),
                 remedy="see `expunge status` and .expunge/logs",
             ) from error
+
+
+def start(url: str, deployment: str, after_s: float = 0.0) -> str:
+    """Start a deployment.
+
+    Args:
+        url: The API's URL.
+        deployment: ``flow/name``.
+        after_s: In how many seconds.
+
+    Returns:
+        The run's id.
+
+    Raises:
+        ServiceUnavailableError: If the server does not answer, or has no such deployment.
+    """
+    found = api(url, f"/deployments/name/{deployment}")["id"]
+    at = datetime.now(UTC) + timedelta(seconds=after_s)
+    state = {"type": "SCHEDULED", "state_details": {"scheduled_time": at.isoformat()}}
+    return str(api(url, f"/deployments/{found}/create_flow_run", {"state": state})["id"])
 
 
 def crash(url: str, run_id: str, why: str) -> None:

@@ -50,5 +50,9 @@ def test_one_model_is_left_to_one_run_and_two_models_are_done_together(tmp_path,
     for workspace in (clinic, other):
         state, (batch,) = workspace.state(), workspace.batches()
         assert (batch.stage, batch.draws) == ("closed", 1)
-        assert [entry.kind for entry in state.ledger.entries(state.lineage)] == ["opening", "release", "purge"]
+        assert [entry.kind for entry in state.ledger.entries(state.lineage)] == [
+            "opening",
+            "release",
+            "purge",
+        ]
         assert not at_work(workspace)

@@ -16,11 +16,11 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tasks.adapters.supervisor import answers
 from tests.conftest import Expunge, make_clinic
 from tests.flows.test_kill import check_end_state
 from tests.stack.operator import Operator, databases, free_ports, wait
 from tests.tickets.conftest import Postgres
-from tasks.adapters.supervisor import answers
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 PEOPLE = [f"person-{number:05d}-x" for number in (3, 8, 13, 18, 23, 28, 33, 38)]
@@ -123,7 +123,9 @@ def test_a_batch_survives(stack, victim, stage, record_property):
     ticket = stack.expunge("ticket", "submit", "--subject", person)["ticket_id"]
     stack.expunge.sweep()
     batches = stack.expunge.batches()
-    wait(lambda: any(b.stage == stage and ticket in b.tickets for b in batches.unfinished()), 120, stage, 0.02)
+    wait(
+        lambda: any(b.stage == stage and ticket in b.tickets for b in batches.unfinished()), 120, stage, 0.02
+    )
     stack.kill(victim)
     began = time.monotonic()
     time.sleep(5)

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from expunge.errors import ServiceUnavailableError
-from tasks.adapters.prefect_api import api, cancel_waiting, crash_runs_of
+from tasks.adapters.prefect_api import api, cancel_waiting, crash_runs_of, start
 
 SLEEP = [sys.executable, "-c", "import time; time.sleep(60)"]
 
@@ -81,3 +81,10 @@ def test_waiting_runs_are_cancelled_all_at_once_and_others_are_left(prefect_api,
 def test_no_server_is_a_plain_error():
     with pytest.raises(ServiceUnavailableError):
         api("http://127.0.0.1:9/api", "/health")
+
+
+def test_a_deployment_is_started_by_its_name(prefect_api, deployment):
+    run = start(prefect_api, f"{deployment['name']}/{deployment['name']}")
+    assert api(prefect_api, f"/flow_runs/{run}")["deployment_id"] == deployment["id"]
+    with pytest.raises(ServiceUnavailableError):
+        start(prefect_api, "no/such")
