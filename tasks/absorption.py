@@ -6,7 +6,7 @@ from prefect.runtime import deployment
 
 from expunge.errors import ServiceUnavailableError
 from expunge.state import open_state
-from tasks.adapters.prefect_api import cancel_waiting, start
+from tasks.adapters.prefect_api import cancel_waiting, crash_orphans, start
 from tasks.step import log, step
 
 _SWEEP, _AGAIN_S = "sweep/sweep", 200.0  # longer than a lease that a lost machine may have left
@@ -16,7 +16,8 @@ _SWEEP, _AGAIN_S = "sweep/sweep", 200.0  # longer than a lease that a lost machi
 def absorb_waiting() -> int:
     """Cancel the sweeps that wait: what they were asked for is done by this one, which reads the tickets after this.
 
-    A hundred tickets would else start a hundred processes, one after the other.
+    A hundred tickets would else start a hundred processes, one after the other. What killed sweeps had begun is marked
+    crashed: Prefect would show it running for ever.
 
     Returns:
         Number of runs.
@@ -26,6 +27,7 @@ def absorb_waiting() -> int:
         return 0  # called in a process, not started by a worker
     try:
         count = cancel_waiting(url, str(deployment.id), "a sweep that began later does its work")
+        crash_orphans(url, str(deployment.id))
     except ServiceUnavailableError as error:
         log(f"waiting sweeps were left as they are: {error}")
         return 0

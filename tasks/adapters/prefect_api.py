@@ -124,6 +124,29 @@ def crash_runs_of(url: str, pool: str, worker: str) -> int:
     return count
 
 
+def crash_orphans(url: str, deployment_id: str) -> int:
+    """Mark the runs crashed that a crashed run of a deployment had begun inside itself: they ended with its process.
+
+    Args:
+        url: The API's URL.
+        deployment_id: Whose runs.
+
+    Returns:
+        How many.
+
+    Raises:
+        ServiceUnavailableError: If the server does not answer.
+    """
+    crashed = {"deployment_id": {"any_": [deployment_id]}, "state": {"type": {"any_": ["CRASHED"]}}}
+    newest = {"flow_runs": crashed, "sort": "END_TIME_DESC", "limit": _PAGE}
+    parents = [run["id"] for run in api(url, "/flow_runs/filter", newest)]
+    inside = {"parent_flow_run_id": {"any_": parents}, "state": {"type": {"any_": ["RUNNING"]}}}
+    orphans = api(url, "/flow_runs/filter", {"flow_runs": inside, "limit": _PAGE}) if parents else []
+    for run in orphans:
+        crash(url, run["id"], "the process of the run around it was killed")
+    return len(orphans)
+
+
 def _runs(run: dict[str, Any]) -> bool:
     """Whether the run's process is there; a later process with its id is another one."""
     with suppress(psutil.Error, TypeError, ValueError):
