@@ -27,18 +27,23 @@ PEOPLE = [f"person-{number:05d}-x" for number in (3, 8, 13, 18, 23, 28, 33, 38)]
 
 
 class Mlflow:
-    """A tracking server that runs elsewhere."""
+    """A tracking server that runs elsewhere.
 
-    def __init__(self, folder: Path, store: str) -> None:
-        self.folder, self.store = folder, store
+    Args:
+        folder: Of its artifacts; it makes it when there is something to keep.
+        store: Its database.
+        log: Its log file.
+    """
+
+    def __init__(self, folder: Path, store: str, log: Path) -> None:
+        self.folder, self.store, self.log = folder, store, log
         (self.port,) = free_ports(1)
         self.url = f"http://127.0.0.1:{self.port}"
 
     def start(self) -> None:
         command = ["server", "--host", "127.0.0.1", "--port", self.port, "--workers", "1"]
         command += ["--backend-store-uri", self.store, "--artifacts-destination", str(self.folder)]
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder.parent / "server.log").open("ab") as log:
+        with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "mlflow", *command], stdout=log, stderr=log, start_new_session=True
             )
@@ -88,7 +93,8 @@ class Stack:
 def stack(tmp_path_factory: pytest.TempPathFactory, postgres: Postgres):
     tmp = tmp_path_factory.mktemp("killed")
     root, variables = tmp / "workspace", databases(postgres)
-    mlflow = Mlflow(root.parent / "mlflow" / "artifacts", variables["MLFLOW_BACKEND_STORE_URI"])
+    artifacts = root / ".expunge" / "mlflow" / "artifacts"
+    mlflow = Mlflow(artifacts, variables["MLFLOW_BACKEND_STORE_URI"], tmp / "mlflow.log")
     mlflow.start()
     variables["MLFLOW_TRACKING_URI"] = mlflow.url
     expunge = Operator(root, **variables)
