@@ -41,6 +41,10 @@ def up(
     opened = use_workspace(workspace).workspace
     if supervisor.is_up(opened.stack_dir):
         raise InputError("the stack is up already", remedy="see `expunge status`, or stop it: `expunge down`")
+    if os.environ.get("EXPUNGE_DEVICE"):  # every worker would refuse it, one by one
+        from expunge.devices import chosen_device
+
+        chosen_device()
     supervisor.shut_down(opened.stack_dir)  # orphans of a supervisor that was killed
     variables = services.environment(opened)
     wanted = services.services(variables)
