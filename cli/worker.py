@@ -20,7 +20,8 @@ def add_to(app: typer.Typer) -> None:
 def worker(pool: Annotated[str, typer.Argument(help="The work pool: cpu or gpu.")]) -> None:
     """Run a Prefect worker, one run at a time; what it ran when it was killed is marked crashed first.
 
-    Without that, Prefect shows such runs as running, and keeps their slots of concurrency limits for minutes.
+    Without that, Prefect shows such runs as running, and keeps their slots of concurrency limits for minutes. A batch
+    that was left unfinished is continued by a sweep that the worker of the pool `cpu` asks for.
     """
     from expunge.errors import InputError
     from tasks.adapters.prefect_api import crash_runs_of
@@ -30,6 +31,10 @@ def worker(pool: Annotated[str, typer.Argument(help="The work pool: cpu or gpu."
         raise InputError("no Prefect server is named", expected="PREFECT_API_URL", remedy="run `expunge up`")
     name = worker_name(pool)
     crash_runs_of(url, pool, name)
+    if pool == "cpu" and os.environ.get("EXPUNGE_WORKSPACE"):
+        from tasks.absorption import continue_interrupted
+
+        continue_interrupted(url)
     options = ["--pool", pool, "--type", "process", "--name", name, "--limit", "1"]
     os.execv(sys.executable, [sys.executable, "-m", "prefect", "worker", "start", *options])
 

@@ -2,7 +2,7 @@
 
 import os
 
-from expunge.datasets.partitions import read_dataset, remove_subjects, rows_of
+from expunge.datasets.partitions import count_rows, remove_subjects, rows_of
 from expunge.residue.fingerprints import row_fingerprints
 from expunge.state import open_state
 from expunge.tickets.batches import BatchStage
@@ -34,7 +34,7 @@ def remove(batch_id: str) -> int:
         batch = state.batches.record(
             batch_id,
             before={"md5": version.md5, "git_revision": version.git_revision},
-            rows_before=len(read_dataset(workspace.dataset_dir)),
+            rows_before=count_rows(workspace.dataset_dir),
             records=len(frame),
             train_records=int((frame["split"] == "train").sum()),
             partitions=list(partitions),

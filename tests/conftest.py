@@ -103,7 +103,11 @@ def prefect_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     from tasks.adapters.prefect_server import prefect_server
 
     with prefect_server(tmp_path_factory.mktemp("prefect")) as url:
-        yield url
+        from prefect.settings import PREFECT_API_URL, temporary_settings
+
+        # A test module may have imported Prefect, and with it the settings of that moment.
+        with temporary_settings({PREFECT_API_URL: url}):
+            yield url
 
 
 def make_workspace(root: Path, tmp: Path, *, own_model: bool = True) -> Expunge:

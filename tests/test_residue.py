@@ -5,6 +5,7 @@ import gzip
 import io
 import json
 import lzma
+import re
 import sqlite3
 import zipfile
 from collections.abc import Callable
@@ -13,10 +14,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from expunge.errors import ResidueError
 from expunge.residue.fingerprints import row_fingerprints
 from expunge.residue.scan import Target, scan
+from expunge.residue.search import Scanner
 
 KEY = b"k" * 32
 PERSON, SHORT, NUMBER = "person-000313", "77", "482913"
@@ -227,3 +231,67 @@ def test_fingerprints_depend_on_every_column_and_on_the_key() -> None:
     changed = [ROW.assign(value=0.25), ROW.assign(label="?"), ROW.assign(record_id=1), ROW.assign(count=99)]
     assert all(row_fingerprints(frame, COLUMNS, KEY) != base for frame in changed)
     assert row_fingerprints(ROW, COLUMNS, b"other") != base
+
+
+IDS: dict[str, Callable[[int], str]] = {
+    "numbers": lambda i: str(100_000 + 7 * i),
+    "long numbers": lambda i: str(10**11 + 7 * i),
+    "with a common start and end": lambda i: f"person-{i:06d}-x",
+    "addresses": lambda i: f"{['ann', 'bob', 'carl'][i % 3]}.{i:x}@example.com",
+    "hexadecimal": lambda i: f"{(i + 1) * 0x9E3779B97F4A7C15 % 2**64:016x}",
+    "with spaces and accents": lambda i: f"Zoë {i} Müller",
+}
+
+
+@pytest.mark.parametrize("shape", IDS)
+@pytest.mark.parametrize("number", [0, 1, 500, 999])
+def test_each_of_a_thousand_people_is_found_and_their_neighbours_are_not(
+    tmp_path: Path, shape: str, number: int
+) -> None:
+    make = IDS[shape]
+    target = Target(frozenset(make(i) for i in range(1000)))
+    others = "\n".join(make(i) for i in range(1000, 3000))
+    (tmp_path / "log").write_text(f"{others}\nx{make(number)} {make(number)}0\n")
+    database(tmp_path / "x.db", "abc", make(2000), make(1500), "xyz")
+    assert kinds(tmp_path, target=target) == set()
+    (tmp_path / "log").write_text(f"{others}\nsaw {make(number)}, then left\n{others}")
+    assert kinds(tmp_path, target=target) == {"subject-id"}
+    (tmp_path / "log").unlink()
+    database(tmp_path / "y.db", "abc", "", make(number), "xyz")
+    assert kinds(tmp_path, target=target) == {"subject-id"}
+
+
+TEXTS = st.text('ab1.-\\n" :', max_size=40).map(str.encode)
+
+
+def found_by_expression(ids: set[str], text: bytes) -> bool:
+    """The search as one regular expression of all ids: slow, and the measure of what must be found."""
+    after = rb"(?![0-9A-Za-z])"
+    for one in map(str.encode, ids):
+        bounded = rb"(?<![0-9]\.)%b(?!\.[0-9])" % one if one.isdigit() else re.escape(one)
+        alone = rb"(?:\A|(?<=[^0-9A-Za-z])|(?<=\\[nrt]))(?=%b)" % re.escape(one) + bounded + after
+        keyed = rb'"subject(?:_id)?\\*"\s*:\s*\\*"?%b' % re.escape(one) + after
+        if (len(one) >= 6 and re.search(alone, text)) or re.search(keyed, text):
+            return True
+    return False
+
+
+@given(
+    st.sets(st.one_of(st.text("ab1.-", min_size=1, max_size=8), st.text("12", min_size=5)), min_size=1),
+    st.data(),
+)
+def test_the_search_finds_what_one_expression_of_all_ids_finds(ids: set[str], data: st.DataObject) -> None:
+    keys = [b'"subject_id":', b'"subject": ', b'\\"subject_id\\":\\"', b'"subject":"subject_id"', b'"']
+    piece = st.one_of(TEXTS, st.sampled_from(sorted(map(str.encode, ids))), st.sampled_from(keys))
+    text = b"".join(data.draw(st.lists(piece, max_size=6)))
+    scanner = Scanner(Target(frozenset(ids)))
+    scanner.raw("here", [text])
+    assert bool(scanner.hits) == found_by_expression(ids, text)
+
+
+def test_every_copy_of_a_table_is_named(tmp_path: Path) -> None:
+    for name in ("cache", "dataset", "remote"):
+        (tmp_path / name).write_bytes(parquet(rows()))
+    report = scan([tmp_path], TARGET, relative_to=tmp_path)
+    expected = {(name, kind) for name in ("cache", "dataset", "remote") for kind in ("subject-id", "row")}
+    assert {(hit["where"], hit["kind"]) for hit in report.hits} == expected

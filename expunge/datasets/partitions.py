@@ -131,6 +131,21 @@ def read_dataset(directory: Path) -> pd.DataFrame:
     return frame.sort_values("record_id", ignore_index=True)
 
 
+def count_rows(directory: Path) -> int:
+    """How many rows a dataset has; reads no row.
+
+    Args:
+        directory: The dataset.
+
+    Returns:
+        Their number.
+
+    Raises:
+        DatasetError: If there is no partition.
+    """
+    return sum(pq.read_metadata(path).num_rows for path in partition_files(directory))
+
+
 def find_subjects(directory: Path, subject_ids: Iterable[str]) -> dict[str, int]:
     """How many rows each subject has; reads the subject column only.
 

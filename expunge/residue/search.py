@@ -1,5 +1,6 @@
 """What is searched for, and the searches themselves: bytes, tables, cells."""
 
+import hashlib
 import re
 import sqlite3
 from collections import Counter
@@ -10,6 +11,7 @@ from typing import IO, Any
 
 import pandas as pd
 import pyarrow.parquet as pq
+from ahocorasick_rs import BytesAhoCorasick
 
 from expunge.pseudonyms import Pseudonymiser
 from expunge.residue.fingerprints import row_fingerprints
@@ -19,10 +21,11 @@ BLOCK = 1 << 22
 _GLUED = 8  # ids this long are found in database pages even where other cells' text touches them
 # "_" is no part of a word: report_<id>.csv must be found. Nor is the letter of an escaped line end or tab.
 _BEFORE = re.compile(rb"(?:^|[^0-9A-Za-z]|\\[nrt])\Z", re.DOTALL)
-_AFTER = rb"(?![0-9A-Za-z])"
+_AFTER = re.compile(rb"[^0-9A-Za-z]|\Z", re.DOTALL)
+_FRACTION, _DECIMALS = re.compile(rb"[0-9]\."), re.compile(rb"\.[0-9]")
 _TOKEN = re.compile(rb"[0-9A-Za-z_.@+-]{6,64}")
 _SEPARATOR = re.compile(rb"[.@+-]")
-_SUBJECT_KEY = rb'"subject(?:_id)?\\*"\s*:\s*\\*"?'
+_SUBJECT_KEY = re.compile(rb'"subject(?:_id)?\\*"\s*:(?=(\s*\\*"?))')
 
 
 @dataclass(frozen=True)
@@ -72,13 +75,13 @@ class Scanner:
         self.files: Counter[str] = Counter()
         self.bytes: Counter[str] = Counter()
         self._seen: set[bytes] = set()
-        ids = sorted(subject.encode() for subject in target.subjects)
-        tokens = [_bounded(one) for one in ids if len(one) >= SHORTEST_TOKEN]
-        self._token = re.compile(rb"(?:%b)" % b"|".join(tokens) + _AFTER) if tokens else None
-        every = b"|".join(map(re.escape, ids))
-        self._keyed = re.compile(_SUBJECT_KEY + rb"(?:%b)" % every + _AFTER) if every else None
-        self._glued = [one for one in ids if len(one) >= _GLUED]
-        self._overlap = max([256, *(2 * len(one) for one in ids)])
+        self._tables: dict[bytes, list[str]] = {}
+        self._ids = {subject.encode() for subject in target.subjects}
+        self._lengths = {len(one) for one in self._ids}
+        self._needles = sorted(one for one in self._ids if len(one) >= SHORTEST_TOKEN)
+        # One pass over a text finds any of thousands of ids; a regular expression would try each at every place.
+        self._automaton = BytesAhoCorasick(self._needles)
+        self._overlap = max([256, *(2 * length for length in self._lengths)])
 
     def found(self, where: str, kind: str) -> None:
         """Record a hit."""
@@ -104,20 +107,27 @@ class Scanner:
             text = tail + block
             # A word cut off at an edge of the text looks complete: the neighbouring text shows it whole.
             first, last = (4 if tail else 0), (len(text) - 4 if following is not None else len(text))
-            hit = hit or self._holds(text, first, last)
-            hit = hit or (pages and any(one in text for one in self._glued))
-            hit = hit or self._any_token(text)
+            hit = hit or self._holds(text, first, last, pages) or self._any_token(text)
             tail, block = text[-self._overlap :], following
         if hit:
             self.found(where, "subject-id")
         return size
 
-    def _holds(self, text: bytes, first: int, last: int) -> bool:
-        # The literal ids come first in the pattern, for speed; what precedes a match is looked at here.
-        found = self._token.finditer(text, first) if self._token else ()
-        whole = (m for m in found if _BEFORE.search(text[max(0, m.start() - 2) : m.start()]))
-        keyed = self._keyed.finditer(text, first) if self._keyed else ()
-        return any(m.end() <= last for matches in (whole, keyed) for m in matches)
+    def _holds(self, text: bytes, first: int, last: int, pages: bool = False) -> bool:
+        for number, start, _ in self._automaton.find_matches_as_indexes(text, overlapping=True):
+            one = self._needles[number]
+            if pages and len(one) >= _GLUED:
+                return True
+            if start >= first and start + len(one) <= last and _stands_alone(text, start, one):
+                return True
+        return bool(self._ids) and any(
+            text[start : start + length] in self._ids
+            and start + length <= last
+            and _AFTER.match(text, start + length)
+            for key in _SUBJECT_KEY.finditer(text, first)
+            for start in range(key.start(1), key.end(1) + 1)
+            for length in self._lengths
+        )
 
     def _any_token(self, text: bytes) -> bool:
         """Whether any token of a text is an erased person's id, known by its pseudonym alone."""
@@ -136,7 +146,19 @@ class Scanner:
         return False
 
     def parquet(self, where: str, stream: IO[bytes]) -> None:
-        """Search a Parquet file, some rows at a time."""
+        """Search a Parquet file; of the same bytes in another place it is known what they hold."""
+        stream.seek(0)
+        digest = hashlib.file_digest(stream, "sha256").digest()  # type: ignore[arg-type]
+        if digest in self._tables:
+            for kind in self._tables[digest]:
+                self.found(where, kind)
+            return
+        before = len(self.hits)
+        self._rows(where, stream)
+        self._tables[digest] = [hit["kind"] for hit in self.hits[before:]]
+
+    def _rows(self, where: str, stream: IO[bytes]) -> None:
+        """Search rows, some at a time."""
         file = pq.ParquetFile(stream)
         names = set(file.schema_arrow.names)
         rows = max(256, (1 << 22) // max(1, len(names)))
@@ -189,9 +211,13 @@ class Scanner:
             self.found(where, "subject-id")
 
 
-def _bounded(subject: bytes) -> bytes:
+def _stands_alone(text: bytes, start: int, one: bytes) -> bool:
+    end = start + len(one)
+    before, after = text[max(0, start - 2) : start], text[end : end + 2]
+    if not (_BEFORE.search(before) and _AFTER.match(after)):
+        return False
     # The digits of a decimal number are nobody's id.
-    return rb"(?<![0-9]\.)%b(?!\.[0-9])" % subject if subject.isdigit() else re.escape(subject)
+    return not (one.isdigit() and (_FRACTION.fullmatch(before) or _DECIMALS.fullmatch(after)))
 
 
 def _gathered(pieces: Iterable[bytes]) -> Iterator[bytes]:

@@ -1,9 +1,11 @@
 """git by subprocess: own identity, no global configuration, undisturbed by a surrounding checkout or hook."""
 
+import io
 import os
 import subprocess
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import IO
 
 from expunge.errors import WorkspaceError
 
@@ -25,13 +27,13 @@ def clean_environment() -> dict[str, str]:
     return kept | {"GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C"}
 
 
-def _run(root: Path, *arguments: str) -> bytes:
+def _run(root: Path, *arguments: str, given: bytes = b"") -> bytes:
     try:
         done = subprocess.run(
             [*_COMMAND, *arguments],
             cwd=root,
             env=clean_environment(),
-            stdin=subprocess.DEVNULL,
+            input=given,
             capture_output=True,
             check=False,
         )
@@ -125,7 +127,10 @@ def file_history(root: Path, path: str) -> list[str]:
     log = git(root, "log", *selection, *shape, "--", path)
     blobs = [line.split()[3] for line in log.splitlines() if line.startswith(":")]
     wanted = [blob for blob in dict.fromkeys(blobs) if set(blob) != {"0"}]  # zeros: the commit deleted it
-    return [_run(root, "cat-file", "blob", blob).decode(errors="replace") for blob in wanted]
+    stream = io.BytesIO(
+        _run(root, "cat-file", "--batch", given="".join(f"{blob}\n" for blob in wanted).encode())
+    )
+    return [content.decode(errors="replace") for _, content in _batch(stream)]
 
 
 def objects(root: Path) -> Iterator[tuple[str, bytes]]:
@@ -149,16 +154,23 @@ def objects(root: Path) -> Iterator[tuple[str, bytes]]:
         stderr=subprocess.DEVNULL,
     ) as process:
         assert process.stdout is not None
-        while header := process.stdout.readline():
-            parts = header.decode(errors="replace").split()
-            if len(parts) != 3:  # "<id> missing": a partial clone or a damaged repository
-                break
-            content = process.stdout.read(int(parts[2]))
-            process.stdout.read(1)
-            yield f"git {parts[1]} {parts[0]}", content
-    if header or process.returncode != 0:
-        raise WorkspaceError(
-            "git could not list all of its objects",
-            got=header.decode(errors="replace").strip() or f"exit code {process.returncode}",
-            remedy="run `git fsck` in the workspace",
-        )
+        yield from _batch(process.stdout)
+    if process.returncode != 0:
+        raise _incomplete(f"exit code {process.returncode}")
+
+
+def _batch(stream: IO[bytes]) -> Iterator[tuple[str, bytes]]:
+    """Objects as `git cat-file --batch` prints them."""
+    while header := stream.readline():
+        parts = header.decode(errors="replace").split()
+        if len(parts) != 3:  # "<id> missing": a partial clone or a damaged repository
+            raise _incomplete(" ".join(parts))
+        content = stream.read(int(parts[2]))
+        stream.read(1)
+        yield f"git {parts[1]} {parts[0]}", content
+
+
+def _incomplete(got: str) -> WorkspaceError:
+    return WorkspaceError(
+        "git could not list all of its objects", got=got, remedy="run `git fsck` in the workspace"
+    )

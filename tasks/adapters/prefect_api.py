@@ -7,7 +7,7 @@ import time
 import urllib.error
 import urllib.request
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import psutil
@@ -60,6 +60,26 @@ def api(url: str, path: str, body: Any = None, method: str | None = None) -> Any
             ) from error
 
 
+def start(url: str, deployment: str, after_s: float = 0.0) -> str:
+    """Start a deployment.
+
+    Args:
+        url: The API's URL.
+        deployment: ``flow/name``.
+        after_s: In how many seconds.
+
+    Returns:
+        The run's id.
+
+    Raises:
+        ServiceUnavailableError: If the server does not answer, or has no such deployment.
+    """
+    found = api(url, f"/deployments/name/{deployment}")["id"]
+    at = datetime.now(UTC) + timedelta(seconds=after_s)
+    state = {"type": "SCHEDULED", "state_details": {"scheduled_time": at.isoformat()}}
+    return str(api(url, f"/deployments/{found}/create_flow_run", {"state": state})["id"])
+
+
 def crash(url: str, run_id: str, why: str) -> None:
     """Mark a run crashed, which gives its slots of concurrency limits back.
 
@@ -102,6 +122,29 @@ def crash_runs_of(url: str, pool: str, worker: str) -> int:
             crash(url, run["id"], "its worker was killed")
             count += 1
     return count
+
+
+def crash_orphans(url: str, deployment_id: str) -> int:
+    """Mark the runs crashed that a crashed run of a deployment had begun inside itself: they ended with its process.
+
+    Args:
+        url: The API's URL.
+        deployment_id: Whose runs.
+
+    Returns:
+        How many.
+
+    Raises:
+        ServiceUnavailableError: If the server does not answer.
+    """
+    crashed = {"deployment_id": {"any_": [deployment_id]}, "state": {"type": {"any_": ["CRASHED"]}}}
+    newest = {"flow_runs": crashed, "sort": "END_TIME_DESC", "limit": _PAGE}
+    parents = [run["id"] for run in api(url, "/flow_runs/filter", newest)]
+    inside = {"parent_flow_run_id": {"any_": parents}, "state": {"type": {"any_": ["RUNNING"]}}}
+    orphans = api(url, "/flow_runs/filter", {"flow_runs": inside, "limit": _PAGE}) if parents else []
+    for run in orphans:
+        crash(url, run["id"], "the process of the run around it was killed")
+    return len(orphans)
 
 
 def _runs(run: dict[str, Any]) -> bool:

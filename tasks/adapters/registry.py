@@ -200,8 +200,7 @@ class Registry:
                 pip_requirements=["expunge"],
             )
             mlflow.log_input(_dataset(spec), context="training")
-            for name, value in spec.metrics.items():
-                mlflow.log_metric(name, value, model_id=logged.model_id)
+            mlflow.log_metrics(dict(spec.metrics), model_id=logged.model_id)
             for name, path in spec.artifacts.items():
                 _log_as(client, run.info.run_id, path, name)
         if not any(
@@ -218,7 +217,7 @@ class Registry:
             description=spec.description,
             model_id=logged.model_id,
         )
-        return self.get(int(version.version))
+        return _version(version)
 
     def _drop_half_made(self, batch: str) -> None:
         """A run that a crash left without a version is not evidence of anything: its weights go, and it is marked."""
@@ -253,8 +252,7 @@ class Registry:
             The version, if there is one.
         """
         versions = self.client.search_model_versions(f"name = '{self.name}'")
-        numbers = [int(v.version) for v in versions if v.tags.get(BATCH_TAG) == batch]
-        return self.get(numbers[0]) if numbers else None
+        return next((_version(v) for v in versions if v.tags.get(BATCH_TAG) == batch), None)
 
     @_translated
     def next_version(self) -> int:
@@ -287,7 +285,7 @@ class Registry:
             if error.error_code not in _ABSENT:
                 raise
             raise InputError("no such model version", got=f"{self.name} {number}") from error
-        return Version(number, str(version.run_id), version.tags[_MODEL_TAG], dict(version.tags))
+        return _version(version)
 
     @_translated
     def champion(self) -> Version | None:
@@ -304,7 +302,7 @@ class Registry:
             if error.error_code not in _ABSENT:
                 raise
             return None
-        return self.get(int(version.version))
+        return _version(version)
 
     @_translated
     def promote(self, number: int) -> None:
@@ -408,6 +406,11 @@ class Registry:
                 remedy="run `expunge run` again",
             )
         self.client.delete_logged_model(model_id)  # after the bytes: an interrupted purge finds it again
+
+
+def _version(found: Any) -> Version:
+    """Ours, of MLflow's."""
+    return Version(int(found.version), str(found.run_id), found.tags[_MODEL_TAG], dict(found.tags))
 
 
 def _log_as(client: "MlflowClient", run_id: str, path: Path, name: str) -> None:

@@ -6,6 +6,7 @@ data back. So superseded objects are found in every historical manifest and dele
 """
 
 import contextlib
+import functools
 import io
 import json
 import logging
@@ -176,7 +177,7 @@ class Repository:
         Returns:
             Object digests by file name; empty where the manifest itself is gone.
         """
-        for store in self._stores().values():
+        for store in self._stores.values():
             path = store / md5[:2] / md5[2:]
             if path.is_file():
                 return {
@@ -184,6 +185,7 @@ class Repository:
                 }
         return {}
 
+    @functools.cached_property
     def _stores(self) -> dict[str, Path]:
         """Folders of DVC objects: the local cache, and the remote where it is a folder."""
         stores = {"cache": self.root / ".dvc" / "cache" / "files" / "md5"}
@@ -215,7 +217,7 @@ class Repository:
             ResidueError: If a manifest is lost, or the remote lacks the current version: a list
                 that may be incomplete must not be taken for all there is.
         """
-        names, stores = set(partitions), self._stores()
+        names, stores, history = set(partitions), self._stores, self.history()
         current = self.current().md5
         if absent := [
             where for where, store in stores.items() if not (store / current[:2] / current[2:]).is_file()
@@ -230,7 +232,7 @@ class Repository:
         uncommitted = [path.parent.name + path.name for path in sorted(stores["cache"].glob("??/*.dir"))]
         old: dict[str, str] = {}
         lost = []
-        for md5 in dict.fromkeys([*self.history(), *uncommitted]):
+        for md5 in dict.fromkeys([*history, *uncommitted]):
             entries = self.manifest(md5)
             old |= {obj: name for name, obj in entries.items() if name in names and obj not in needed}
             if not entries and md5 not in accept_missing:
@@ -241,7 +243,9 @@ class Repository:
                 got=", ".join(lost),
                 remedy="restore them to the remote, or accept each by its digest",
             )
-        old |= {md5: "" for md5 in self._run_cache_objects() if md5 not in needed and md5 not in old}
+        old |= {
+            md5: "" for md5 in self._run_cache_objects(set(history)) if md5 not in needed and md5 not in old
+        }
         found = []
         for where, store in stores.items():
             for obj, name in sorted(old.items()):
@@ -258,9 +262,8 @@ class Repository:
     def _runs(self) -> list[Path]:
         return sorted(path for path in (self.root / ".dvc" / "cache" / "runs").rglob("*") if path.is_file())
 
-    def _run_cache_objects(self) -> Iterator[str]:
+    def _run_cache_objects(self, tracked: Collection[str]) -> Iterator[str]:
         """What run-cache entries hold: outputs of stages, weights too, whatever `cache: false` says."""
-        tracked = set(self.history())
         for path in self._runs():
             entry = yaml.safe_load(path.read_text(encoding="utf-8"))
             for out in entry.get("outs", []) if isinstance(entry, dict) else []:

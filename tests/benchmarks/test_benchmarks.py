@@ -1,12 +1,14 @@
 """The benchmarks at toy size: they run, converge and keep their form. Nothing here asserts a time."""
 
+import contextlib
 import json
 import math
+import sys
 
 import pytest
 import torch
 
-from benchmarks import common, convex, hessian_product, scaling, solvers
+from benchmarks import common, convex, hessian_product, orchestration, scaling, solvers
 
 CPU = torch.device("cpu")
 TRAINING = {"l2": 1e-2}
@@ -190,3 +192,22 @@ def test_absent_data_is_skipped_with_a_line(module, argv, monkeypatch, capsys):
     printed = capsys.readouterr()
     assert "skipped: " in printed.err
     assert printed.out == ""
+
+
+@pytest.mark.slow  # a workspace is trained
+def test_orchestration(tmp_path, capsys, prefect_api):
+    with contextlib.redirect_stdout(sys.stderr):
+        document = orchestration.measure(tmp_path / "work", people=80, many=12, repeats=1, cold=False)
+    document["hardware"] = common.hardware(CPU)
+    one, many = document["one_ticket"], document["many_tickets"]
+    assert (one["tickets"], many["tickets"]) == (1, 12)
+    assert many["records"] >= 12
+    for batch in (one, many):
+        assert sum(batch["by_step"].values()) == pytest.approx(batch["orchestration_seconds"])
+        assert batch["numerical_seconds"]["unlearning"] > 0
+        assert all(seconds > 0 for seconds in batch["by_step"].values())
+    # of everyone but the tickets database the same is asked, however many people leave
+    for what in ("processes started", "openings of the DVC repository", "statements to MLflow's database"):
+        assert one["counts"][what] == many["counts"][what] > 0, what
+    assert finite_ratios(document) == 1
+    emitted("orchestration", document, orchestration.plot, tmp_path, capsys)

@@ -110,7 +110,6 @@ def test_a_real_server(root, serve):
 @pytest.mark.slow
 def test_everything_that_the_document_allows(root, serve, tmp_path):
     """No answer outside the document, no 5xx, no way round the token."""
-    pytest.importorskip("schemathesis")
     token = make_intake(root).tokens["officer"]
     server = serve(EXPUNGE_HTTP_WRITES_PER_MINUTE="1000000")
     command = [sys.executable, "-c", "from schemathesis.cli import schemathesis; schemathesis()", "run"]

@@ -18,6 +18,7 @@ from expunge.datasets.contract import (
     write_contract,
 )
 from expunge.datasets.partitions import (
+    count_rows,
     find_subjects,
     partition_index,
     read_dataset,
@@ -151,7 +152,10 @@ def test_removal_rewrites_only_what_it_must_and_repeats_harmlessly(partitioned):
     people = ["person-00005-x", "person-00011-x"]
     rows, names = rows_of(partitioned, people)
     assert len(rows) == 12
+    rows_before = count_rows(partitioned)
+    assert rows_before == len(read_dataset(partitioned))
     assert remove_subjects(partitioned, people) == 12
+    assert count_rows(partitioned) == rows_before - 12
     after = digests(partitioned)
     assert {name for name in before if before[name] != after[name]} == set(names)
     assert find_subjects(partitioned, people) == dict.fromkeys(people, 0)

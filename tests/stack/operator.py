@@ -16,6 +16,7 @@ import psutil
 
 from expunge.database import Database, open_database
 from expunge.tickets.batches import BatchStore
+from tasks.adapters.prefect_api import start
 from tasks.adapters.registry import Registry
 from tests.tickets.conftest import Postgres
 
@@ -112,10 +113,7 @@ class Operator:
 
     def sweep(self) -> str:
         """Start one as an operator does; the run's id."""
-        deployment = self.prefect("/deployments/name/sweep/sweep")["id"]
-        return self.prefect(f"/deployments/{deployment}/create_flow_run", {"state": {"type": "SCHEDULED"}})[
-            "id"
-        ]
+        return start(self.prefect_api, "sweep/sweep")
 
     def runs(self, *states: str) -> list[dict[str, Any]]:
         """Runs of the deployments, the oldest first: those in these types of state, or all."""

@@ -227,9 +227,23 @@ def test_git_objects_come_unpacked_even_when_nothing_refers_to_them(
     )
 
 
+def loose_object(root: Path, name: str) -> Path:
+    return root / ".git" / "objects" / name[:2] / name[2:]
+
+
+def test_a_version_that_git_has_lost_is_not_left_out_of_the_history(
+    repository: Repository, root: Path
+) -> None:
+    first = git.git(root, "rev-parse", f"HEAD:{DATASET_FILE}")
+    erase(repository, "person-000003")
+    assert len(repository.history()) == 2
+    loose_object(root, first).unlink()
+    with pytest.raises(WorkspaceError, match=f"list all.*{first} missing"):
+        repository.history()
+
+
 def test_a_damaged_git_repository_is_not_searched_in_part(repository: Repository, root: Path) -> None:
-    blob = git.git(root, "hash-object", "-w", DATASET_FILE)
-    path = root / ".git" / "objects" / blob[:2] / blob[2:]
+    path = loose_object(root, git.git(root, "hash-object", "-w", DATASET_FILE))
     path.chmod(stat.S_IRUSR | stat.S_IWUSR)
     path.write_bytes(path.read_bytes()[:8])
     with pytest.raises(WorkspaceError, match="list all"):
