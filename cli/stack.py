@@ -2,6 +2,7 @@
 
 import json as json_format
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -29,23 +30,32 @@ def add_to(app: typer.Typer) -> None:
 
 
 def up(
-    foreground: Annotated[bool, typer.Option("--foreground", help="Stay, and stop all on Ctrl-C.")] = False,
+    foreground: Annotated[
+        bool, typer.Option("--foreground", help="Stay, and stop all on Ctrl-C or SIGTERM.")
+    ] = False,
     workspace: WorkspaceOption = None,
     json: JsonOption = False,
 ) -> None:
     """Start Prefect, MLflow, the workers and the intake, and deploy the flows."""
     from cli import services
-    from expunge.errors import InputError
+    from expunge.errors import InputError, ServiceUnavailableError
     from tasks.adapters import supervisor
 
     opened = use_workspace(workspace).workspace
     if supervisor.is_up(opened.stack_dir):
         raise InputError("the stack is up already", remedy="see `expunge status`, or stop it: `expunge down`")
+    if os.environ.get("EXPUNGE_DEVICE"):  # every worker would refuse it, one by one
+        from expunge.devices import chosen_device
+
+        chosen_device()
     supervisor.shut_down(opened.stack_dir)  # orphans of a supervisor that was killed
     variables = services.environment(opened)
     wanted = services.services(variables)
     names = [service.name for service in wanted]
     services.require_free_ports(variables, names)
+    signal.signal(
+        signal.SIGTERM, lambda *_: sys.exit(0)
+    )  # from a service manager: what was started is stopped
     with showing_progress():
         process = _spawn(opened, wanted, variables)
         try:
@@ -62,9 +72,11 @@ def up(
         out.print("Logs in .expunge/logs; `expunge status` looks at them, `expunge down` stops them")
     if foreground:
         try:
-            process.wait()
+            ended = process.wait()
         finally:
             _stop(opened)
+        if ended:  # not by `expunge down`: a service manager is to start it again
+            raise ServiceUnavailableError("the supervisor was killed", remedy="run `expunge up` again")
 
 
 def down(workspace: WorkspaceOption = None, json: JsonOption = False) -> None:

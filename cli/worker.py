@@ -29,8 +29,7 @@ def worker(pool: Annotated[str, typer.Argument(help="The work pool: cpu or gpu."
     url = os.environ.get("PREFECT_API_URL")
     if not url:
         raise InputError("no Prefect server is named", expected="PREFECT_API_URL", remedy="run `expunge up`")
-    # One worker of a pool on a machine: by this name it knows its runs again.
-    name = f"{pool}-{socket.gethostname()}"
+    name = worker_name(pool)
     crash_runs_of(url, pool, name)
     if pool == "cpu" and os.environ.get("EXPUNGE_WORKSPACE"):
         from tasks.absorption import continue_interrupted
@@ -38,3 +37,23 @@ def worker(pool: Annotated[str, typer.Argument(help="The work pool: cpu or gpu."
         continue_interrupted(url)
     options = ["--pool", pool, "--type", "process", "--name", name, "--limit", "1"]
     os.execv(sys.executable, [sys.executable, "-m", "prefect", "worker", "start", *options])
+
+
+def worker_name(pool: str) -> str:
+    """Name of a worker: by it the worker knows its runs again when it is restarted.
+
+    Args:
+        pool: The work pool.
+
+    Returns:
+        ``POOL-HOST``, with the device where ``EXPUNGE_DEVICE`` names one: one worker of a pool on a device.
+
+    Raises:
+        InputError: If ``EXPUNGE_DEVICE`` names no device of this machine.
+    """
+    own = [pool, socket.gethostname()]
+    if os.environ.get("EXPUNGE_DEVICE"):
+        from expunge.devices import chosen_device
+
+        own.append(str(chosen_device()).replace(":", "-"))
+    return "-".join(own)

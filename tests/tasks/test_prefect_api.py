@@ -46,7 +46,8 @@ def test_runs_that_ended_with_their_worker_are_marked_and_give_their_slot_back(
     assert state_of(prefect_api, dead) == "PENDING"
     second = run_of(prefect_api, deployment, "PENDING", "gpu-here")
     assert state_of(prefect_api, second) == "SCHEDULED"  # the slot is taken
-    assert crash_runs_of(prefect_api, deployment["work_pool_name"], "gpu-elsewhere") == 0
+    for another in ("gpu-elsewhere", "gpu-here-cuda-1"):  # another machine's, another device's
+        assert crash_runs_of(prefect_api, deployment["work_pool_name"], another) == 0
     assert crash_runs_of(prefect_api, "another-pool", "gpu-here") == 0
     assert crash_runs_of(prefect_api, deployment["work_pool_name"], "gpu-here") == 1
     assert state_of(prefect_api, dead) == "CRASHED"
