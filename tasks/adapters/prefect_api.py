@@ -19,7 +19,9 @@ _TIMEOUT_S = 30.0
 _PAUSES_S = (0.2, 0.5, 1.0, 2.0, 4.0)  # between tries
 
 
-def api(url: str, path: str, body: Any = None, method: str | None = None) -> Any:
+def api(
+    url: str, path: str, body: Any = None, method: str | None = None, *, at_most_s: float | None = None
+) -> Any:
     """Ask the Prefect server.
 
     Args:
@@ -27,6 +29,7 @@ def api(url: str, path: str, body: Any = None, method: str | None = None) -> Any
         path: Below it.
         body: JSON to post.
         method: Other than GET, or POST where there is a body.
+        at_most_s: Give up when nothing came for so long, and do not try again.
 
     Returns:
         The answer; None where there is none.
@@ -42,10 +45,10 @@ def api(url: str, path: str, body: Any = None, method: str | None = None) -> Any
         headers["Authorization"] = f"Bearer {key}"
     data = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(f"{url}{path}", data, headers, method=method)
-    pauses = iter(_PAUSES_S)
+    pauses = iter(_PAUSES_S if at_most_s is None else ())
     while True:
         try:
-            with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as answer:
+            with urllib.request.urlopen(request, timeout=at_most_s or _TIMEOUT_S) as answer:
                 text = answer.read()
             return json.loads(text) if text else None
         except (OSError, ValueError) as error:
