@@ -15,10 +15,10 @@ class BatchRow(Base):
     __tablename__ = "batches"
 
     batch_id: Mapped[str] = mapped_column(String(40), primary_key=True)
-    stage: Mapped[str] = mapped_column(String(20))
+    stage: Mapped[str] = mapped_column(String(20), index=True)  # the few that are not closed
     failed_stage: Mapped[str | None] = mapped_column(String(20))
     error: Mapped[str | None] = mapped_column(Text)
-    created_at: Mapped[datetime] = mapped_column(UtcTime)
+    created_at: Mapped[datetime] = mapped_column(UtcTime, index=True)  # the last ones
     draws: Mapped[int] = mapped_column(default=0)
     data: Mapped[dict[str, Any]] = mapped_column(JSON)
 
@@ -37,10 +37,10 @@ class TicketRow(Base):
     received_at: Mapped[datetime] = mapped_column(UtcTime)
     due_at: Mapped[datetime] = mapped_column(UtcTime, index=True)
     idempotency_key: Mapped[str | None] = mapped_column(String(200), unique=True)
-    batch_id: Mapped[str | None] = mapped_column(ForeignKey("batches.batch_id"))
+    batch_id: Mapped[str | None] = mapped_column(ForeignKey("batches.batch_id"), index=True)
     reason: Mapped[str] = mapped_column(Text, default="")
     certificate_id: Mapped[str | None] = mapped_column(String(60))
-    closed_at: Mapped[datetime | None] = mapped_column(UtcTime)
+    closed_at: Mapped[datetime | None] = mapped_column(UtcTime, index=True)  # the last ones
 
 
 class TicketEventRow(Base):
