@@ -15,7 +15,7 @@ import psutil
 from expunge.errors import ServiceUnavailableError
 
 _PAGE = 50  # what Prefect changes or lists in one request at most
-_TIMEOUT_S = 30.0
+_TIMEOUT_S, _GLANCE_S = 30.0, 5.0
 _PAUSES_S = (0.2, 0.5, 1.0, 2.0, 4.0)  # between tries
 
 
@@ -156,6 +156,31 @@ def _runs(run: dict[str, Any]) -> bool:
         process = psutil.Process(int(run["infrastructure_pid"]))
         return process.environ().get("PREFECT__FLOW_RUN_ID") == run["id"]
     return False
+
+
+def last_run(url: str, flow: str) -> dict[str, Any] | None:
+    """The run of a flow that ended last; cancelled ones do not count, for they did nothing.
+
+    Args:
+        url: The API's URL.
+        flow: The flow's name.
+
+    Returns:
+        ``{outcome, ended_at, message}``, or None if there is none.
+
+    Raises:
+        ServiceUnavailableError: If the server does not answer within seconds.
+    """
+    chosen = {
+        "flows": {"name": {"any_": [flow]}},
+        "flow_runs": {"state": {"type": {"any_": ["COMPLETED", "FAILED", "CRASHED"]}}},
+        "sort": "END_TIME_DESC",
+        "limit": 1,
+    }
+    for run in api(url, "/flow_runs/filter", chosen, at_most_s=_GLANCE_S):
+        message = str(run["state"]["message"] or "")
+        return {"outcome": run["state_type"].lower(), "ended_at": run["end_time"], "message": message}
+    return None
 
 
 def cancel_waiting(url: str, deployment_id: str, why: str) -> int:
