@@ -50,14 +50,15 @@ def step(function: Callable[..., Any]) -> Any:
     return task(reported, name=function.__name__, persist_result=False, cache_policy=NO_CACHE, retries=0)
 
 
-def log(message: str) -> None:
+def log(message: str, **fields: str) -> None:
     """Log to the run in Prefect, if there is one; in a step with its name and batch as fields.
 
     Args:
         message: Without personal data and without unnoised figures.
+        **fields: More of them.
     """
     try:
-        get_run_logger().info(message, extra=_FIELDS.get({}))
+        get_run_logger().info(message, extra={**_FIELDS.get({}), **fields})
     except MissingContextError:
         return
 
