@@ -89,14 +89,16 @@ def down(workspace: WorkspaceOption = None, json: JsonOption = False) -> None:
 
 
 def status(workspace: WorkspaceOption = None, json: JsonOption = False) -> None:
-    """Health of the services, open tickets and deadlines; exit code 3 when a service is down."""
+    """Health of the services, queue, work and deadlines; exit code 3 when a service is down."""
+    from cli.activity import print_activity, read_activity
     from expunge.errors import ServiceUnavailableError
 
     state = use_workspace(workspace)
     found, queue = _services(state.workspace), _queue(state)
+    activity = read_activity(state, found["prefect_api"])
     healthy = bool(found["services"]) and all(service["up"] for service in found["services"])
     if json:
-        emit({"healthy": healthy, **found, **queue})
+        emit({"healthy": healthy, **found, **queue, **activity})
     else:
         rows = [(s["service"], "up" if s["up"] else "DOWN", s["detail"]) for s in found["services"]]
         table("Stack", ("service", "", "detail"), rows)
@@ -105,6 +107,7 @@ def status(workspace: WorkspaceOption = None, json: JsonOption = False) -> None:
             f"Open tickets: {states}; overdue: {queue['overdue']}; next due: {queue['next_due'] or '-'}"
         )
         out.print(f"Late runs: {'unknown' if found['late_runs'] is None else found['late_runs']}")
+        print_activity(activity)
     if not healthy and json:
         raise typer.Exit(3)
     if not healthy:
@@ -216,7 +219,7 @@ def _services(workspace: Any) -> dict[str, Any]:
         url = os.environ.get("PREFECT_API_URL")
         content = {"prefect": url, "urls": {}} if url else None
     if content is None:
-        return {"services": [], "late_runs": None, "urls": {}}
+        return {"services": [], "late_runs": None, "urls": {}, "prefect_api": None}
     late = None
     try:
         late = api(
@@ -227,7 +230,12 @@ def _services(workspace: Any) -> dict[str, Any]:
     except ExpungeError:
         late = None
     found = services.health(workspace, content["prefect"], content["urls"])
-    return {"services": found, "late_runs": late, "urls": content["urls"]}
+    return {
+        "services": found,
+        "late_runs": late,
+        "urls": content["urls"],
+        "prefect_api": content["prefect"],
+    }
 
 
 def _queue(state: Any) -> dict[str, Any]:

@@ -35,6 +35,7 @@ def worker(pool: Annotated[str, typer.Argument(help="The work pool: cpu or gpu."
         from tasks.absorption import continue_interrupted
 
         continue_interrupted(url)
+    os.environ.update(_console())
     options = ["--pool", pool, "--type", "process", "--name", name, "--limit", "1"]
     os.execv(sys.executable, [sys.executable, "-m", "prefect", "worker", "start", *options])
 
@@ -57,3 +58,14 @@ def worker_name(pool: str) -> str:
 
         own.append(str(chosen_device()).replace(":", "-"))
     return "-".join(own)
+
+
+def _console() -> dict[str, str]:
+    """What worker and runs tell Prefect goes to the worker's log too, in our format."""
+    from expunge.logs import log_format
+
+    lines = {
+        "PREFECT_LOGGING_HANDLERS_CONSOLE_FORMATTER": "json",
+        "PREFECT_LOGGING_FORMATTERS_JSON_CLASS": "expunge.logs.JsonLines",
+    }
+    return {"PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "INFO", **(lines if log_format() == "json" else {})}

@@ -15,6 +15,7 @@ from tasks.alarms import raise_alarms
 from tasks.intake import batches_to_run
 from tasks.leases import lineage_lease
 from tasks.reconcile import reconcile
+from tasks.summary import summarise_sweep
 from tasks.verification import check_ledger
 
 
@@ -27,11 +28,12 @@ def sweep() -> None:
             away, another sweep was asked for.
     """
     absorb_waiting()
+    done: list[str] = []
     try:
         try:
-            failure = process_due(open_state())
+            failure = process_due(open_state(), done.append)
         finally:
-            raise_alarms()
+            summarise_sweep(done, raise_alarms())
         check_ledger()
         if failure is not None:
             raise failure

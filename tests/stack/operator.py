@@ -77,6 +77,7 @@ class Operator:
 
     def __init__(self, root: Path, **variables: str) -> None:
         self.root = root
+        self.said = ""  # standard output and error of all commands
         prefect, mlflow, self.intake_port = free_ports(3)
         kept = {k: v for k, v in os.environ.items() if not k.startswith(("PREFECT_", "EXPUNGE_", "MLFLOW_"))}
         self.env = {
@@ -99,6 +100,7 @@ class Operator:
             timeout=400,
             check=False,
         )
+        self.said += done.stdout + done.stderr
         assert done.returncode == code, (
             f"{arguments}: {done.returncode}\n{done.stdout[-500:]}\n{done.stderr[-3000:]}"
         )
