@@ -6,8 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections import Counter
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -239,13 +237,12 @@ def _services(workspace: Any) -> dict[str, Any]:
 
 
 def _queue(state: Any) -> dict[str, Any]:
-    from expunge.tickets.lifecycle import FINAL
+    from expunge.tickets.figures import read_figures
+    from expunge.tickets.lifecycle import OPEN
 
-    pending = [ticket for ticket in state.tickets.select() if ticket.state not in FINAL]
-    due = sorted(ticket.due_at for ticket in pending)
-    now = datetime.now(UTC)
+    figures = read_figures(state.database)
     return {
-        "open_tickets": dict(sorted(Counter(str(ticket.state) for ticket in pending).items())),
-        "overdue": sum(moment < now for moment in due),
-        "next_due": due[0].isoformat() if due else None,
+        "open_tickets": {name: figures.tickets[name] for name in sorted(OPEN) if figures.tickets[name]},
+        "overdue": figures.overdue,
+        "next_due": figures.next_due.isoformat() if figures.next_due else None,
     }
