@@ -12,12 +12,10 @@ from sqlalchemy import func, select
 from expunge.database import Database
 from expunge.tickets.batches import BatchStage
 from expunge.tickets.deadlines import LEVELS
-from expunge.tickets.lifecycle import FINAL, TicketState
+from expunge.tickets.lifecycle import RUNNING, TicketState
 from expunge.tickets.tables import BatchRow, LeaseRow, TicketRow
 
 LAST_BATCHES, LAST_TICKETS = 50, 200
-# named one by one, and not as all but the others: so an index finds them among many that are closed
-_CLOCK_RUNS = [str(state) for state in TicketState if state not in (*FINAL, TicketState.ON_HOLD)]
 
 
 @dataclass(frozen=True)
@@ -80,7 +78,7 @@ def count_near_deadline(database: Database, now: datetime | None = None) -> dict
     """
     now = now or datetime.now(UTC)
     reached = [
-        select(func.count()).where(TicketRow.state.in_(_CLOCK_RUNS), TicketRow.due_at <= now + left)
+        select(func.count()).where(TicketRow.state.in_(RUNNING), TicketRow.due_at <= now + left)
         for left in LEVELS.values()
     ]
     with database.transaction() as session:
