@@ -1,11 +1,16 @@
 """The command that runs a worker of the stack."""
 
 import os
+import signal
 import socket
+import subprocess
 import sys
+from contextlib import suppress
 from typing import Annotated
 
 import typer
+
+_LOOK_S = 30.0
 
 
 def add_to(app: typer.Typer) -> None:
@@ -18,26 +23,33 @@ def add_to(app: typer.Typer) -> None:
 
 
 def worker(pool: Annotated[str, typer.Argument(help="The work pool: cpu or gpu.")]) -> None:
-    """Run a Prefect worker, one run at a time; what it ran when it was killed is marked crashed first.
+    """Run a Prefect worker, one run at a time, and watch over what it ran.
 
-    Without that, Prefect shows such runs as running, and keeps their slots of concurrency limits for minutes. A batch
-    that was left unfinished is continued by a sweep that the worker of the pool `cpu` asks for.
+    Runs that were killed are marked crashed: Prefect would show them as running, and keep their slots of concurrency
+    limits for minutes. A batch that was left unfinished is continued by a sweep that the worker of the pool `cpu` asks
+    for.
     """
-    from expunge.errors import InputError
-    from tasks.adapters.prefect_api import crash_runs_of
+    from expunge.errors import InputError, ServiceUnavailableError
+    from expunge.state import open_state
+    from tasks.watch import look_after
 
     url = os.environ.get("PREFECT_API_URL")
     if not url:
         raise InputError("no Prefect server is named", expected="PREFECT_API_URL", remedy="run `expunge up`")
     name = worker_name(pool)
-    crash_runs_of(url, pool, name)
-    if pool == "cpu" and os.environ.get("EXPUNGE_WORKSPACE"):
-        from tasks.absorption import continue_interrupted
-
-        continue_interrupted(url)
-    os.environ.update(_console())
+    state = open_state() if os.environ.get("EXPUNGE_WORKSPACE") else None
+    look_after(state, url, pool, name, starting=True)
     options = ["--pool", pool, "--type", "process", "--name", name, "--limit", "1"]
-    os.execv(sys.executable, [sys.executable, "-m", "prefect", "worker", "start", *options])
+    command = [sys.executable, "-m", "prefect", "worker", "start", *options]
+    # In a session of its own: a signal to this process is handed on to it, once.
+    process = subprocess.Popen(command, env={**os.environ, **_console()}, start_new_session=True)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda received, _frame: process.send_signal(received))
+    while True:
+        with suppress(subprocess.TimeoutExpired):
+            raise typer.Exit(abs(process.wait(_LOOK_S)))
+        with suppress(ServiceUnavailableError):  # it is looked again
+            look_after(state, url, pool, name)
 
 
 def worker_name(pool: str) -> str:

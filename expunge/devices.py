@@ -2,8 +2,9 @@
 
 A GPU only gets there faster. What a certificate rests on is settled on the CPU in float64, at the very weights that
 are noised: the gradient norm and rounding of a convex release, the residual of a Newton step, every projection, and
-the noise itself. The one figure of a bound that is still computed on the GPU is the spectrum of a Newton step: in
-float64, by kernels that always sum in the same order, with Lanczos' margin for rounding on top.
+the noise itself. The one figure of a bound that is still computed on the GPU is the Hessian of a Newton step, in
+float64: its eigenvalues are settled on the CPU where it is small, else by Lanczos with a margin for rounding. They
+enter a bound only where policy assumes its constants (class `conditional`).
 """
 
 import fcntl
@@ -76,7 +77,7 @@ def device_in_use() -> Iterator[torch.device]:
 def _compute_exactly() -> None:
     """No TF32, and sums in one order: training is what a release is compared with, so it must be repeatable.
 
-    Kernels without such a form only warn, as nothing on the GPU but the spectrum decides what may be certified.
+    Kernels without such a form only warn: what a bound rests on is not theirs to say, but for the Hessian above.
     """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS starts
     torch.backends.cuda.matmul.allow_tf32 = False

@@ -9,6 +9,7 @@ ExpungeError                    exit 1
 │   ├── PolicyError                     policy.yaml or params.yaml
 │   └── WorkspaceError                  no workspace here, or a part of it is missing
 ├── RefusedError                exit 1  a gate, a verification or a budget said no
+│   ├── LeaseHeldError                  another process is at work there
 │   ├── NotConvergedError               a solver stopped short: nothing may be certified
 │   ├── CertificateRefusedError         a mechanism cannot state an admissible certificate
 │   ├── BudgetExceededError             the lineage's sequential budget is spent
@@ -81,6 +82,10 @@ class WorkspaceError(InputError):
 
 class RefusedError(ExpungeError):
     """A gate, a verification or a budget said no."""
+
+
+class LeaseHeldError(RefusedError):
+    """Another process is at work on the same model or batch; it is left to it."""
 
 
 class NotConvergedError(RefusedError):

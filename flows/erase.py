@@ -7,7 +7,7 @@ from expunge.state import open_state
 from flows.unlearn import unlearn_somewhere
 from tasks.certification import certify
 from tasks.curvature import keep_curvature
-from tasks.leases import lineage_lease
+from tasks.leases import lineage_lease, require_leases
 from tasks.planning import plan
 from tasks.purge import close, purge
 from tasks.registration import register
@@ -25,11 +25,13 @@ def erase(batch_id: str) -> None:
         batch_id: Of the batch.
 
     Raises:
-        RefusedError: If another process is at work on the lineage; nothing is changed then.
+        LeaseHeldError: If another process is at work on the lineage; nothing is changed then.
     """
     stages = (plan, remove, release, certify, register, purge, keep_curvature, close)
-    with lineage_lease(open_state()):
+    state = open_state()
+    with lineage_lease(state):
         for done, stage in enumerate(stages):
+            require_leases(state)
             report_stage(batch_id, stage.__name__, done, len(stages))
             stage(batch_id)
         summarise(batch_id)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from prefect import flow
 
-from expunge.errors import ExpungeError, ServiceUnavailableError
+from expunge.errors import ExpungeError, LeaseHeldError, ServiceUnavailableError
 from expunge.state import State, open_state
 from tasks.absorption import absorb_waiting, sweep_again
 from tasks.alarms import raise_alarms
@@ -25,7 +25,7 @@ def sweep() -> None:
 
     Raises:
         ExpungeError: If a batch failed; alarms were raised and the ledger was verified all the same. If a service is
-            away, another sweep was asked for.
+            away, or another process is at work, another sweep was asked for.
     """
     absorb_waiting()
     done: list[str] = []
@@ -37,7 +37,7 @@ def sweep() -> None:
         check_ledger()
         if failure is not None:
             raise failure
-    except ServiceUnavailableError:
+    except (ServiceUnavailableError, LeaseHeldError):
         sweep_again()
         raise
 
@@ -61,8 +61,10 @@ def process_due(state: State, done: Callable[[str], None] = lambda batch_id: Non
             state.batches.resume(batch_id)
             try:
                 erase(batch_id)
+            except LeaseHeldError:
+                raise  # the batch is another one's now
             except ExpungeError as error:
-                state.batches.fail(batch_id, str(error))
+                state.batches.fail(batch_id, str(error), outage=isinstance(error, ServiceUnavailableError))
                 done(batch_id)
                 return error
             done(batch_id)

@@ -2,7 +2,7 @@
 
 from prefect import flow
 
-from expunge.errors import CertificateRefusedError, NotConvergedError
+from expunge.errors import CertificateRefusedError, NotConvergedError, ServiceUnavailableError
 from expunge.state import open_state
 from tasks import unlearning
 from tasks.dispatch import answer, on_pool, unlearn_on_pool
@@ -18,13 +18,17 @@ def unlearn(batch_id: str, mechanism: str) -> None:
         mechanism: Which mechanism.
 
     Raises:
-        RefusedError: If another process is unlearning this batch; nothing is changed then.
+        LeaseHeldError: If another process is unlearning this batch; nothing is changed then.
+        ServiceUnavailableError: If a service is away; the erase flow is told.
     """
     try:
         with unlearning_lease(open_state(), batch_id):
             unlearning.unlearn(batch_id, mechanism)
     except (CertificateRefusedError, NotConvergedError) as refusal:
         answer(batch_id, mechanism, refusal, done=True)
+    except ServiceUnavailableError as outage:
+        answer(batch_id, mechanism, outage, done=True)
+        raise
     else:
         answer(batch_id, mechanism, None, done=True)
 
@@ -39,7 +43,8 @@ def unlearn_somewhere(batch_id: str, mechanism: str) -> None:
     Raises:
         CertificateRefusedError: If the mechanism cannot state an admissible certificate.
         NotConvergedError: If a solver stopped short.
-        ServiceUnavailableError: If the pool's run crashed; the batch stays resumable.
+        ServiceUnavailableError: If the pool's run crashed, or met an outage; the batch stays resumable.
+        ExpungeError: If the pool's run failed.
     """
     if on_pool():
         unlearn_on_pool(batch_id, mechanism)

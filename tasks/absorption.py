@@ -5,7 +5,6 @@ import os
 from prefect.runtime import deployment
 
 from expunge.errors import ServiceUnavailableError
-from expunge.state import open_state
 from tasks.adapters.prefect_api import cancel_waiting, crash_orphans, start
 from tasks.step import log, step
 
@@ -38,7 +37,7 @@ def absorb_waiting() -> int:
 
 @step
 def sweep_again() -> bool:
-    """Ask for another sweep after some minutes, because a service is away: nobody has to notice when it is back.
+    """Ask for another sweep after some minutes: nobody has to notice when a service is back, or a lease is free.
 
     Returns:
         Whether there will be one; a sweep that no worker started leaves it to whoever called it.
@@ -51,23 +50,5 @@ def sweep_again() -> bool:
     except ServiceUnavailableError as error:
         log(f"no further sweep was asked for, the nightly one continues: {error}")
         return False
-    log(f"a service is away: another sweep begins in {_AGAIN_S:g} s")
-    return True
-
-
-def continue_interrupted(url: str) -> bool:
-    """Ask for a sweep if a batch was left unfinished: for a worker that starts after it was killed.
-
-    Args:
-        url: The Prefect API's URL.
-
-    Returns:
-        Whether there will be one; before the flows are deployed there is none to ask for.
-    """
-    if not open_state().batches.unfinished():
-        return False
-    try:
-        start(url, _SWEEP)
-    except ServiceUnavailableError:
-        return False
+    log(f"another sweep begins in {_AGAIN_S:g} s")
     return True

@@ -40,6 +40,13 @@ def certify(batch_id: str) -> str:
     batch = state.batches.get(batch_id)
     if batch.done(BatchStage.CERTIFIED):
         return str(batch.data["certificate_id"])
+    if batch.data["release"]["draws"] != batch.draws:
+        raise CertificateRefusedError(
+            "another draw of noise was counted after this release was made",
+            expected=f"{batch.data['release']['draws']} draws",
+            got=str(batch.draws),
+            remedy="report this; nothing was released",
+        )
     if "certificate" not in batch.data:  # written once: a resumed batch issues the same one
         certificate = _certificate(state, batch)
         batch = state.batches.record(batch_id, certificate=certificate.to_json())

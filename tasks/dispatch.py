@@ -10,14 +10,14 @@ import time
 from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound
 
-from expunge.errors import CertificateRefusedError, NotConvergedError, RefusedError, ServiceUnavailableError
+from expunge.errors import CertificateRefusedError, ExpungeError, NotConvergedError, ServiceUnavailableError
 from expunge.state import State, open_state
 from tasks.adapters.prefect_api import api, crash
 from tasks.leases import unlearning_lives
 
 DEPLOYMENT = "unlearn/unlearn"
-_KINDS: dict[str, type[RefusedError]] = {
-    kind.__name__: kind for kind in (CertificateRefusedError, NotConvergedError)
+_KINDS: dict[str, type[ExpungeError]] = {
+    kind.__name__: kind for kind in (CertificateRefusedError, NotConvergedError, ServiceUnavailableError)
 }
 _TIMEOUT_S, _POLL_S = 24 * 3600.0, 2.0
 _SILENCE_S = {"PENDING": 300.0, "RUNNING": 90.0}  # a process takes its time to start; then it has a heartbeat
@@ -47,7 +47,9 @@ def unlearn_on_pool(batch_id: str, mechanism: str) -> None:
     Raises:
         CertificateRefusedError: As the mechanism raised it there.
         NotConvergedError: As the mechanism raised it there.
-        ServiceUnavailableError: If the run crashed, vanished or did not end in time; the batch stays resumable.
+        ServiceUnavailableError: If the run crashed, vanished, did not end in time or met an outage; the batch stays
+            resumable.
+        ExpungeError: If the run failed: the same would happen again, so a person has to look.
     """
     answer(batch_id, mechanism, None)  # of an earlier attempt
     timeout = float(os.environ.get("EXPUNGE_GPU_TIMEOUT_S") or _TIMEOUT_S)
@@ -59,15 +61,17 @@ def unlearn_on_pool(batch_id: str, mechanism: str) -> None:
         ) from error
     ended = wait_for(open_state(), batch_id, str(run.id), timeout)
     said = open_state().batches.get(batch_id).data.get("answer") or {}
+    if said.get("mechanism") == mechanism and said.get("kind"):
+        raise _KINDS[said["kind"]](said["reason"])
     if ended != "COMPLETED" or said.get("mechanism") != mechanism:
-        raise ServiceUnavailableError(
+        # a failed run beside one that is at work found the batch taken
+        broken = ended == "FAILED" and not _lives(open_state(), batch_id)
+        raise (ExpungeError if broken else ServiceUnavailableError)(
             "unlearning on the gpu pool did not finish",
             expected=f"an end within {timeout:g} s",
             got=f"state {ended}",
             remedy="look at the worker, then run the batch again",
         )
-    if said.get("kind"):
-        raise _KINDS[said["kind"]](said["reason"])
 
 
 def wait_for(state: State, batch_id: str, run_id: str, timeout: float) -> str:
@@ -87,6 +91,9 @@ def wait_for(state: State, batch_id: str, run_id: str, timeout: float) -> str:
     """
     url = os.environ["PREFECT_API_URL"]
     began = heard = answered = time.monotonic()
+    silence = dict(_SILENCE_S)
+    if os.environ.get("EXPUNGE_GPU_START_S"):  # a pod may wait for its node
+        silence["PENDING"] = float(os.environ["EXPUNGE_GPU_START_S"])
     kind = "SCHEDULED"  # it may wait for others as long as it has to
     while kind not in _FINAL and time.monotonic() - began < timeout:
         time.sleep(_POLL_S)
@@ -98,9 +105,9 @@ def wait_for(state: State, batch_id: str, run_id: str, timeout: float) -> str:
                 raise
             continue
         answered = now
-        if kind not in _SILENCE_S or kind != before or (kind == "RUNNING" and _lives(state, batch_id)):
+        if kind not in silence or kind != before or (kind == "RUNNING" and _lives(state, batch_id)):
             heard = now
-        elif now - heard > _SILENCE_S[kind]:
+        elif now - heard > silence[kind]:
             crash(url, run_id, "no sign of life: its process is gone")
             return "CRASHED"
     return kind
@@ -113,7 +120,7 @@ def _lives(state: State, batch_id: str) -> bool:
         return True  # nothing is known while the database is away
 
 
-def answer(batch_id: str, mechanism: str, refusal: RefusedError | None, *, done: bool = False) -> None:
+def answer(batch_id: str, mechanism: str, refusal: ExpungeError | None, *, done: bool = False) -> None:
     """Record how unlearning on the pool ended, for the flow that waits.
 
     Args:

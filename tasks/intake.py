@@ -13,7 +13,7 @@ from expunge.tickets.store import Submission, Ticket
 
 
 def require_known(state: State, subject_id: str) -> None:
-    """Refuse a subject who is not in the dataset.
+    """Refuse a subject who is not in the dataset; one whose rows left it already has an open ticket.
 
     Args:
         state: The workspace.
@@ -22,6 +22,8 @@ def require_known(state: State, subject_id: str) -> None:
     Raises:
         TicketError: If nobody of that id is there; the id is not repeated.
     """
+    if state.tickets.open_for(subject_id) is not None:
+        return
     if not subject_id.strip() or not find_subjects(state.workspace.dataset_dir, [subject_id])[subject_id]:
         raise TicketError(
             "nobody of that id is in the dataset",
@@ -102,10 +104,16 @@ def open_due_batch(state: State) -> str | None:
     Returns:
         The batch's id, or None.
     """
-    due = state.tickets.due_for_batch()
-    if waiting_for(due, state.policy.batch, datetime.now(UTC)) is not None:
-        return None
-    return state.batches.open_batch([ticket.ticket_id for ticket in due]).batch_id
+    for last in (False, True):
+        due = state.tickets.due_for_batch()
+        if waiting_for(due, state.policy.batch, datetime.now(UTC)) is not None:
+            return None
+        try:
+            return state.batches.open_batch([ticket.ticket_id for ticket in due]).batch_id
+        except TicketError:  # one was held or withdrawn in between
+            if last:
+                raise
+    return None
 
 
 def batches_to_run(state: State) -> Iterable[str]:

@@ -2,10 +2,10 @@
 
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
 
-from expunge.errors import ExpungeError
+from expunge.errors import ExpungeError, LeaseHeldError
 from expunge.processes import may_be_alive, process_name
 from expunge.state import State
 from expunge.tickets.activity import live_leases
@@ -90,13 +90,27 @@ def heartbeats(state: State, names: Sequence[str]) -> dict[str, tuple[str, float
     }
 
 
+def require_leases(state: State, *, seconds: float = _LEASE_S) -> None:
+    """Renew this process's leases, before something that must not be done by two: who was paused may have lost them.
+
+    Args:
+        state: The workspace.
+        seconds: How long each lasts from now.
+
+    Raises:
+        LeaseHeldError: If another process has taken one over.
+    """
+    for name in sorted(_HELD):
+        state.batches.renew_lease(name, process_name(), seconds)
+
+
 @contextmanager
 def _hold(state: State, name: str, seconds: float, every: float) -> Iterator[None]:
     """Hold a lease; a heartbeat renews it until the work ends.
 
     A holder that was killed loses it when it expires, or at once to a process of the same host. Entered again by the
     process that holds it, it changes nothing: a sweep holds the lineage's around each erase flow, which takes it itself
-    when it is started alone. If another one is at work, RefusedError is raised.
+    when it is started alone. If another one is at work, LeaseHeldError is raised.
     """
     if name in _HELD:
         yield
@@ -106,9 +120,12 @@ def _hold(state: State, name: str, seconds: float, every: float) -> Iterator[Non
 
     def beat() -> None:
         while not ended.wait(every):
-            # a database that is away for a moment is tried again at the next beat
-            with suppress(ExpungeError):
-                state.batches.acquire_lease(name, holder, seconds, alive=may_be_alive)
+            try:
+                state.batches.renew_lease(name, holder, seconds)
+            except LeaseHeldError:
+                return  # the work finds it out where it asks, and stops
+            except ExpungeError:
+                continue  # a database that is away for a moment is tried again at the next beat
 
     heart = threading.Thread(target=beat, name="lease", daemon=True)
     heart.start()

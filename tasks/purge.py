@@ -83,12 +83,17 @@ def close(batch_id: str) -> None:
     batch = state.batches.get(batch_id)
     if batch.done(BatchStage.CLOSED):
         return
-    target = Target(subjects=frozenset(state.tickets.subject_ids(batch_id)))
-    state.batches.close(batch_id)
-    if state.database.path is not None:
-        report = scan([state.database.path.parent], target, only=state.database.path)
-        if not report.clean:
-            raise ResidueError("an id is still in the tickets database", remedy="report this")
+    target, file = Target(subjects=frozenset(state.tickets.subject_ids(batch_id))), state.database.path
+
+    def prove() -> None:
+        if file is not None and not scan([file.parent], target, only=file).clean:
+            raise ResidueError(
+                "an id is still in the tickets database",
+                expected="none after the tickets were erased",
+                remedy="look for it in the reasons of other tickets, then run `expunge run` again",
+            )
+
+    state.batches.close(batch_id, prove)
     log(f"batch {batch_id}: closed")
 
 

@@ -10,7 +10,7 @@ import torch
 from expunge.datasets.partitions import read_dataset
 from expunge.datasets.preprocessing import Preprocessing, encode, fit
 from expunge.devices import device_in_use
-from expunge.evidence.annex import ANNEX_FILE, seal
+from expunge.evidence.annex import ANNEX_FILE, recipient, seal
 from expunge.evidence.ledger import account_of
 from expunge.mechanisms.contract import Context, Problem
 from expunge.mechanisms.planner import mechanism_named
@@ -23,6 +23,7 @@ from expunge.stages import MODEL_FOLDER
 from expunge.state import State, open_state
 from expunge.tickets.batches import Batch, BatchStage
 from tasks.adapters import access
+from tasks.leases import require_leases
 from tasks.step import Timer, log, step
 
 
@@ -63,6 +64,9 @@ def _unlearn(batch_id: str, mechanism_name: str, device: torch.device) -> str:
     preprocessing = fit(train, state.contract)
     problem = _problem(state, batch, parent, preprocessing, encode(train, preprocessing), device)
     unlearned = mechanism.unlearn(problem)
+    recipient(state.workspace.keys_dir)  # what can be missing is missed before noise is drawn
+    final.parent.mkdir(parents=True, exist_ok=True)
+    require_leases(state)
     draws = state.batches.append_draw(batch_id) if mechanism.guarantee != "exact" else batch.draws
     released = release(mechanism, problem, unlearned, draws=draws)
     del unlearned
@@ -157,10 +161,10 @@ def _problem(
 
 
 def _write(state: State, batch: Batch, final: Path, model: SavedModel, released: Release) -> None:
-    final.parent.mkdir(parents=True, exist_ok=True)
     with scratch(state.workspace.scratch_dir) as place:
         staging = place / "release"
         save_model(model, staging / MODEL_FOLDER)
         sealed, _ = seal({"batch": batch.batch_id, **released.sealed}, state.workspace.keys_dir)
         (staging / ANNEX_FILE).write_bytes(sealed)
+        require_leases(state)
         staging.rename(final)

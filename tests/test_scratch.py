@@ -6,9 +6,10 @@ import subprocess
 import sys
 import time
 
+import psutil
 import pytest
 
-from expunge.processes import may_be_alive, process_name
+from expunge.processes import may_be_alive, process_name, started
 from expunge.scratch import destroy_abandoned, scratch
 
 HOLD = """
@@ -59,7 +60,23 @@ def test_another_hosts_is_left_for_a_day(tmp_path):
 
 def test_a_later_process_of_the_same_id_is_another():
     host, pid, start = process_name().split(":")
+    boot, _, since = start.partition("+")
+    earlier = f"{boot}+{float(since) - 100:.2f}"
     assert may_be_alive(process_name())
-    assert not may_be_alive(f"{host}:{pid}:{int(start) - 100}")
-    assert may_be_alive(f"elsewhere:{pid}:{int(start) - 100}")
+    assert not may_be_alive(f"{host}:{pid}:{earlier}")
+    assert not may_be_alive(f"{host}:{pid}:another-boot+{since}")
+    assert may_be_alive(f"elsewhere:{pid}:{earlier}")
     assert not may_be_alive(f"{host}:{2**22 + 1}:1")
+
+
+def test_whoever_sets_the_clock_makes_no_process_a_later_one(monkeypatch, holder):
+    """The operating system tells a start as the boot's time of day and what has passed since."""
+    own, other = process_name(), f"{process_name().split(':')[0]}:{holder.pid}:{started(holder.pid)}"
+    boot, created = psutil.boot_time, psutil.Process.create_time
+    monkeypatch.setattr(psutil, "boot_time", lambda: boot() + 3600)
+    monkeypatch.setattr(psutil.Process, "create_time", lambda process: created(process) + 3600)
+    assert process_name() == own
+    assert may_be_alive(own)
+    assert may_be_alive(other)
+    monkeypatch.setattr(psutil.Process, "create_time", lambda process: created(process) + 3601)
+    assert not may_be_alive(other)  # a later process of that number

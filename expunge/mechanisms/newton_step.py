@@ -108,7 +108,7 @@ def _curvature(
     """``v -> H v``, bounds on its spectrum, and H itself where it is small."""
     if objective.size <= DENSE_LIMIT:
         dense = objective.hessian(weights)
-        ends = torch.linalg.eigvalsh(dense)
+        ends = torch.linalg.eigvalsh(dense.cpu())
         bounds = SpectrumBounds(float(ends[0]), float(ends[-1]), 0.0, objective.size)
         return dense.mv, bounds, dense
     product = objective.hessian_at(weights)

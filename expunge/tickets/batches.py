@@ -12,7 +12,7 @@ from sqlalchemy import ColumnElement, and_, bindparam, select, update
 from sqlalchemy.orm import Session
 
 from expunge.database import Database
-from expunge.errors import RefusedError, TicketError
+from expunge.errors import LeaseHeldError, TicketError
 from expunge.tickets.lifecycle import TicketState
 from expunge.tickets.steps import move, put
 from expunge.tickets.tables import BatchRow, LeaseRow, TicketRow
@@ -236,12 +236,13 @@ class BatchStore:
             row.draws += 1
             return row.draws
 
-    def fail(self, batch_id: str, error: str) -> Batch:
+    def fail(self, batch_id: str, error: str, *, outage: bool = False) -> Batch:
         """Mark a batch failed; the old model goes on serving.
 
         Args:
             batch_id: Of the batch.
             error: Why, without personal data.
+            outage: Whether a service was away: then it is tried again without a person's help.
 
         Returns:
             The batch.
@@ -251,7 +252,7 @@ class BatchStore:
             if row.stage != BatchStage.FAILED:
                 row.failed_stage, row.stage = row.stage, BatchStage.FAILED
                 move(session, TicketRow.batch_id == batch_id, TicketState.FAILED, error)
-            row.error = error
+            row.error, row.data = error, {**row.data, "outage": outage}
             return _batches(session, BatchRow.batch_id == batch_id)[0]
 
     def resume(self, batch_id: str) -> Batch:
@@ -267,6 +268,7 @@ class BatchStore:
             row = _row(session, batch_id)
             if row.stage == BatchStage.FAILED and row.failed_stage:
                 row.stage, row.failed_stage, row.error = row.failed_stage, None, None
+                row.data = {name: value for name, value in row.data.items() if name != "outage"}
                 failed = and_(TicketRow.batch_id == batch_id, TicketRow.state == TicketState.FAILED)
                 for before in session.scalars(select(TicketRow.state_before).where(failed).distinct()).all():
                     if before:
@@ -274,11 +276,12 @@ class BatchStore:
                         move(session, same, TicketState(before), "resumed")
             return _batches(session, BatchRow.batch_id == batch_id)[0]
 
-    def close(self, batch_id: str) -> Batch:
+    def close(self, batch_id: str, prove: Callable[[], None] = lambda: None) -> Batch:
         """Close a purged batch: subject ids and row fingerprints are erased, free pages too.
 
         Args:
             batch_id: Of the batch.
+            prove: Called when they are erased; where it raises, the batch stays purged.
 
         Returns:
             The batch.
@@ -294,6 +297,7 @@ class BatchStore:
             row.data = {**row.data, "scan": None}
             session.execute(update(TicketRow).where(TicketRow.batch_id == batch_id).values(subject_id=None))
         self._database.compact()
+        prove()
         return self.advance(batch_id, BatchStage.CLOSED)
 
     def acquire_lease(
@@ -310,18 +314,40 @@ class BatchStore:
             alive: Tells whether a holder may still be at work.
 
         Raises:
-            RefusedError: If another holder's lease is live.
+            LeaseHeldError: If another holder's lease is live.
         """
         now = datetime.now(UTC)
         with self._database.transaction() as session:
             row = session.get(LeaseRow, lineage, with_for_update=True)
             if row is not None and row.holder != holder and row.expires_at > now and alive(row.holder):
-                raise RefusedError(
+                raise LeaseHeldError(
                     "another run is at work on this model",
                     got=f"a lease until {row.expires_at:%H:%M:%S} UTC",
                     remedy="wait for it, or try again when its lease has expired",
                 )
             session.merge(LeaseRow(lineage=lineage, holder=holder, expires_at=now + timedelta(seconds=ttl_s)))
+
+    def renew_lease(self, lineage: str, holder: str, ttl_s: float) -> None:
+        """Renew a lease that is held; one that somebody else has taken meanwhile is gone, also when they are done.
+
+        Args:
+            lineage: Name of the registered model, or of other work that has a lease.
+            holder: Who.
+            ttl_s: For how long, in seconds.
+
+        Raises:
+            LeaseHeldError: If it is not the holder's any more.
+        """
+        with self._database.transaction() as session:
+            row = session.get(LeaseRow, lineage, with_for_update=True)
+            if row is None or row.holder != holder:
+                raise LeaseHeldError(
+                    "this run has lost its lease",
+                    expected="a heartbeat in time",
+                    got="another run that took the work over",
+                    remedy="leave it to that one",
+                )
+            row.expires_at = datetime.now(UTC) + timedelta(seconds=ttl_s)
 
     def lease_held(self, lineage: str, *, alive: Callable[[str], bool] = lambda _: True) -> bool:
         """Whether somebody holds a lease.

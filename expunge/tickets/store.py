@@ -2,6 +2,7 @@
 
 import secrets
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from typing import Any
@@ -198,6 +199,22 @@ class TicketStore:
         check_subject(subject_id)
         with self._database.transaction() as session:
             _refuse_erased(_find(session, TicketRow.pseudonym == self._pseudonymiser.of(subject_id)))
+
+    def open_for(self, subject_id: str) -> Ticket | None:
+        """The open ticket of a person.
+
+        Args:
+            subject_id: The person.
+
+        Returns:
+            The ticket, or None if there is none, or this can be nobody's id.
+        """
+        with suppress(TicketError):
+            check_subject(subject_id)
+            criteria = (TicketRow.pseudonym == self._pseudonymiser.of(subject_id), TicketRow.state.in_(OPEN))
+            with self._database.transaction() as session:
+                return next(iter(_find(session, *criteria)), None)
+        return None
 
     def get(self, ticket_id: str) -> Ticket:
         """One ticket.

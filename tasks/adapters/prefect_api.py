@@ -15,7 +15,7 @@ import psutil
 from expunge.errors import ServiceUnavailableError
 
 _PAGE = 50  # what Prefect changes or lists in one request at most
-_TIMEOUT_S, _GLANCE_S = 30.0, 5.0
+_TIMEOUT_S, _GLANCE_S, _SOON_S = 30.0, 5.0, 300.0
 _PAUSES_S = (0.2, 0.5, 1.0, 2.0, 4.0)  # between tries
 
 
@@ -98,15 +98,14 @@ def crash(url: str, run_id: str, why: str) -> None:
     api(url, f"/flow_runs/{run_id}/set_state", {"state": state, "force": True})
 
 
-def crash_runs_of(url: str, pool: str, worker: str) -> int:
-    """Mark those runs of a worker crashed that ended with it: Prefect itself would show them running for ever.
-
-    Called before that worker starts again, on the machine where it ran.
+def crash_runs_of(url: str, pool: str, worker: str, *, starting: bool = True) -> int:
+    """Mark those runs of a worker crashed whose process is gone: Prefect itself would show them running for ever.
 
     Args:
         url: The API's URL.
         pool: The work pool.
-        worker: The worker's name.
+        worker: The worker's name, on this machine.
+        starting: Whether that worker has not begun; else it may be about to start a run's process.
 
     Returns:
         How many.
@@ -121,10 +120,34 @@ def crash_runs_of(url: str, pool: str, worker: str) -> int:
     }
     count = 0
     for run in api(url, "/flow_runs/filter", chosen):
-        if run["labels"].get("prefect.worker.name") == worker and not _runs(run):
-            crash(url, run["id"], "its worker was killed")
+        begun = starting or (run["state_type"] == "RUNNING" and run["infrastructure_pid"])
+        if begun and run["labels"].get("prefect.worker.name") == worker and not _runs(run):
+            crash(url, run["id"], "its process is gone")
             count += 1
     return count
+
+
+def count_waiting(url: str, deployment: str) -> int:
+    """How many runs of a deployment are about to start: due, or within minutes.
+
+    Args:
+        url: The API's URL.
+        deployment: ``flow/name``.
+
+    Returns:
+        Their number.
+
+    Raises:
+        ServiceUnavailableError: If the server does not answer, or has no such deployment.
+    """
+    found = api(url, f"/deployments/name/{deployment}")["id"]
+    soon = datetime.now(UTC) + timedelta(seconds=_SOON_S)
+    chosen = {
+        "deployment_id": {"any_": [found]},
+        "state": {"type": {"any_": ["SCHEDULED", "PENDING"]}},
+        "expected_start_time": {"before_": soon.isoformat()},
+    }
+    return int(api(url, "/flow_runs/count", {"flow_runs": chosen}))
 
 
 def crash_orphans(url: str, deployment_id: str) -> int:

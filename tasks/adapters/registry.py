@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from expunge.errors import InputError, ResidueError, ServiceUnavailableError, StorageFullError
+from expunge.errors import ExpungeError, InputError, ResidueError, ServiceUnavailableError, StorageFullError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -99,7 +99,10 @@ def _translated(method: Callable[..., Any]) -> Callable[..., Any]:
                 raise
             reason = " ".join(str(error).split())
             full = os.strerror(errno.ENOSPC) in reason or "disk is full" in reason
-            raise (StorageFullError if full else ServiceUnavailableError)(
+            # What MLflow refuses it refuses again: no outage, and nothing to be tried once more.
+            status = error.get_http_status_code() if hasattr(error, "get_http_status_code") else 500
+            kind = StorageFullError if full else ServiceUnavailableError if status >= 500 else ExpungeError
+            raise kind(
                 "the disk is full" if full else "MLflow did not do what it was asked",
                 expected=f"it to {method.__name__.replace('_', ' ')}",
                 got=reason[:200],

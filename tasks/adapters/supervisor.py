@@ -22,6 +22,7 @@ from typing import IO, Any
 import psutil
 
 from expunge.logs import configure
+from expunge.processes import started
 
 LOCK, TABLE, MARK = "lock", "processes.json", "EXPUNGE_SERVICE"
 _TICK_S, _STEADY_S, _LONGEST_PAUSE_S, _KILL_S = 0.3, 60.0, 60.0, 15.0
@@ -82,9 +83,7 @@ class Service:
                 start_new_session=True,
             )
         self.started, self.starts = now, self.starts + 1
-        self.facts = {"pid": self.process.pid, "mark": mark}
-        with suppress(psutil.Error):
-            self.facts["created"] = psutil.Process(self.process.pid).create_time()
+        self.facts = {"pid": self.process.pid, "mark": mark, "started": started(self.process.pid)}
         fields = {"service": self.name, "pid": self.process.pid, "starts": self.starts}
         _log.info("%s runs as process %d, start %d", *fields.values(), extra=fields)
         return True
@@ -119,7 +118,7 @@ def end(facts: dict[str, Any]) -> bool:
     """Kill what is left of a process of the table: its group, and what it started elsewhere.
 
     Args:
-        facts: ``{pid, created, mark}``; a later process with its id is another one.
+        facts: ``{pid, started, mark}``; a later process with its id is another one.
 
     Returns:
         Whether anything ran.
@@ -141,15 +140,13 @@ def alive(facts: dict[str, Any]) -> bool:
     """Whether a process of the table runs; a later process with its id is another one.
 
     Args:
-        facts: ``{pid, created}``.
+        facts: ``{pid, started}``.
 
     Returns:
         True if it runs.
     """
-    with suppress(psutil.Error, KeyError):
-        process = psutil.Process(facts["pid"])
-        return process.create_time() == facts["created"] and process.status() != psutil.STATUS_ZOMBIE
-    return False
+    began = facts.get("started")
+    return began is not None and started(facts["pid"]) == began
 
 
 def stop(services: list[Service]) -> None:
@@ -264,7 +261,7 @@ def supervise(folder: Path, logs: Path, services: list[Service]) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda received, _frame: ended.append(received))
     logs.mkdir(parents=True, exist_ok=True)
-    me = {"pid": os.getpid(), "created": psutil.Process().create_time()}
+    me = {"pid": os.getpid(), "started": started(os.getpid())}
     try:
         while not ended:
             if any([service.tend(logs) for service in services]):

@@ -100,6 +100,21 @@ def test_after_erasure_the_same_request_still_gives_its_ticket(intake: Intake):
     assert "erased already" in refused(intake.post(person(7), "mail-7b"), 409)["detail"]
 
 
+def test_a_person_whose_rows_are_gone_already_keeps_the_open_ticket(intake: Intake, monkeypatch):
+    ticket = intake.post(person(9), "mail-9").json()["ticket_id"]
+    found = {"calls": 0}
+
+    def nobody(directory, subjects):
+        found["calls"] += 1
+        return dict.fromkeys(subjects, 0)
+
+    monkeypatch.setattr("tasks.intake.find_subjects", nobody)  # the batch is past removal
+    again = intake.post(person(9), "letter-9")
+    assert (again.status_code, again.json()["ticket_id"]) == (202, ticket)
+    refused(intake.post(person(11), "mail-11"), 422)
+    assert found["calls"] == 1
+
+
 def test_bad_input_is_refused_and_never_repeated(intake: Intake):
     unknown = refused(intake.post(NOBODY, "x"), 422)
     assert unknown["detail"] == "nobody of that id is in the dataset"

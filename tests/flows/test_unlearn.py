@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from expunge.errors import CertificateRefusedError, NotConvergedError, ServiceUnavailableError
+from expunge.errors import CertificateRefusedError, ExpungeError, NotConvergedError, ServiceUnavailableError
 from tasks import dispatch
 
 
@@ -49,7 +49,7 @@ def batch(monkeypatch):
     return SimpleNamespace(data=data, pool=pool)
 
 
-@pytest.mark.parametrize("kind", [CertificateRefusedError, NotConvergedError])
+@pytest.mark.parametrize("kind", [CertificateRefusedError, NotConvergedError, ServiceUnavailableError])
 def test_a_refusal_keeps_its_type_and_message(batch, kind):
     error = kind("no", expected="a", got="b", remedy="c")
     batch.pool(lambda: dispatch.answer("b-1", "convex", error, done=True))
@@ -69,6 +69,15 @@ def test_a_crash_is_not_a_refusal_even_after_an_older_one(batch):
     batch.pool(lambda: None, "CRASHED")
     with pytest.raises(ServiceUnavailableError, match="CRASHED"):
         dispatch.unlearn_on_pool("b-1", "convex")
+
+
+@pytest.mark.parametrize(("elsewhere", "kind"), [(False, ExpungeError), (True, ServiceUnavailableError)])
+def test_a_run_that_failed_is_no_outage_unless_another_is_at_work(batch, elsewhere, kind):
+    """The same would happen again, and again noise would be drawn: nobody repeats it unasked."""
+    batch.pool(lambda: None, "FAILED", lives=lambda: elsewhere)
+    with pytest.raises(ExpungeError, match="FAILED") as caught:
+        dispatch.unlearn_on_pool("b-1", "convex")
+    assert type(caught.value) is kind
 
 
 def test_a_run_without_an_answer_is_a_crash(batch):

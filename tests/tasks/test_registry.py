@@ -13,7 +13,7 @@ import torch
 
 from expunge.datasets.catalogue import load
 from expunge.datasets.preprocessing import fit, synthetic_example
-from expunge.errors import InputError, ServiceUnavailableError
+from expunge.errors import ExpungeError, InputError, ServiceUnavailableError
 from expunge.models.serving import SavedModel, model_digest, save_model
 from expunge.models.spec import ModelSpec
 from expunge.models.zoo import build
@@ -146,6 +146,12 @@ def test_two_workspaces_in_one_process_do_not_mix(tmp_path, monkeypatch):
 def test_no_such_version(registry):
     with pytest.raises(InputError, match="no such model version"):
         registry.get(99)
+
+
+def test_what_mlflow_refuses_is_no_outage(registry):
+    with pytest.raises(ExpungeError, match="MLflow did not do") as caught:
+        registry.promote(99)
+    assert type(caught.value) is ExpungeError  # a sweep would repeat a ServiceUnavailableError unasked
 
 
 def test_a_server_that_is_not_there(tmp_path, monkeypatch):

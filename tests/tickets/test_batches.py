@@ -5,7 +5,7 @@ import time
 import pytest
 
 from expunge.database import open_database
-from expunge.errors import RefusedError, TicketError
+from expunge.errors import LeaseHeldError, RefusedError, TicketError
 from expunge.tickets.batches import ORDER, Batch, BatchStage, BatchStore
 from expunge.tickets.store import TicketStore
 from tests.tickets.test_store import chain, close, together
@@ -114,6 +114,24 @@ def test_a_closed_batch_stays_closed(tickets: TicketStore, batches: BatchStore) 
     assert len(chain(tickets, batches.get(batch_id).tickets[0])) == 10
 
 
+def test_a_batch_is_not_closed_before_it_is_proved_that_nobody_is_left(
+    tickets: TicketStore, batches: BatchStore, batch: Batch
+) -> None:
+    for stage in ORDER[1:-1]:
+        batches.advance(batch.batch_id, stage)
+
+    def prove() -> None:
+        assert tickets.subject_ids(batch.batch_id) == []
+        raise TicketError("somebody is left")
+
+    with pytest.raises(TicketError, match="somebody is left"):
+        batches.close(batch.batch_id, prove)
+    assert batches.get(batch.batch_id).stage is BatchStage.PURGED
+    batches.fail(batch.batch_id, "somebody is left")  # the reason is not masked by another error
+    assert batches.resume(batch.batch_id).stage is BatchStage.PURGED
+    assert batches.close(batch.batch_id).stage is BatchStage.CLOSED
+
+
 def test_a_step_back_is_in_the_history(tickets: TicketStore, batches: BatchStore, batch: Batch) -> None:
     assert batches.step_back(batch.batch_id).stage is BatchStage.PLANNED
     for stage in ("removed", "unlearned"):
@@ -206,4 +224,4 @@ def test_of_many_at_once_one_gets_the_lease(url: str, stale: bool) -> None:
     if stale:
         stores[0].acquire_lease("model", "former", 0)
     done = together([lambda i=i: stores[i].acquire_lease("model", f"h{i}", 60) for i in range(6)])
-    assert [type(outcome) for outcome in done if outcome is not None] == [RefusedError] * 5
+    assert [type(outcome) for outcome in done if outcome is not None] == [LeaseHeldError] * 5

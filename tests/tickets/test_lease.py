@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import pytest
 
-from expunge.errors import RefusedError
+from expunge.errors import LeaseHeldError, RefusedError
 from expunge.tickets.batches import BatchStore
-from tasks.leases import lineage_lease, unlearning_lease, unlearning_lives
+from tasks.leases import lineage_lease, require_leases, unlearning_lease, unlearning_lives
 
 
 @dataclass
@@ -58,3 +58,22 @@ def test_whoever_waits_knows_that_a_batch_is_being_unlearned(batches):
     assert unlearning_lives(Workplace(batches), "b-1")
     time.sleep(0.3)  # no heartbeat came
     assert not unlearning_lives(Workplace(batches), "b-1")
+
+
+@pytest.mark.parametrize("still_at_work", [True, False])
+def test_a_holder_that_was_paused_learns_that_another_took_over(batches, still_at_work):
+    """Also when the other is done: what it did must not be done again."""
+    work = Workplace(batches)
+    with lineage_lease(work, seconds=0.2, every=1.0):
+        require_leases(work)
+        time.sleep(0.3)  # paused: no heartbeat came, the lease expired
+        require_leases(work, seconds=0.2)  # nobody wanted it
+        time.sleep(0.3)
+        assert taken_by_another(batches)
+        if not still_at_work:
+            batches.release_lease("expunge-clinic", "elsewhere:1")
+        time.sleep(0.8)  # the heartbeat does not take it back
+        with pytest.raises(LeaseHeldError, match="lost its lease"):
+            require_leases(work)
+    require_leases(work)  # it holds none any more
+    assert batches.lease_held("expunge-clinic") is still_at_work
