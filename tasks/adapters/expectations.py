@@ -10,6 +10,7 @@ from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
 from expunge.datasets.contract import SPLITS, DatasetContract
+from tasks.adapters import collector
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,8 +33,8 @@ def validate_dataset(
         ``{name, passed}`` for each expectation; no value of a row.
     """
     os.environ["GX_ANALYTICS_ENABLED"] = "false"
-    import great_expectations as gx
-
+    with collector.resting():
+        import great_expectations as gx
     logging.getLogger("great_expectations").setLevel(logging.ERROR)
     context = gx.get_context(mode="ephemeral")
     context.variables.progress_bars = {"globally": False}

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from expunge.errors import InputError, ResidueError, ServiceUnavailableError, StorageFullError
+from tasks.adapters import collector
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -133,39 +134,43 @@ class Registry:
             ServiceUnavailableError: If the server does not answer.
         """
         if self._client is None:
-            os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
-            os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"  # `--json` prints one document
-            os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
-            for noisy in ("mlflow", "alembic", "mlflow.store.db"):
-                logging.getLogger(noisy).setLevel(logging.ERROR)
-            warnings.filterwarnings("ignore", module="mlflow")
-            import mlflow
-
-            for noisy in ("mlflow", "alembic"):
-                logging.getLogger(noisy).setLevel(logging.ERROR)
-            if self._uri.startswith("sqlite:///"):
-                Path(self._uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
-            named = os.environ.get("MLFLOW_TRACKING_URI")
-            mlflow.set_tracking_uri(self._uri)
-            mlflow.set_registry_uri(self._uri)
-            # MLflow writes it to the environment, where the next workspace of this process would read it
-            os.environ.pop("MLFLOW_TRACKING_URI", None)
-            if named is not None:
-                os.environ["MLFLOW_TRACKING_URI"] = named
-            client = mlflow.MlflowClient(self._uri, self._uri)
-            try:
-                if client.get_experiment_by_name(_EXPERIMENT) is None:
-                    local = None if self._uri.startswith("http") else self._artifacts.resolve().as_uri()
-                    client.create_experiment(_EXPERIMENT, artifact_location=local)
-            except mlflow.MlflowException as error:
-                raise ServiceUnavailableError(
-                    "MLflow cannot be reached",
-                    expected=self._uri.split("@")[-1],
-                    got=" ".join(str(error).split())[:200],
-                    remedy="start it, or correct MLFLOW_TRACKING_URI",
-                ) from error
-            self._client = client
+            self._client = self._connect()
         return self._client
+
+    @collector.resting()
+    def _connect(self) -> "MlflowClient":
+        os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+        os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"  # `--json` prints one document
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+        for noisy in ("mlflow", "alembic", "mlflow.store.db"):
+            logging.getLogger(noisy).setLevel(logging.ERROR)
+        warnings.filterwarnings("ignore", module="mlflow")
+        import mlflow
+
+        for noisy in ("mlflow", "alembic"):
+            logging.getLogger(noisy).setLevel(logging.ERROR)
+        if self._uri.startswith("sqlite:///"):
+            Path(self._uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+        named = os.environ.get("MLFLOW_TRACKING_URI")
+        mlflow.set_tracking_uri(self._uri)
+        mlflow.set_registry_uri(self._uri)
+        # MLflow writes it to the environment, where the next workspace of this process would read it
+        os.environ.pop("MLFLOW_TRACKING_URI", None)
+        if named is not None:
+            os.environ["MLFLOW_TRACKING_URI"] = named
+        client = mlflow.MlflowClient(self._uri, self._uri)
+        try:
+            if client.get_experiment_by_name(_EXPERIMENT) is None:
+                local = None if self._uri.startswith("http") else self._artifacts.resolve().as_uri()
+                client.create_experiment(_EXPERIMENT, artifact_location=local)
+        except mlflow.MlflowException as error:
+            raise ServiceUnavailableError(
+                "MLflow cannot be reached",
+                expected=self._uri.split("@")[-1],
+                got=" ".join(str(error).split())[:200],
+                remedy="start it, or correct MLFLOW_TRACKING_URI",
+            ) from error
+        return client
 
     @_translated
     def register(self, spec: VersionSpec) -> Version:
