@@ -6,6 +6,8 @@ import os
 import sys
 import time
 
+import tasks.adapters.collector  # noqa: F401 (a process that runs steps ends as it makes it end)
+
 
 def main(names: list[str]) -> None:
     """Import and print."""

@@ -95,9 +95,11 @@ def run(
     json: JsonOption = False,
 ) -> int:
     """Process what is due; continues what was interrupted."""
-    from tasks.adapters.prefect_server import prefect_server
-    from tasks.planning import champion_context
+    from tasks.adapters import collector
 
+    with collector.resting():
+        from tasks.adapters.prefect_server import prefect_server
+        from tasks.planning import champion_context
     state = use_workspace(workspace)
     champion_context(state)
     done: list[dict[str, Any]] = []
