@@ -26,6 +26,7 @@ def run_checks(path: Path | None) -> list[dict[str, Any]]:
     """
     checks = [_try("git", lambda: subprocess.check_output(["git", "--version"], text=True).strip())]
     checks += [_try(name, lambda name=name: metadata.version(name)) for name in _PACKAGES]
+    checks.append(_try("device", _device))
     opened = _try("workspace and database", lambda: str(open_state(path).workspace.root))
     checks.append(opened)
     if opened["ok"]:
@@ -44,6 +45,12 @@ def _try(name: str, look: Callable[[], str]) -> dict[str, Any]:
         return {"check": name, "ok": True, "detail": look()}
     except (ExpungeError, OSError, subprocess.SubprocessError, metadata.PackageNotFoundError) as error:
         return {"check": name, "ok": False, "detail": str(error)}
+
+
+def _device() -> str:
+    from expunge.devices import chosen_device
+
+    return str(chosen_device())
 
 
 def _keys(state: State) -> str:

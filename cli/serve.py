@@ -1,26 +1,16 @@
 """The command that runs the HTTP intake."""
 
+import logging
 import os
 import socket
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from cli.output import WorkspaceOption, err, use_workspace
+from cli.output import WorkspaceOption, use_workspace
 
 _STOP_S = 15
-_LOGGING: dict[str, Any] = {
-    "version": 1,
-    "disable_existing_loggers": False,
-    "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s %(message)s"}},
-    "handlers": {
-        "err": {"class": "logging.StreamHandler", "formatter": "line", "stream": "ext://sys.stderr"}
-    },
-    "loggers": {
-        name: {"handlers": ["err"], "level": level, "propagate": False}
-        for name, level in (("uvicorn", "WARNING"), ("expunge", "INFO"))
-    },
-}
+_log = logging.getLogger("expunge.serve")
 
 
 def add_to(app: typer.Typer) -> None:
@@ -43,20 +33,22 @@ def serve(
     import uvicorn
 
     from cli.http.app import create_app
+    from expunge.logs import configure
 
     application = create_app(use_workspace(workspace))
     if os.environ.get("PREFECT_API_URL"):
         import prefect.events  # noqa: F401 - takes seconds: now, not after the first ticket
     listening = _listen(host, port)
+    configure(expunge="INFO", uvicorn="WARNING")
     # Its own access log has addresses with their queries; ours has routes.
     config = uvicorn.Config(
         application,
-        log_config=_LOGGING,
+        log_config=None,
         access_log=False,
         server_header=False,
         timeout_graceful_shutdown=_STOP_S,
     )
-    err.print(f"listening on http://{host}:{listening.getsockname()[1]}", markup=False, soft_wrap=True)
+    _log.info("listening on http://%s:%d", host, listening.getsockname()[1])
     with listening:
         uvicorn.Server(config).run(sockets=[listening])
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from expunge.errors import InputError, ServiceUnavailableError
+from expunge.logs import log_format
 from expunge.settings import Workspace, template
 from tasks.adapters.prefect_api import api
 from tasks.adapters.prefect_server import QUIET
@@ -44,6 +45,7 @@ def environment(workspace: Workspace) -> dict[str, str]:
     own.setdefault("PREFECT_HOME", str(workspace.prefect_home))
     own.setdefault("PREFECT_API_URL", f"http://{host}:{own['EXPUNGE_PREFECT_PORT']}/api")
     own.setdefault("EXPUNGE_GPU_POOL", "gpu")
+    own["EXPUNGE_LOG_FORMAT"] = log_format("json")
     if not own.get("MLFLOW_TRACKING_URI"):  # our own server shows the database that the tasks write to
         own["MLFLOW_BACKEND_STORE_URI"] = workspace.tracking_uri
         own.setdefault("MLFLOW_ARTIFACTS_DESTINATION", str(workspace.mlflow_artifacts))

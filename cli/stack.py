@@ -2,11 +2,10 @@
 
 import json as json_format
 import os
+import signal
 import subprocess
 import sys
 import time
-from collections import Counter
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -29,23 +28,32 @@ def add_to(app: typer.Typer) -> None:
 
 
 def up(
-    foreground: Annotated[bool, typer.Option("--foreground", help="Stay, and stop all on Ctrl-C.")] = False,
+    foreground: Annotated[
+        bool, typer.Option("--foreground", help="Stay, and stop all on Ctrl-C or SIGTERM.")
+    ] = False,
     workspace: WorkspaceOption = None,
     json: JsonOption = False,
 ) -> None:
     """Start Prefect, MLflow, the workers and the intake, and deploy the flows."""
     from cli import services
-    from expunge.errors import InputError
+    from expunge.errors import InputError, ServiceUnavailableError
     from tasks.adapters import supervisor
 
     opened = use_workspace(workspace).workspace
     if supervisor.is_up(opened.stack_dir):
         raise InputError("the stack is up already", remedy="see `expunge status`, or stop it: `expunge down`")
+    if os.environ.get("EXPUNGE_DEVICE"):  # every worker would refuse it, one by one
+        from expunge.devices import chosen_device
+
+        chosen_device()
     supervisor.shut_down(opened.stack_dir)  # orphans of a supervisor that was killed
     variables = services.environment(opened)
     wanted = services.services(variables)
     names = [service.name for service in wanted]
     services.require_free_ports(variables, names)
+    signal.signal(
+        signal.SIGTERM, lambda *_: sys.exit(0)
+    )  # from a service manager: what was started is stopped
     with showing_progress():
         process = _spawn(opened, wanted, variables)
         try:
@@ -62,9 +70,11 @@ def up(
         out.print("Logs in .expunge/logs; `expunge status` looks at them, `expunge down` stops them")
     if foreground:
         try:
-            process.wait()
+            ended = process.wait()
         finally:
             _stop(opened)
+        if ended:  # not by `expunge down`: a service manager is to start it again
+            raise ServiceUnavailableError("the supervisor was killed", remedy="run `expunge up` again")
 
 
 def down(workspace: WorkspaceOption = None, json: JsonOption = False) -> None:
@@ -77,14 +87,16 @@ def down(workspace: WorkspaceOption = None, json: JsonOption = False) -> None:
 
 
 def status(workspace: WorkspaceOption = None, json: JsonOption = False) -> None:
-    """Health of the services, open tickets and deadlines; exit code 3 when a service is down."""
+    """Health of the services, queue, work and deadlines; exit code 3 when a service is down."""
+    from cli.activity import print_activity, read_activity
     from expunge.errors import ServiceUnavailableError
 
     state = use_workspace(workspace)
     found, queue = _services(state.workspace), _queue(state)
+    activity = read_activity(state, found["prefect_api"])
     healthy = bool(found["services"]) and all(service["up"] for service in found["services"])
     if json:
-        emit({"healthy": healthy, **found, **queue})
+        emit({"healthy": healthy, **found, **queue, **activity})
     else:
         rows = [(s["service"], "up" if s["up"] else "DOWN", s["detail"]) for s in found["services"]]
         table("Stack", ("service", "", "detail"), rows)
@@ -93,6 +105,7 @@ def status(workspace: WorkspaceOption = None, json: JsonOption = False) -> None:
             f"Open tickets: {states}; overdue: {queue['overdue']}; next due: {queue['next_due'] or '-'}"
         )
         out.print(f"Late runs: {'unknown' if found['late_runs'] is None else found['late_runs']}")
+        print_activity(activity)
     if not healthy and json:
         raise typer.Exit(3)
     if not healthy:
@@ -204,7 +217,7 @@ def _services(workspace: Any) -> dict[str, Any]:
         url = os.environ.get("PREFECT_API_URL")
         content = {"prefect": url, "urls": {}} if url else None
     if content is None:
-        return {"services": [], "late_runs": None, "urls": {}}
+        return {"services": [], "late_runs": None, "urls": {}, "prefect_api": None}
     late = None
     try:
         late = api(
@@ -215,17 +228,21 @@ def _services(workspace: Any) -> dict[str, Any]:
     except ExpungeError:
         late = None
     found = services.health(workspace, content["prefect"], content["urls"])
-    return {"services": found, "late_runs": late, "urls": content["urls"]}
+    return {
+        "services": found,
+        "late_runs": late,
+        "urls": content["urls"],
+        "prefect_api": content["prefect"],
+    }
 
 
 def _queue(state: Any) -> dict[str, Any]:
-    from expunge.tickets.lifecycle import FINAL
+    from expunge.tickets.figures import read_figures
+    from expunge.tickets.lifecycle import OPEN
 
-    pending = [ticket for ticket in state.tickets.select() if ticket.state not in FINAL]
-    due = sorted(ticket.due_at for ticket in pending)
-    now = datetime.now(UTC)
+    figures = read_figures(state.database)
     return {
-        "open_tickets": dict(sorted(Counter(str(ticket.state) for ticket in pending).items())),
-        "overdue": sum(moment < now for moment in due),
-        "next_due": due[0].isoformat() if due else None,
+        "open_tickets": {name: figures.tickets[name] for name in sorted(OPEN) if figures.tickets[name]},
+        "overdue": figures.overdue,
+        "next_due": figures.next_due.isoformat() if figures.next_due else None,
     }

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, DateTime, Engine, create_engine, event, make_url, text
+from sqlalchemy import Connection, DateTime, Engine, create_engine, event, inspect, make_url, text
 from sqlalchemy.exc import ArgumentError, DatabaseError, OperationalError
 from sqlalchemy.orm import DeclarativeBase, Session, sessionmaker
 from sqlalchemy.types import TypeDecorator
@@ -109,7 +109,7 @@ class Database:
 
 
 def open_database(url: str) -> Database:
-    """Open a database and make its tables.
+    """Open a database and make the tables and indexes that it lacks.
 
     Args:
         url: SQLAlchemy URL: ``sqlite:///file`` or ``postgresql+psycopg://...``.
@@ -150,7 +150,16 @@ def open_database(url: str) -> Database:
         event.listen(engine, "connect", _configure_sqlite)
     event.listen(engine, "begin", _queue)
     try:
-        Base.metadata.create_all(engine)
+        with engine.begin() as connection:
+            Base.metadata.create_all(connection)
+            # A table that was there already gets no index of create_all.
+            present = {
+                index["name"] for found in inspect(connection).get_multi_indexes().values() for index in found
+            }
+            for table in Base.metadata.sorted_tables:
+                for index in table.indexes:
+                    if index.name not in present:
+                        index.create(connection)
     except DatabaseError as error:
         raise _unreachable(engine, error) from error
     return Database(engine)

@@ -11,6 +11,7 @@ import torch
 from expunge.datasets.contract import read_contract
 from expunge.datasets.partitions import read_dataset
 from expunge.datasets.preprocessing import Preprocessing, encode, fit
+from expunge.devices import device_in_use
 from expunge.errors import DatasetError
 from expunge.models.predictor import accuracy
 from expunge.models.serving import SavedModel, load_model, save_model
@@ -49,9 +50,9 @@ def train(workspace: Workspace) -> None:
     spec = ModelSpec.from_params(
         load_params(workspace), in_features=encoded.features.shape[1], classes=len(preprocessing.classes)
     )
-    trained = train_model(
-        spec, torch.from_numpy(encoded.features), torch.from_numpy(encoded.labels), search=workspace.root
-    )
+    features, labels = torch.from_numpy(encoded.features), torch.from_numpy(encoded.labels)
+    with device_in_use() as device:
+        trained = train_model(spec, features, labels, search=workspace.root, device=device)
     model = SavedModel(
         spec=spec,
         preprocessing=preprocessing,
@@ -92,7 +93,9 @@ def metrics(model: SavedModel, frame: pd.DataFrame) -> dict[str, float]:
     if test.empty:
         raise DatasetError("no test rows are left", expected="at least one", remedy="check the split")
     labels = torch.from_numpy(encode(test, model.preprocessing).labels)
-    return {"accuracy": accuracy(model.logits(test), labels), "test_records": float(len(test))}
+    with device_in_use() as device:
+        logits = model.logits(test, device)
+    return {"accuracy": accuracy(logits, labels), "test_records": float(len(test))}
 
 
 def install_model(source: Path, workspace: Workspace, measured: dict[str, float]) -> None:

@@ -12,6 +12,7 @@ from tasks.planning import plan
 from tasks.purge import close, purge
 from tasks.registration import register
 from tasks.removal import remove
+from tasks.summary import report_stage, summarise
 from tasks.unlearning import discard
 from tasks.validation import validate
 
@@ -26,15 +27,12 @@ def erase(batch_id: str) -> None:
     Raises:
         RefusedError: If another process is at work on the lineage; nothing is changed then.
     """
+    stages = (plan, remove, release, certify, register, purge, keep_curvature, close)
     with lineage_lease(open_state()):
-        plan(batch_id)
-        remove(batch_id)
-        release(batch_id)
-        certify(batch_id)
-        register(batch_id)
-        purge(batch_id)
-        keep_curvature(batch_id)
-        close(batch_id)
+        for done, stage in enumerate(stages):
+            report_stage(batch_id, stage.__name__, done, len(stages))
+            stage(batch_id)
+        summarise(batch_id)
 
 
 def release(batch_id: str) -> None:

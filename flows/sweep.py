@@ -8,13 +8,14 @@ from collections.abc import Callable
 
 from prefect import flow
 
-from expunge.errors import ExpungeError
+from expunge.errors import ExpungeError, ServiceUnavailableError
 from expunge.state import State, open_state
-from tasks.absorption import absorb_waiting
+from tasks.absorption import absorb_waiting, sweep_again
 from tasks.alarms import raise_alarms
 from tasks.intake import batches_to_run
 from tasks.leases import lineage_lease
 from tasks.reconcile import reconcile
+from tasks.summary import summarise_sweep
 from tasks.verification import check_ledger
 
 
@@ -23,16 +24,22 @@ def sweep() -> None:
     """Do everything that is due in the workspace.
 
     Raises:
-        ExpungeError: If a batch failed; alarms were raised and the ledger was verified all the same.
+        ExpungeError: If a batch failed; alarms were raised and the ledger was verified all the same. If a service is
+            away, another sweep was asked for.
     """
     absorb_waiting()
+    done: list[str] = []
     try:
-        failure = process_due(open_state())
-    finally:
-        raise_alarms()
-    check_ledger()
-    if failure is not None:
-        raise failure
+        try:
+            failure = process_due(open_state(), done.append)
+        finally:
+            summarise_sweep(done, raise_alarms())
+        check_ledger()
+        if failure is not None:
+            raise failure
+    except ServiceUnavailableError:
+        sweep_again()
+        raise
 
 
 def process_due(state: State, done: Callable[[str], None] = lambda batch_id: None) -> ExpungeError | None:

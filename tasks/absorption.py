@@ -1,31 +1,73 @@
-"""One sweep for many tickets: every ticket's event asks for a sweep, and the first that starts serves them all."""
+"""Sweeps that follow one another: one serves all that wait, and one that met an outage asks for the next."""
 
 import os
 
 from prefect.runtime import deployment
 
 from expunge.errors import ServiceUnavailableError
-from tasks.adapters.prefect_api import cancel_waiting
+from expunge.state import open_state
+from tasks.adapters.prefect_api import cancel_waiting, crash_orphans, start
 from tasks.step import log, step
+
+_SWEEP, _AGAIN_S = "sweep/sweep", 200.0  # longer than a lease that a lost machine may have left
 
 
 @step
 def absorb_waiting() -> int:
     """Cancel the sweeps that wait: what they were asked for is done by this one, which reads the tickets after this.
 
-    A hundred tickets would else start a hundred processes, one after the other.
+    A hundred tickets would else start a hundred processes, one after the other. What killed sweeps had begun is marked
+    crashed: Prefect would show it running for ever.
 
     Returns:
         Number of runs.
     """
-    url, deployed = os.environ.get("PREFECT_API_URL"), deployment.id
-    if not url or not deployed:
+    url = os.environ.get("PREFECT_API_URL")
+    if not url or not deployment.id:
         return 0  # called in a process, not started by a worker
     try:
-        count = cancel_waiting(url, str(deployed), "a sweep that began later does its work")
+        count = cancel_waiting(url, str(deployment.id), "a sweep that began later does its work")
+        crash_orphans(url, str(deployment.id))
     except ServiceUnavailableError as error:
         log(f"waiting sweeps were left as they are: {error}")
         return 0
     if count:
         log(f"{count} sweeps that waited are done by this one")
     return count
+
+
+@step
+def sweep_again() -> bool:
+    """Ask for another sweep after some minutes, because a service is away: nobody has to notice when it is back.
+
+    Returns:
+        Whether there will be one; a sweep that no worker started leaves it to whoever called it.
+    """
+    url = os.environ.get("PREFECT_API_URL")
+    if not url or not deployment.id:
+        return False
+    try:
+        start(url, _SWEEP, _AGAIN_S)
+    except ServiceUnavailableError as error:
+        log(f"no further sweep was asked for, the nightly one continues: {error}")
+        return False
+    log(f"a service is away: another sweep begins in {_AGAIN_S:g} s")
+    return True
+
+
+def continue_interrupted(url: str) -> bool:
+    """Ask for a sweep if a batch was left unfinished: for a worker that starts after it was killed.
+
+    Args:
+        url: The Prefect API's URL.
+
+    Returns:
+        Whether there will be one; before the flows are deployed there is none to ask for.
+    """
+    if not open_state().batches.unfinished():
+        return False
+    try:
+        start(url, _SWEEP)
+    except ServiceUnavailableError:
+        return False
+    return True

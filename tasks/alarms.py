@@ -22,7 +22,8 @@ def raise_alarms() -> int:
     """
     state, told = open_state(), 0
     for alarm in state.deadlines.alarms(datetime.now(UTC)):
-        log(f"deadline {alarm.level}: ticket {alarm.ticket_id}, due {alarm.due_at:%Y-%m-%d %H:%M} UTC")
+        said = f"deadline {alarm.level}: ticket {alarm.ticket_id}, due {alarm.due_at:%Y-%m-%d %H:%M} UTC"
+        log(said, ticket_id=alarm.ticket_id, alarm=alarm.level)
         emit_event(
             event="expunge.ticket.deadline",
             resource={"prefect.resource.id": f"expunge.ticket.{alarm.ticket_id}"},

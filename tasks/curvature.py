@@ -4,6 +4,7 @@ import torch
 
 from expunge.datasets.partitions import read_dataset
 from expunge.datasets.preprocessing import encode
+from expunge.devices import device_in_use
 from expunge.errors import WorkspaceError
 from expunge.models.kept import kept_path, rebuild_kept
 from expunge.models.serving import load_model, model_digest
@@ -38,15 +39,17 @@ def keep_curvature(batch_id: str = "") -> bool:
         return True
     frame = read_dataset(workspace.dataset_dir)
     encoded = encode(frame[frame["split"] == "train"], model.preprocessing)
-    kept = rebuild_kept(
-        workspace.curvature_dir,
-        digest,
-        model.spec,
-        model.weights,
-        torch.from_numpy(encoded.features),
-        torch.from_numpy(encoded.labels),
-        workspace.root,
-    )
+    with device_in_use() as device:
+        kept = rebuild_kept(
+            workspace.curvature_dir,
+            digest,
+            model.spec,
+            model.weights,
+            torch.from_numpy(encoded.features),
+            torch.from_numpy(encoded.labels),
+            workspace.root,
+            device,
+        )
     if batch_id:
         batch = state.batches.get(batch_id)
         state.batches.record(batch_id, seconds=timer.seconds(batch.data, "curvature"))

@@ -1,12 +1,14 @@
 """Leases: work that one process does alone, and how others know that it is still done."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
+from datetime import UTC, datetime
 
 from expunge.errors import ExpungeError
 from expunge.processes import may_be_alive, process_name
 from expunge.state import State
+from expunge.tickets.activity import live_leases
 
 _LEASE_S, _HEARTBEAT_S = 180.0, 30.0
 _HELD: set[str] = set()  # leases of this process
@@ -42,7 +44,7 @@ def unlearning_lease(
     Returns:
         A context that holds the lease.
     """
-    return _hold(state, f"unlearn:{batch_id}", seconds, every)
+    return _hold(state, unlearning_name(batch_id), seconds, every)
 
 
 def unlearning_lives(state: State, batch_id: str) -> bool:
@@ -55,7 +57,37 @@ def unlearning_lives(state: State, batch_id: str) -> bool:
     Returns:
         Whether its lease is held.
     """
-    return state.batches.lease_held(f"unlearn:{batch_id}", alive=may_be_alive)
+    return state.batches.lease_held(unlearning_name(batch_id), alive=may_be_alive)
+
+
+def unlearning_name(batch_id: str) -> str:
+    """Name of the lease on unlearning a batch.
+
+    Args:
+        batch_id: Of the batch.
+
+    Returns:
+        The name.
+    """
+    return f"unlearn:{batch_id}"
+
+
+def heartbeats(state: State, names: Sequence[str]) -> dict[str, tuple[str, float]]:
+    """Who holds leases, and how long ago their heartbeat was.
+
+    Args:
+        state: The workspace.
+        names: Of the leases.
+
+    Returns:
+        Holder and seconds, of those that are held by a process that may live.
+    """
+    now = datetime.now(UTC)
+    return {
+        name: (holder, max(0.0, _LEASE_S - (ends - now).total_seconds()))
+        for name, (holder, ends) in live_leases(state.database, names).items()
+        if may_be_alive(holder)
+    }
 
 
 @contextmanager

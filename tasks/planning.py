@@ -1,5 +1,6 @@
 """The plan: which mechanisms policy admits for the champion model, cheapest first."""
 
+from expunge.devices import chosen_device
 from expunge.errors import CertificateRefusedError, WorkspaceError
 from expunge.evidence.ledger import account_of
 from expunge.mechanisms.contract import Context
@@ -70,8 +71,10 @@ def plan(batch_id: str) -> list[str]:
         Names of the admissible mechanisms that were not refused yet, cheapest first.
 
     Raises:
+        InputError: If ``EXPUNGE_DEVICE`` names no device of this machine.
         CertificateRefusedError: If policy admits none.
     """
+    chosen_device()  # the first step of a batch: refused before a record is removed
     state = open_state()
     batch = state.batches.get(batch_id)
     refused = batch.data.get("refused", [])

@@ -16,6 +16,5 @@ def records_of(state: State, ticket_ids: Sequence[str]) -> int:
     Returns:
         Number of rows in the current dataset version.
     """
-    subjects = [state.tickets.subject_of(ticket_id) for ticket_id in ticket_ids]
-    known = [subject for subject in subjects if subject is not None]
+    known = state.tickets.subjects_of(ticket_ids)
     return sum(find_subjects(state.workspace.dataset_dir, known).values()) if known else 0

@@ -76,7 +76,12 @@ def _spec(state: State, batch: Batch) -> VersionSpec:
         tags=_tags(certificate),
         description=_description(certificate),
         metrics=data["metrics"],
-        params={"model": model.spec.name, "mechanism": data["mechanism"], "l2": model.spec.l2},
+        params={
+            "model": model.spec.name,
+            "mechanism": data["mechanism"],
+            "l2": model.spec.l2,
+            "device": data["device"],
+        },
         dataset_md5=data["after"]["md5"],
         dataset_revision=data["after"]["git_revision"],
         records=data["retain_records"],

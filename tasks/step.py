@@ -5,8 +5,10 @@ business, because some steps draw noise.
 """
 
 import functools
+import inspect
 import time
 from collections.abc import Callable
+from contextvars import ContextVar
 from typing import Any
 
 from prefect import get_run_logger, task
@@ -15,6 +17,8 @@ from prefect.exceptions import MissingContextError
 
 from expunge import progress
 from expunge.errors import storage_full
+
+_FIELDS: ContextVar[dict[str, str]] = ContextVar("expunge_step")  # of the log lines of a step
 
 
 def step(function: Callable[..., Any]) -> Any:
@@ -26,10 +30,13 @@ def step(function: Callable[..., Any]) -> Any:
     Returns:
         The task.
     """
+    of_batch = next(iter(inspect.signature(function).parameters), "") == "batch_id"
 
     @functools.wraps(function)
     def reported(*arguments: Any) -> Any:
         progress.report(function.__name__.replace("_", " "), 0, 0)
+        batch = {"batch_id": str(arguments[0])} if of_batch and arguments else {}
+        token = _FIELDS.set({"stage": function.__name__, **batch})
         try:
             return function(*arguments)
         except OSError as error:
@@ -37,18 +44,21 @@ def step(function: Callable[..., Any]) -> Any:
             if full is None:
                 raise
             raise full from error
+        finally:
+            _FIELDS.reset(token)
 
     return task(reported, name=function.__name__, persist_result=False, cache_policy=NO_CACHE, retries=0)
 
 
-def log(message: str) -> None:
-    """Log to the run in Prefect, if there is one.
+def log(message: str, **fields: str) -> None:
+    """Log to the run in Prefect, if there is one; in a step with its name and batch as fields.
 
     Args:
         message: Without personal data and without unnoised figures.
+        **fields: More of them.
     """
     try:
-        get_run_logger().info(message)
+        get_run_logger().info(message, extra={**_FIELDS.get({}), **fields})
     except MissingContextError:
         return
 

@@ -4,6 +4,7 @@ from datetime import UTC, datetime
 
 from expunge.datasets.partitions import read_dataset
 from expunge.datasets.preprocessing import synthetic_example
+from expunge.devices import chosen_device
 from expunge.errors import WorkspaceError
 from expunge.models.serving import load_model, model_digest
 from expunge.stages import MODEL_FOLDER, metrics
@@ -17,7 +18,8 @@ OPENING = "opening"
 
 @step
 def reproduce() -> None:
-    """Run the out-of-date stages of dvc.yaml."""
+    """Run the out-of-date stages of dvc.yaml; their processes choose the same device."""
+    chosen_device()  # refused before anything is changed
     state = open_state()
     if access.registry(state).champion() is not None:
         raise WorkspaceError(

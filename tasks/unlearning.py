@@ -9,6 +9,7 @@ import torch
 
 from expunge.datasets.partitions import read_dataset
 from expunge.datasets.preprocessing import Preprocessing, encode, fit
+from expunge.devices import device_in_use
 from expunge.evidence.annex import ANNEX_FILE, seal
 from expunge.evidence.ledger import account_of
 from expunge.mechanisms.contract import Context, Problem
@@ -39,8 +40,14 @@ def unlearn(batch_id: str, mechanism_name: str) -> str:
         Digest of the release.
 
     Raises:
+        InputError: If ``EXPUNGE_DEVICE`` names no device of this machine; nothing is changed then.
         RefusedError: If the mechanism cannot state an admissible certificate, or did not converge.
     """
+    with device_in_use() as device:
+        return _unlearn(batch_id, mechanism_name, device)
+
+
+def _unlearn(batch_id: str, mechanism_name: str, device: torch.device) -> str:
     state, timer = open_state(), Timer()
     batch = state.batches.get(batch_id)
     if batch.done(BatchStage.VALIDATED) or (
@@ -54,7 +61,7 @@ def unlearn(batch_id: str, mechanism_name: str) -> str:
     frame = read_dataset(state.workspace.dataset_dir)
     train = frame[frame["split"] == "train"]
     preprocessing = fit(train, state.contract)
-    problem = _problem(state, batch, parent, preprocessing, encode(train, preprocessing))
+    problem = _problem(state, batch, parent, preprocessing, encode(train, preprocessing), device)
     unlearned = mechanism.unlearn(problem)
     draws = state.batches.append_draw(batch_id) if mechanism.guarantee != "exact" else batch.draws
     released = release(mechanism, problem, unlearned, draws=draws)
@@ -77,9 +84,10 @@ def unlearn(batch_id: str, mechanism_name: str) -> str:
         retain_records=len(train),
         from_data=list(preprocessing.from_data),
         kept_curvature=problem.kept is not None,
+        device=device.type,
         seconds=timer.seconds(batch.data, "unlearning"),
     )
-    log(f"batch {batch_id}: unlearned by {mechanism_name}")
+    log(f"batch {batch_id}: unlearned by {mechanism_name} on {device.type}")
     return digest
 
 
@@ -112,7 +120,12 @@ def _parent(state: State, batch: Batch) -> SavedModel:
 
 
 def _problem(
-    state: State, batch: Batch, parent: SavedModel, preprocessing: Preprocessing, encoded: Any
+    state: State,
+    batch: Batch,
+    parent: SavedModel,
+    preprocessing: Preprocessing,
+    encoded: Any,
+    device: torch.device,
 ) -> Problem:
     features = torch.from_numpy(encoded.features)
     spec = ModelSpec.from_json({**parent.spec.to_json(), "in_features": features.shape[1]})
@@ -138,6 +151,7 @@ def _problem(
         if same
         else None,
         search=state.workspace.root,
+        device=device,
         seed=secrets.randbits(63),
     )
 

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -56,10 +56,10 @@ def clinic_rows(people: int = 80, seed: int = 0) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def make_clinic(folder: Path) -> Path:
-    """A folder of one's own data."""
+def make_clinic(folder: Path, names: Mapping[str, str] | None = None) -> Path:
+    """A folder of one's own data; some of its people may be called otherwise."""
     folder.mkdir(parents=True, exist_ok=True)
-    clinic_rows().to_csv(folder / "visits.csv", index=False)
+    clinic_rows().replace({"person": names or {}}).to_csv(folder / "visits.csv", index=False)
     (folder / "contract.yaml").write_text(CONTRACT, encoding="utf-8")
     return folder
 
@@ -103,12 +103,18 @@ def prefect_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     from tasks.adapters.prefect_server import prefect_server
 
     with prefect_server(tmp_path_factory.mktemp("prefect")) as url:
-        yield url
+        from prefect.settings import PREFECT_API_URL, temporary_settings
+
+        # A test module may have imported Prefect, and with it the settings of that moment.
+        with temporary_settings({PREFECT_API_URL: url}):
+            yield url
 
 
-def make_workspace(root: Path, tmp: Path, *, own_model: bool = True) -> Expunge:
+def make_workspace(
+    root: Path, tmp: Path, *, own_model: bool = True, names: Mapping[str, str] | None = None
+) -> Expunge:
     """A trained workspace on one's own data and model."""
-    assert invoke(["init", str(root), "--dataset", str(make_clinic(tmp / "clinic"))]) == 0
+    assert invoke(["init", str(root), "--dataset", str(make_clinic(tmp / "clinic", names))]) == 0
     if own_model:
         (root / "clinic_model.py").write_text(MODEL, encoding="utf-8")
         text = (root / "params.yaml").read_text(encoding="utf-8")

@@ -19,7 +19,6 @@ from hypothesis import strategies as st
 
 from expunge.errors import ResidueError
 from expunge.residue.fingerprints import row_fingerprints
-from expunge.residue.needles import Needles
 from expunge.residue.scan import Target, scan
 from expunge.residue.search import Scanner
 
@@ -263,14 +262,6 @@ def test_each_of_a_thousand_people_is_found_and_their_neighbours_are_not(
 
 
 TEXTS = st.text('ab1.-\\n" :', max_size=40).map(str.encode)
-
-
-@given(st.sets(st.text("ab1.-", min_size=6, max_size=9).map(str.encode), max_size=5), st.data())
-def test_needles_are_found_wherever_they_are(needles: set[bytes], data: st.DataObject) -> None:
-    pieces = st.lists(st.sampled_from(sorted(needles)) if needles else TEXTS, max_size=4)
-    text = data.draw(TEXTS) + data.draw(TEXTS).join(data.draw(pieces)) + data.draw(TEXTS)
-    everywhere = [(at, one) for one in needles for at in range(len(text)) if text.startswith(one, at)]
-    assert sorted(Needles(needles).find(text)) == sorted(everywhere)
 
 
 def found_by_expression(ids: set[str], text: bytes) -> bool:

@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Literal
+from urllib.parse import urlencode
 
 from anyio.to_thread import current_default_thread_limiter
 from fastapi import BackgroundTasks, Depends, FastAPI, Header, Path, Query, Response
@@ -24,6 +25,11 @@ from tasks.intake import file_keyed
 # Fewer than the database's connections (15), so that no request waits for one and gives up.
 _THREADS = 12
 _LONGEST_SUBJECT = 1000
+_PAGE, _LONGEST_PAGE = 100, 1000
+# A place in the order of tickets, not a ticket: it stays where it is when that ticket's deadline moves.
+_PLACE = "^[0-9]{1,17}-t-[0-9a-f]{12}$"
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_NEXT = 'The next page (RFC 8288): `<ADDRESS>; rel="next"`, relative to this one; absent from the last page.'
 # It would keep bodies, and with them people's ids.
 _NO_TELEMETRY: Any = {
     "tracing": False,
@@ -143,17 +149,33 @@ def _add_tickets(app: FastAPI, state: State) -> None:
     @app.get(
         "/v1/tickets",
         response_model=list[TicketAnswer],
-        responses=documented(401, 403, 413, 422, 500, 503),
+        responses={
+            200: {"headers": {"Link": {"description": _NEXT, "schema": {"type": "string"}}}},
+            **documented(401, 403, 413, 422, 500, 503),
+        },
         dependencies=[Depends(allow(Role.OFFICER, Role.AUDITOR))],
     )
     def list_tickets(
+        response: Response,
         due: Annotated[
             str | None, Query(pattern="^[0-9]{1,4}d$", description="Only open ones due within this time.")
         ] = None,
+        limit: Annotated[int, Query(ge=1, le=_LONGEST_PAGE, description="At most so many.")] = _PAGE,
+        after: Annotated[
+            str | None,
+            Query(pattern=_PLACE, description="Where the page begins, from the Link of the last one."),
+        ] = None,
     ) -> list[TicketAnswer]:
-        """Tickets, soonest deadline first."""
+        """A page of tickets, soonest deadline first."""
         before = datetime.now(UTC) + timedelta(days=int(due[:-1])) if due is not None else None
-        return [_answer(ticket) for ticket in state.tickets.select(due_before=before)]
+        found = state.tickets.select(
+            due_before=before, after=_place(after) if after is not None else None, limit=limit + 1
+        )
+        page = found[:limit]
+        if len(found) > limit:
+            query = {"limit": limit, "after": _cursor(page[-1])} | ({"due": due} if due is not None else {})
+            response.headers["Link"] = f'</v1/tickets?{urlencode(query)}>; rel="next"'
+        return [_answer(ticket) for ticket in page]
 
 
 def _add_monitoring(app: FastAPI, state: State, settings: HttpSettings) -> None:
@@ -176,6 +198,16 @@ def _add_monitoring(app: FastAPI, state: State, settings: HttpSettings) -> None:
     def metrics() -> Response:
         """Figures in Prometheus' text format."""
         return Response(render(state), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+
+def _cursor(ticket: Ticket) -> str:
+    """A ticket's place in the order: its deadline in microseconds, and its id."""
+    return f"{(ticket.due_at - _EPOCH) // timedelta(microseconds=1)}-{ticket.ticket_id}"
+
+
+def _place(cursor: str) -> tuple[datetime, str]:
+    moment, _, ticket_id = cursor.partition("-")
+    return _EPOCH + timedelta(microseconds=int(moment)), ticket_id
 
 
 def _answer(ticket: Ticket) -> TicketAnswer:

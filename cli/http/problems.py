@@ -36,7 +36,7 @@ TITLES = {
     503: "Service unavailable",
 }
 _KNOWN_FIELDS = frozenset(
-    {"body", "path", "query", "header", "subject", "regime", "due", "ticket_id", KEY_HEADER}
+    {"body", "path", "query", "header", "subject", "regime", "due", "limit", "after", "ticket_id", KEY_HEADER}
 )
 
 

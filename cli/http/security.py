@@ -135,20 +135,20 @@ class Guard:
             # The message and the frames' values may hold what the caller sent: only kinds and places are logged.
             frames = traceback.extract_tb(error.__traceback__)
             places = " > ".join(f"{Path(frame.filename).name}:{frame.lineno}" for frame in frames)
-            _log.error("%s at %s", type(error).__name__, places)
+            _log.error("%s at %s", type(error).__name__, places, extra={"error": type(error).__name__})
             if not status:
                 answer = problem(500, "something went wrong here", remedy="report the time of this request")
                 await answer(scope, receive, secured)
         finally:
             route, token = scope.get("route"), scope.get("state", {}).get("token")
-            _access.info(
-                "%s %s %d %.0f ms %s",
-                scope["method"] if route else "-",
-                getattr(route, "path", "-"),
-                status,
-                seconds * 1000,
-                token.token_id if token else "-",
-            )
+            fields = {
+                "method": scope["method"] if route else "-",
+                "route": getattr(route, "path", "-"),
+                "status": status,
+                "ms": round(seconds * 1000, 1),
+                "token_id": token.token_id if token else "-",
+            }
+            _access.info("%s %s %d %.0f ms %s", *fields.values(), extra=fields)
 
     async def _admit(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = Headers(scope=scope)

@@ -179,6 +179,16 @@ class LinearizedObjective:
             self.network, slice(None), reverse=True, chunk=max(1, self._chunk // _OTHER_CHUNKS), limit=0
         )
 
+    def on_cpu(self) -> "LinearizedObjective":
+        """The same objective on the CPU, nothing kept: the judge of what another device has found.
+
+        Returns:
+            This one, if it is there already.
+        """
+        if self.network.device.type == "cpu":
+            return self
+        return self._over(self.network.to(device="cpu"), slice(None), chunk=None, limit=0)
+
     def single(self) -> "LinearizedObjective":
         """The same objective in float32, for inner iterations.
 

@@ -58,6 +58,16 @@ class NetworkObjective:
         self.size = network.size
         self.records = len(labels)
 
+    def on_cpu(self) -> "NetworkObjective":
+        """The same objective on the CPU: the judge of what another device has found.
+
+        Returns:
+            This one, if it is there already.
+        """
+        if self.network.device.type == "cpu":
+            return self
+        return NetworkObjective(self.network.to(device="cpu"), self._features, self._labels, self.l2)
+
     def _loss(self, weights: Tensor, features: Tensor, labels: Tensor) -> Tensor:
         return cross_entropy(self.network(weights, features), labels, reduction="sum") / self.records
 

@@ -100,7 +100,7 @@ def keep_curvature(
     if inputs is not None:
         return _cholesky(objective, inputs, weights)
     part = objective.sample(sample, _SEED)
-    probabilities = torch.softmax(part.logits(weights.to(part.network.dtype)), dim=1)
+    probabilities = torch.softmax(part.logits(weights.to(part.network.device, part.network.dtype)), dim=1)
     columns = min(rank, part.size)
     generator = torch.Generator().manual_seed(_SEED)
     test = torch.randn(part.size, columns, generator=generator).to(part.network.device)
@@ -128,7 +128,8 @@ def _shifted_cholesky(matrix: Tensor, shift: float) -> tuple[Tensor, Tensor]:
 
 
 def _cholesky(objective: LinearizedObjective, inputs: Tensor, weights: Tensor) -> KeptCurvature:
-    probabilities = torch.softmax(objective.logits(weights.to(objective.network.dtype)), dim=1)
+    network = objective.network
+    probabilities = torch.softmax(objective.logits(weights.to(network.device, network.dtype)), dim=1)
     dense = softmax_hessian(inputs, probabilities)
     dense.diagonal().add_(objective.l2)
     factor = torch.linalg.cholesky(dense)

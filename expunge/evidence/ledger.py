@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from expunge.errors import VerificationError
 from expunge.evidence.canonical import digest
-from expunge.privacy.accountant import SequentialAccount, compose_m
+from expunge.privacy.accountant import LedgerLimits, SequentialAccount, compose_m
 from expunge.privacy.gaussian import gaussian_delta
 
 LEDGER_TYPE: Final = "https://expunge.dev/ledger-entry"
@@ -90,6 +90,27 @@ def account_of(entries: Sequence[LedgerEntry]) -> SequentialAccount:
         elif entry.kind == "release":
             account = account.after_release(entry.error_bound)
     return account
+
+
+def left_of(entries: Sequence[LedgerEntry], limits: LedgerLimits) -> LedgerLimits:
+    """What limits leave to a lineage.
+
+    Args:
+        entries: In order.
+        limits: Of policy.
+
+    Returns:
+        Error and releases that are not spent since the last exact training; and how far the largest composed epsilon
+        since then is below its limit, which holds for each batch by itself.
+    """
+    account, largest = account_of(entries), 0.0
+    for entry in entries:
+        largest = max(largest, entry.epsilon) if entry.kind in ("release", "purge") else 0.0
+    return LedgerLimits(
+        accumulated_error=limits.accumulated_error - account.accumulated_error,
+        composed_epsilon=limits.composed_epsilon - largest,
+        releases=limits.releases - account.step,
+    )
 
 
 def parse_entries(content: Any) -> list[LedgerEntry]:

@@ -9,6 +9,8 @@ from expunge.database import Base, Database
 from expunge.errors import VerificationError
 from expunge.evidence.ledger import GENESIS, LedgerEntry, account_of
 
+_PAGE = 50
+
 
 class LedgerRow(Base):
     """One ledger entry, with its digest beside it."""
@@ -48,6 +50,26 @@ class LedgerStore:
                 select(LedgerRow).where(LedgerRow.lineage == lineage).order_by(LedgerRow.sequence)
             )
             return [LedgerEntry.model_validate(row.entry) for row in rows]
+
+    def since_exact(self, lineage: str) -> list[LedgerEntry]:
+        """A lineage's ledger from its last exact training on: what its account is made of, however long the ledger is.
+
+        Args:
+            lineage: Name of the registered model.
+
+        Returns:
+            Entries in order; the first is the opening or a retraining.
+        """
+        query = (
+            select(LedgerRow.entry).where(LedgerRow.lineage == lineage).order_by(LedgerRow.sequence.desc())
+        )
+        found: list[LedgerEntry] = []
+        with self._database.transaction() as session:
+            for content in session.scalars(query.execution_options(yield_per=_PAGE)):
+                found.append(LedgerEntry.model_validate(content))
+                if found[-1].kind in ("opening", "retraining"):
+                    break
+        return found[::-1]
 
     def append(self, lineage: str, **content: Any) -> LedgerEntry:
         """Append an entry: sequence, chain and accumulated figures are filled in here.

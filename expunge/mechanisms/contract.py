@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from expunge.curvature.preconditioner import KeptCurvature
+from expunge.devices import CPU
 from expunge.errors import CertificateRefusedError
 from expunge.models.spec import ModelSpec
 from expunge.privacy.accountant import LedgerLimits, SequentialAccount, composed_epsilon
@@ -70,6 +71,7 @@ class Problem:
         start: The parent's released weights; None where the parameter space has changed (a category vanished).
         kept: Curvature kept from the parent's release, to be used for this one request; None where there is none.
         search: Folder of one's own model.
+        device: Where to compute; every tensor given and returned lies on the CPU.
         seed: Of the random start of Lanczos and of LiSSA's mini-batches; from the operating system.
     """
 
@@ -79,6 +81,7 @@ class Problem:
     start: Tensor | None
     kept: KeptCurvature | None = None
     search: Path | None = None
+    device: torch.device = CPU
     seed: int = 0
 
 
@@ -161,7 +164,7 @@ class Unlearned:
     """Noiseless unlearned weights with their bound: lives in memory only, between unlearning and noise.
 
     Args:
-        weights: Float64, shape (d,).
+        weights: Float64 on the CPU, shape (d,): the bound is established for these very numbers, and they are noised.
         origin: Initial weights, shape (d,).
         error_bound: Realised bound on the distance from the reference; sealed, never published.
         binding: What binds the bound: "theorem", "ball" or "exact".
@@ -277,15 +280,14 @@ def add_noise(weights: Tensor, calibration: Calibration, noise: GaussianNoise) -
     """One draw on every coordinate, in float64, rounded to the calibration's grid before any cast.
 
     Args:
-        weights: Noiseless, shape (d,).
+        weights: Noiseless, on the CPU, shape (d,).
         calibration: With sigma.
         noise: The stream.
 
     Returns:
         Shape (d,).
     """
-    noised = noise.add(weights.detach().cpu().numpy(), calibration.sigma, calibration.grid)
-    return torch.from_numpy(noised).to(weights.device)
+    return torch.from_numpy(noise.add(weights.detach().numpy(), calibration.sigma, calibration.grid))
 
 
 def check_problem(problem: Problem, *, uses_start: bool = True) -> None:

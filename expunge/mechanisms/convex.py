@@ -176,6 +176,7 @@ class Convex:
             start=problem.start,
             kept=problem.kept,
             search=problem.search,
+            device=problem.device,
             what="unlearning (convex)",
         )
         return Unlearned(

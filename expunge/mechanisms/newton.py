@@ -149,13 +149,17 @@ class Newton:
                 remedy="use the convex mechanism or retraining",
             )
         check_problem(problem)
-        network = build(spec, problem.search)
+        network = build(spec, problem.search, problem.device)
         objective = NetworkObjective(network, problem.features, problem.labels, spec.l2)
         weights = project(problem.start.double(), spec.norm_bound)
         taken: list[StepReport] = []
         for index in range(policy.steps):
             step, report = newton_step(
-                objective, weights, policy, seed=problem.seed + index, what=f"unlearning (newton {index + 1})"
+                objective,
+                weights.to(network.device),
+                policy,
+                seed=problem.seed + index,
+                what=f"unlearning (newton {index + 1})",
             )
             weights = project(weights - step, spec.norm_bound)
             taken.append(report)
@@ -176,7 +180,7 @@ class Newton:
             )
         return Unlearned(
             weights=weights,
-            origin=network.initial(),
+            origin=network.initial().cpu(),
             error_bound=error_bound,
             binding=binding,
             failure_probability=sum(report.failure_probability for report in taken) if known else 0.0,

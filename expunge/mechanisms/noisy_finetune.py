@@ -187,7 +187,7 @@ class NoisyFinetune:
         """
         context, policy = problem.context, problem.context.policy
         steps, spec = policy.noisy_finetune, context.spec
-        network = build(spec, problem.search)
+        network = build(spec, problem.search, problem.device)
         features, records = problem.features.double(), len(problem.labels)
         # batches are drawn from the retain set alone, by a seed that no record chose
         order = torch.Generator().manual_seed(spec.seed)
@@ -195,7 +195,7 @@ class NoisyFinetune:
         for step in range(steps.steps):
             batch = torch.randint(records, (min(steps.batch_size, records),), generator=order)
             gradient = _gradient(network, spec.linearize, weights, features[batch], problem.labels[batch])
-            gradient = gradient + spec.l2 * weights
+            gradient = gradient.cpu() + spec.l2 * weights  # clipped and noised there
             largest = float(weights.abs().max())
             if not math.isfinite(float(gradient.norm())) or largest > calibration.sigma * 2.0**FINE_GRID:
                 raise NotConvergedError(
@@ -217,6 +217,7 @@ def _gradient(
     network: FlatModule, linearize: bool, weights: Tensor, features: Tensor, labels: Tensor
 ) -> Tensor:
     origin = network.initial()
+    weights, features, labels = (given.to(network.device) for given in (weights, features, labels))
 
     def loss(w: Tensor) -> Tensor:
         if not linearize:

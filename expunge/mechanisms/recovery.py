@@ -30,6 +30,7 @@ def recover(problem: Problem, noised: Tensor) -> Tensor:
         problem.labels,
         start=noised,
         search=problem.search,
+        device=problem.device,
         what="recovery on the retain set",
     )
     return trained.weights

@@ -83,7 +83,14 @@ class Retrain:
         """
         check_problem(problem, uses_start=False)
         spec = problem.context.spec
-        trained = train(spec, problem.features, problem.labels, search=problem.search, what="retraining")
+        trained = train(
+            spec,
+            problem.features,
+            problem.labels,
+            search=problem.search,
+            device=problem.device,
+            what="retraining",
+        )
         return Unlearned(
             weights=trained.weights,
             origin=trained.origin,

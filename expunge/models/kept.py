@@ -40,6 +40,7 @@ def rebuild_kept(
     features: Tensor,
     labels: Tensor,
     search: Path | None = None,
+    device: torch.device | str = "cpu",
 ) -> bool:
     """Destroy what was kept and build the curvature of a model from the records it was trained on.
 
@@ -51,6 +52,7 @@ def rebuild_kept(
         features: The records that it may know, shape (n, in_features).
         labels: Shape (n,).
         search: Folder of one's own model.
+        device: Where to compute; no certificate depends on what is kept.
 
     Returns:
         Whether anything is kept: not for deep models, nor where kept_rank is 0.
@@ -58,14 +60,14 @@ def rebuild_kept(
     destroy_kept(folder)
     if not spec.linearize or spec.kept_rank == 0:
         return False
-    network = build(spec, search)
+    network = build(spec, search, device)
     objective = LinearizedObjective(network, network.initial(), features, labels, spec.l2)
     kept = keep_curvature(objective, weights, rank=spec.kept_rank, sample=spec.kept_sample)
     folder.mkdir(parents=True, exist_ok=True)
     path = kept_path(folder, model_digest)
     staging = path.with_suffix(".partial")
     save_file(
-        {"factor": kept.factor.contiguous(), "eigenvalues": kept.eigenvalues},
+        {"factor": kept.factor.contiguous().cpu(), "eigenvalues": kept.eigenvalues.cpu()},
         str(staging),
         metadata={"form": kept.form, "l2": repr(kept.l2), "records": str(kept.records)},
     )

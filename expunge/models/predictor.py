@@ -12,7 +12,12 @@ from expunge.models.zoo import build
 
 
 def predict_logits(
-    spec: ModelSpec, weights: Tensor, origin: Tensor, features: Tensor, search: Path | None = None
+    spec: ModelSpec,
+    weights: Tensor,
+    origin: Tensor,
+    features: Tensor,
+    search: Path | None = None,
+    device: torch.device | str = "cpu",
 ) -> Tensor:
     """Logits of a linearised or a deep model.
 
@@ -24,21 +29,24 @@ def predict_logits(
         origin: w0, shape (d,).
         features: Encoded records, shape (n, in_features).
         search: Folder of one's own model.
+        device: Where to compute.
 
     Returns:
-        Shape (n, classes).
+        Shape (n, classes), on the CPU.
     """
-    network = build(spec, search)
-    weights, origin = weights.double(), origin.double()
-    parts = torch.split(features.double(), chunk_size(record_bytes(network, origin, features.double())))
+    network = build(spec, search, device)
+    weights, origin = weights.to(device, torch.float64), origin.to(device, torch.float64)
+    each = record_bytes(network, origin, features[:1].to(device, torch.float64))
+    out = []
     with torch.no_grad():
-        if not spec.linearize:
-            return torch.cat([network(weights, part) for part in parts])
-        out = []
-        for part in parts:
-            moved = jvp(lambda w, x=part: network(w, x), (origin,), (weights,))
-            out.append(moved[0] + moved[1])
-        return torch.cat(out)
+        for part in torch.split(features, chunk_size(each)):
+            inputs = part.to(device, torch.float64)
+            if spec.linearize:
+                moved = jvp(lambda w, x=inputs: network(w, x), (origin,), (weights,))
+                out.append((moved[0] + moved[1]).cpu())
+            else:
+                out.append(network(weights, inputs).cpu())
+    return torch.cat(out)
 
 
 def accuracy(logits: Tensor, labels: Tensor) -> float:

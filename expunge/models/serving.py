@@ -43,17 +43,18 @@ class SavedModel:
     training: dict[str, Any]
     search: Path | None = None
 
-    def logits(self, frame: pd.DataFrame) -> Tensor:
+    def logits(self, frame: pd.DataFrame, device: torch.device | str = "cpu") -> Tensor:
         """Logits for raw records.
 
         Args:
             frame: One row a record, with the dataset's feature columns.
+            device: Where to compute.
 
         Returns:
-            Shape (n, classes).
+            Shape (n, classes), on the CPU.
         """
         features = torch.from_numpy(encode_features(frame, self.preprocessing))
-        return predict_logits(self.spec, self.weights, self.origin, features, self.search)
+        return predict_logits(self.spec, self.weights, self.origin, features, self.search, device)
 
     def predict(self, frame: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
         """Label and class probabilities for raw records (the python_function interface).

@@ -66,6 +66,7 @@ def train(
     start: Tensor | None = None,
     kept: KeptCurvature | None = None,
     search: Path | None = None,
+    device: torch.device | str = "cpu",
     what: str = "training",
 ) -> Trained:
     """Train from the spec's own initial weights, or from others.
@@ -77,6 +78,7 @@ def train(
         start: Where to start instead. For a linearised model it does not change what is certified.
         kept: Kept curvature, to precondition the solver of a linearised model with.
         search: Folder of one's own model.
+        device: Where to compute; what comes back lies on the CPU.
         what: Name of the work in progress reports.
 
     Returns:
@@ -86,7 +88,7 @@ def train(
         NotConvergedError: If the tolerance was not reached, rounding is above its allowance, or a loss is not finite.
     """
     began = time.perf_counter()
-    network = build(spec, search)
+    network = build(spec, search, device)
     if spec.linearize:
         objective = LinearizedObjective(network, network.initial(), features, labels, spec.l2)
         solution = minimize(
@@ -101,15 +103,18 @@ def train(
         check_converged(spec, solution.status, solution.gradient_norm, solution.rounding)
         return Trained(
             solution.solution,
-            network.initial(),
+            network.initial().cpu(),
             solution.gradient_norm,
             solution.rounding,
             solution.products,
             time.perf_counter() - began,
         )
-    initial = network.initial() if start is None else start.double()
-    weights, steps = _projected_adam(spec, network, initial, features.double(), labels, what)
-    return Trained(weights, network.initial(), math.nan, 0.0, steps, time.perf_counter() - began)
+    initial = network.initial() if start is None else start.to(device, torch.float64)
+    weights, steps = _projected_adam(
+        spec, network, initial, features.to(device, torch.float64), labels.to(device), what
+    )
+    seconds = time.perf_counter() - began
+    return Trained(weights.cpu(), network.initial().cpu(), math.nan, 0.0, steps, seconds)
 
 
 def check_converged(spec: ModelSpec, status: str, gradient_norm: float, rounding: float) -> None:

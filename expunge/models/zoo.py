@@ -29,12 +29,13 @@ _FACTORIES: dict[str, Callable[..., nn.Module]] = {
 }
 
 
-def build(spec: ModelSpec, search: Path | None = None) -> FlatModule:
+def build(spec: ModelSpec, search: Path | None = None, device: torch.device | str = "cpu") -> FlatModule:
     """Build a network with its initial weights, which depend on the seed alone.
 
     Args:
         spec: The model.
         search: Folder where one's own ``module:factory`` is looked for first (the workspace).
+        device: Where it computes; made on the CPU, so that initial weights are the same everywhere.
 
     Returns:
         The network as a function of flat float64 parameters.
@@ -43,7 +44,7 @@ def build(spec: ModelSpec, search: Path | None = None) -> FlatModule:
         PolicyError: If the factory cannot be imported or does not accept its arguments.
         CertificateRefusedError: If the network has buffers, or layers that are random or mix the records of a batch.
     """
-    return FlatModule(build_module(spec, search))
+    return FlatModule(build_module(spec, search), device=device)
 
 
 def build_module(spec: ModelSpec, search: Path | None = None) -> nn.Module:

@@ -11,14 +11,12 @@ from typing import IO, Any
 
 import pandas as pd
 import pyarrow.parquet as pq
+from ahocorasick_rs import BytesAhoCorasick
 
 from expunge.pseudonyms import Pseudonymiser
 from expunge.residue.fingerprints import row_fingerprints
-from expunge.residue.needles import SHORTEST, Needles
 
-SHORTEST_TOKEN = (
-    SHORTEST  # shorter ids occur by chance in any text: they are searched in structured places only
-)
+SHORTEST_TOKEN = 6  # shorter ids occur by chance in any text: they are searched in structured places only
 BLOCK = 1 << 22
 _GLUED = 8  # ids this long are found in database pages even where other cells' text touches them
 # "_" is no part of a word: report_<id>.csv must be found. Nor is the letter of an escaped line end or tab.
@@ -80,7 +78,9 @@ class Scanner:
         self._tables: dict[bytes, list[str]] = {}
         self._ids = {subject.encode() for subject in target.subjects}
         self._lengths = {len(one) for one in self._ids}
-        self._needles = Needles([one for one in self._ids if len(one) >= SHORTEST_TOKEN])
+        self._needles = sorted(one for one in self._ids if len(one) >= SHORTEST_TOKEN)
+        # One pass over a text finds any of thousands of ids; a regular expression would try each at every place.
+        self._automaton = BytesAhoCorasick(self._needles)
         self._overlap = max([256, *(2 * length for length in self._lengths)])
 
     def found(self, where: str, kind: str) -> None:
@@ -114,7 +114,8 @@ class Scanner:
         return size
 
     def _holds(self, text: bytes, first: int, last: int, pages: bool = False) -> bool:
-        for start, one in self._needles.find(text):
+        for number, start, _ in self._automaton.find_matches_as_indexes(text, overlapping=True):
+            one = self._needles[number]
             if pages and len(one) >= _GLUED:
                 return True
             if start >= first and start + len(one) <= last and _stands_alone(text, start, one):

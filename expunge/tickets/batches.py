@@ -8,14 +8,14 @@ from enum import StrEnum
 from itertools import pairwise
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import ColumnElement, and_, bindparam, select, update
 from sqlalchemy.orm import Session
 
 from expunge.database import Database
 from expunge.errors import RefusedError, TicketError
 from expunge.tickets.lifecycle import TicketState
-from expunge.tickets.store import move
-from expunge.tickets.tables import BatchRow, LeaseRow, TicketEventRow, TicketRow
+from expunge.tickets.steps import move, put
+from expunge.tickets.tables import BatchRow, LeaseRow, TicketRow
 
 
 class BatchStage(StrEnum):
@@ -33,6 +33,7 @@ class BatchStage(StrEnum):
 
 
 ORDER = tuple(stage for stage in BatchStage if stage is not BatchStage.FAILED)
+_UNFINISHED = tuple(str(stage) for stage in BatchStage if stage is not BatchStage.CLOSED)
 _FOLLOWING: dict[BatchStage, BatchStage] = dict(pairwise(ORDER))
 
 
@@ -111,13 +112,19 @@ class BatchStore:
                 )
             )
             session.flush()
-            for ticket_id in ticket_ids:
-                row = session.get(TicketRow, ticket_id)
-                if row is None:
-                    raise TicketError("no such ticket", got=ticket_id)
-                move(session, row, TicketState.SCHEDULED)
-                row.batch_id = batch_id
-        return self.get(batch_id)
+            session.connection().execute(
+                update(TicketRow).where(TicketRow.ticket_id == bindparam("id")).values(batch_id=batch_id),
+                [{"id": ticket_id} for ticket_id in ticket_ids],
+            )
+            batch = _batches(session, BatchRow.batch_id == batch_id)[0]
+            if len(batch.tickets) != len(ticket_ids):
+                unknown = set(ticket_ids) - set(batch.tickets)
+                raise TicketError(
+                    "no such ticket" if unknown else "a ticket is named twice",
+                    got=", ".join(sorted(unknown)[:5]),
+                )
+            move(session, TicketRow.batch_id == batch_id, TicketState.SCHEDULED)
+            return batch
 
     def get(self, batch_id: str) -> Batch:
         """One batch.
@@ -132,7 +139,8 @@ class BatchStore:
             TicketError: If there is none.
         """
         with self._database.transaction() as session:
-            return _batch(session, _row(session, batch_id))
+            _row(session, batch_id)
+            return _batches(session, BatchRow.batch_id == batch_id)[0]
 
     def every(self) -> list[Batch]:
         """All batches, oldest first.
@@ -141,8 +149,7 @@ class BatchStore:
             Batches.
         """
         with self._database.transaction() as session:
-            rows = session.scalars(select(BatchRow).order_by(BatchRow.created_at)).all()
-            return [_batch(session, row) for row in rows]
+            return _batches(session)
 
     def unfinished(self) -> list[Batch]:
         """Batches that are not closed, oldest first: failed ones too.
@@ -150,7 +157,8 @@ class BatchStore:
         Returns:
             Batches.
         """
-        return [batch for batch in self.every() if batch.stage is not BatchStage.CLOSED]
+        with self._database.transaction() as session:
+            return _batches(session, BatchRow.stage.in_(_UNFINISHED))
 
     def advance(self, batch_id: str, stage: BatchStage, **data: Any) -> Batch:
         """Record that a stage is done, and move its tickets, in one transaction.
@@ -174,11 +182,12 @@ class BatchStore:
                 if _FOLLOWING.get(BatchStage(row.stage)) != stage:
                     raise TicketError("a batch cannot leave out a stage", got=f"{row.stage} to {stage}")
                 row.stage = stage
-                for ticket in _tickets(session, batch_id):
-                    move(session, ticket, TicketState(stage))
-                    ticket.certificate_id = data.get("certificate_id", ticket.certificate_id)
+                move(session, TicketRow.batch_id == batch_id, TicketState(stage))
+                if "certificate_id" in data:
+                    certified = {"certificate_id": data["certificate_id"]}
+                    session.execute(update(TicketRow).where(TicketRow.batch_id == batch_id).values(certified))
             row.data = {**row.data, **data}
-            return _batch(session, row)
+            return _batches(session, BatchRow.batch_id == batch_id)[0]
 
     def step_back(self, batch_id: str) -> Batch:
         """Return to removed after a failed gate, so that the next mechanism can try; tickets keep their history.
@@ -193,19 +202,10 @@ class BatchStore:
             row = _row(session, batch_id)
             if row.stage == BatchStage.UNLEARNED:
                 row.stage = BatchStage.REMOVED
-                now = datetime.now(UTC)
-                for ticket in _tickets(session, batch_id):
-                    session.add(
-                        TicketEventRow(
-                            ticket_id=ticket.ticket_id,
-                            at=now,
-                            source=ticket.state,
-                            target=TicketState.REMOVED,
-                            reason="a gate refused the release",
-                        )
-                    )
-                    ticket.state = TicketState.REMOVED
-            return _batch(session, row)
+                put(
+                    session, TicketRow.batch_id == batch_id, TicketState.REMOVED, "a gate refused the release"
+                )
+            return _batches(session, BatchRow.batch_id == batch_id)[0]
 
     def record(self, batch_id: str, **data: Any) -> Batch:
         """Merge data without moving the stage.
@@ -220,7 +220,7 @@ class BatchStore:
         with self._database.transaction() as session:
             row = _row(session, batch_id)
             row.data = {**row.data, **data}
-            return _batch(session, row)
+            return _batches(session, BatchRow.batch_id == batch_id)[0]
 
     def append_draw(self, batch_id: str) -> int:
         """Count a noise draw, durably, before it is made: a crash in between is charged, never forgotten.
@@ -250,10 +250,9 @@ class BatchStore:
             row = _row(session, batch_id)
             if row.stage != BatchStage.FAILED:
                 row.failed_stage, row.stage = row.stage, BatchStage.FAILED
-                for ticket in _tickets(session, batch_id):
-                    move(session, ticket, TicketState.FAILED, error)
+                move(session, TicketRow.batch_id == batch_id, TicketState.FAILED, error)
             row.error = error
-            return _batch(session, row)
+            return _batches(session, BatchRow.batch_id == batch_id)[0]
 
     def resume(self, batch_id: str) -> Batch:
         """Take a failed batch up again at its last stage.
@@ -268,10 +267,12 @@ class BatchStore:
             row = _row(session, batch_id)
             if row.stage == BatchStage.FAILED and row.failed_stage:
                 row.stage, row.failed_stage, row.error = row.failed_stage, None, None
-                for ticket in _tickets(session, batch_id):
-                    if ticket.state == TicketState.FAILED and ticket.state_before:
-                        move(session, ticket, TicketState(ticket.state_before), "resumed")
-            return _batch(session, row)
+                failed = and_(TicketRow.batch_id == batch_id, TicketRow.state == TicketState.FAILED)
+                for before in session.scalars(select(TicketRow.state_before).where(failed).distinct()).all():
+                    if before:
+                        same = and_(failed, TicketRow.state_before == before)
+                        move(session, same, TicketState(before), "resumed")
+            return _batches(session, BatchRow.batch_id == batch_id)[0]
 
     def close(self, batch_id: str) -> Batch:
         """Close a purged batch: subject ids and row fingerprints are erased, free pages too.
@@ -291,8 +292,7 @@ class BatchStore:
             if row.stage not in (BatchStage.PURGED, BatchStage.CLOSED):
                 raise TicketError("a batch cannot leave out a stage", got=f"{row.stage} to closed")
             row.data = {**row.data, "scan": None}
-            for ticket in _tickets(session, batch_id):
-                ticket.subject_id = None
+            session.execute(update(TicketRow).where(TicketRow.batch_id == batch_id).values(subject_id=None))
         self._database.compact()
         return self.advance(batch_id, BatchStage.CLOSED)
 
@@ -350,11 +350,6 @@ class BatchStore:
                 session.delete(row)
 
 
-def _tickets(session: Session, batch_id: str) -> Sequence[TicketRow]:
-    query = select(TicketRow).where(TicketRow.batch_id == batch_id).order_by(TicketRow.ticket_id)
-    return session.scalars(query).all()
-
-
 def _row(session: Session, batch_id: str) -> BatchRow:
     row = session.get(BatchRow, batch_id)
     if row is None:
@@ -362,16 +357,31 @@ def _row(session: Session, batch_id: str) -> BatchRow:
     return row
 
 
-def _batch(session: Session, row: BatchRow) -> Batch:
-    tickets = _tickets(session, row.batch_id)
-    return Batch(
-        batch_id=row.batch_id,
-        stage=BatchStage(row.stage),
-        created_at=row.created_at,
-        tickets=tuple(ticket.ticket_id for ticket in tickets),
-        pseudonyms=tuple(ticket.pseudonym for ticket in tickets),
-        draws=row.draws,
-        data=dict(row.data),
-        failed_stage=row.failed_stage,
-        error=row.error,
+def _batches(session: Session, *criteria: ColumnElement[bool]) -> list[Batch]:
+    """Batches, oldest first: two statements for any number of them."""
+    rows = session.scalars(
+        select(BatchRow).where(*criteria).order_by(BatchRow.created_at, BatchRow.batch_id)
+    ).all()
+    members: dict[str, list[tuple[str, str]]] = {row.batch_id: [] for row in rows}
+    query = (
+        select(BatchRow.batch_id, TicketRow.ticket_id, TicketRow.pseudonym)
+        .join(TicketRow, TicketRow.batch_id == BatchRow.batch_id)
+        .where(*criteria)
+        .order_by(TicketRow.ticket_id)
     )
+    for batch_id, ticket_id, pseudonym in session.execute(query).tuples():
+        members[batch_id].append((ticket_id, pseudonym))
+    return [
+        Batch(
+            batch_id=row.batch_id,
+            stage=BatchStage(row.stage),
+            created_at=row.created_at,
+            tickets=tuple(ticket_id for ticket_id, _ in members[row.batch_id]),
+            pseudonyms=tuple(pseudonym for _, pseudonym in members[row.batch_id]),
+            draws=row.draws,
+            data=dict(row.data),
+            failed_stage=row.failed_stage,
+            error=row.error,
+        )
+        for row in rows
+    ]

@@ -11,7 +11,8 @@ from sqlalchemy import select
 from expunge.database import Database
 from expunge.errors import TicketError
 from expunge.tickets.intake import check_reason
-from expunge.tickets.lifecycle import FINAL, TicketState, due_at
+from expunge.tickets.lifecycle import FINAL, RUNNING, TicketState, due_at
+from expunge.tickets.steps import held_since
 from expunge.tickets.tables import DeadlineRow, TicketEventRow, TicketRow
 
 # level -> time left at most; the last one that applies counts
@@ -91,13 +92,14 @@ class Deadlines:
                 raise TicketError("no such ticket", got=ticket_id, remedy="see `expunge ticket list`")
             check_reason(reason, row.subject_id)
             now = datetime.now(UTC)
+            clock = held_since(session, ticket_id) if row.state == TicketState.ON_HOLD else now
             record = session.get(DeadlineRow, ticket_id) or DeadlineRow(ticket_id=ticket_id)
-            if row.state in FINAL or record.extended_at is not None or row.due_at <= now:
+            if row.state in FINAL or record.extended_at is not None or row.due_at <= clock:
                 got = (
                     row.state
                     if row.state in FINAL
                     else "overdue"
-                    if row.due_at <= now
+                    if row.due_at <= clock
                     else "extended already"
                 )
                 raise TicketError(
@@ -132,19 +134,17 @@ class Deadlines:
         Returns:
             At most one a ticket: the highest level reached. Held tickets have none, for their clock stands still.
         """
-        silent = [str(state) for state in (*FINAL, TicketState.ON_HOLD)]
         query = (
-            select(TicketRow, DeadlineRow.alarm)
+            select(TicketRow.ticket_id, TicketRow.pseudonym, TicketRow.due_at, DeadlineRow.alarm)
             .outerjoin(DeadlineRow, DeadlineRow.ticket_id == TicketRow.ticket_id)
-            # the index on due_at: of many tickets few are near their deadline and open
-            .where(TicketRow.due_at <= now + max(LEVELS.values()), TicketRow.state.not_in(silent))
-            .order_by(TicketRow.due_at)
+            .where(TicketRow.due_at <= now + max(LEVELS.values()), TicketRow.state.in_(RUNNING))
+            .order_by(TicketRow.due_at, TicketRow.ticket_id)
         )
         with self._database.transaction() as session:
             found = [
-                (Alarm(row.ticket_id, row.pseudonym, level, row.due_at), told)
-                for row, told in session.execute(query)
-                if (level := alarm_level(row.due_at, now))
+                (Alarm(ticket_id, pseudonym, level, due), told)
+                for ticket_id, pseudonym, due, told in session.execute(query).tuples()
+                if (level := alarm_level(due, now))
             ]
         order = list(LEVELS)
         return [a for a, told in found if told is None or order.index(told) < order.index(a.level)]

@@ -42,6 +42,9 @@ _PATH = (
 )
 _BEFORE = (TicketState.RECEIVED, TicketState.VERIFIED, TicketState.ON_HOLD)
 FINAL = frozenset({TicketState.CLOSED, TicketState.REJECTED, TicketState.WITHDRAWN})
+# Named one by one, and not as all but the final ones: so an index finds them among many that are closed.
+OPEN = tuple(str(state) for state in TicketState if state not in FINAL)
+RUNNING = tuple(state for state in OPEN if state != TicketState.ON_HOLD)  # their clock runs
 REGIMES = ("gdpr", "ccpa")
 _CCPA_DAYS = 45
 _GDPR_EXTENDED_MONTHS = 3

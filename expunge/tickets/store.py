@@ -1,20 +1,23 @@
 """The ticket store: SQLAlchemy, the same on SQLite and PostgreSQL."""
 
 import secrets
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import ColumnElement, insert, select, tuple_
 from sqlalchemy.orm import Session
 
 from expunge.database import Database
 from expunge.errors import TicketConflictError, TicketError, UnknownTicketError
 from expunge.pseudonyms import Pseudonymiser
 from expunge.tickets.intake import check_reason, check_subject
-from expunge.tickets.lifecycle import FINAL, TicketState, advance, due_at
+from expunge.tickets.lifecycle import FINAL, OPEN, TicketState, due_at
+from expunge.tickets.steps import held_since, move
 from expunge.tickets.tables import TicketEventRow, TicketRow
+
+_MOST = 10_000  # in one statement: SQLite takes 32,766 values, PostgreSQL 65,535
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,10 @@ class Ticket:
             name: value.isoformat() if isinstance(value, datetime) else value
             for name, value in vars(self).items()
         }
+
+
+# Whole rows would cost more than the query: they are tracked for changes, and hold the person's id.
+_SEEN = tuple(getattr(TicketRow, field.name) for field in fields(Ticket))
 
 
 @dataclass(frozen=True)
@@ -106,8 +113,7 @@ class TicketStore:
             TicketError: If the key belongs to another subject's ticket, the subject is erased already, or
                 anything given is not valid.
         """
-        with self._database.transaction() as session:
-            return self._submit(session, subject_id, regime, idempotency_key, received_at)
+        return self._file([(subject_id, regime, idempotency_key)], received_at)[0]
 
     def submit_all(self, rows: Iterable[tuple[str, str, str | None]]) -> list[Submission]:
         """File several tickets, all or none.
@@ -118,49 +124,67 @@ class TicketStore:
         Returns:
             Outcomes in order.
         """
-        with self._database.transaction() as session:
-            return [self._submit(session, subject, regime, key, None) for subject, regime, key in rows]
+        return self._file(rows)
 
-    def _submit(
-        self, session: Session, subject_id: str, regime: str, key: str | None, received_at: datetime | None
-    ) -> Submission:
-        check_subject(subject_id)
+    def _file(
+        self, rows: Iterable[tuple[str, str, str | None]], received_at: datetime | None = None
+    ) -> list[Submission]:
         if received_at is not None and received_at.tzinfo is None:
             raise TicketError("the time of receipt has no time zone", expected="one in UTC", remedy="add it")
-        now = (received_at or datetime.now(UTC)).astimezone(UTC)
-        due = due_at(now, regime)
-        pseudonym = self._pseudonymiser.of(subject_id)
-        key = self._pseudonymiser.of_request(key) if key is not None else None
-        if key is not None:
-            same = session.scalar(select(TicketRow).where(TicketRow.idempotency_key == key))
-            if same is not None and same.pseudonym != pseudonym:
-                raise TicketConflictError(
-                    "the idempotency key belongs to another request",
-                    got=same.ticket_id,
-                    remedy="use a new key",
-                )
-            if same is not None:
-                return Submission(_ticket(same), False)
-        _refuse_erased(session, pseudonym)
-        for row in session.scalars(select(TicketRow).where(TicketRow.pseudonym == pseudonym)):
-            if row.state not in FINAL:
-                return Submission(_ticket(row), False)
-        row = TicketRow(
+        asked, done = [self._asked(*row, received_at) for row in rows], list[Submission]()
+        filed, steps = list[dict[str, Any]](), list[dict[str, Any]]()
+        with self._database.transaction() as session:
+            known = _among(session, TicketRow.idempotency_key, (key for _, key, _ in asked if key))
+            people = _among(session, TicketRow.pseudonym, (ticket.pseudonym for *_, ticket in asked))
+            for subject_id, key, new in asked:
+                same = known[key][0] if key in known else None
+                if same is not None and same.pseudonym != new.pseudonym:
+                    raise TicketConflictError(
+                        "the idempotency key belongs to another request",
+                        got=same.ticket_id,
+                        remedy="use a new key",
+                    )
+                there = people.setdefault(new.pseudonym, [])
+                if same is None:
+                    _refuse_erased(there)
+                    same = next((ticket for ticket in there if ticket.state in OPEN), None)
+                done.append(Submission(same or new, same is None))
+                if same is None:
+                    there.append(new)
+                    if key is not None:
+                        known[key] = [new]
+                    filed.append({"subject_id": subject_id, "idempotency_key": key, **vars(new)})
+                    step = {"ticket_id": new.ticket_id, "at": new.received_at, "source": None, "reason": ""}
+                    steps.append({**step, "target": TicketState.RECEIVED})
+                    verified = {"at": datetime.now(UTC), "target": new.state, "reason": new.reason}
+                    steps.append({**step, "source": TicketState.RECEIVED, **verified})
+            if filed:
+                connection = (
+                    session.connection()
+                )  # the session would send rows apart that have a None elsewhere
+                connection.execute(insert(TicketRow), filed)
+                connection.execute(insert(TicketEventRow), steps)
+        return done
+
+    def _asked(
+        self, subject_id: str, regime: str, key: str | None, received_at: datetime | None
+    ) -> tuple[str, str | None, Ticket]:
+        """Subject, keyed code of the idempotency key, and the ticket that there would be."""
+        check_subject(subject_id)
+        received_at = (received_at or datetime.now(UTC)).astimezone(UTC)
+        ticket = Ticket(
             ticket_id=f"t-{secrets.token_hex(6)}",
-            subject_id=subject_id,
-            pseudonym=pseudonym,
-            state=TicketState.RECEIVED,
+            state=str(TicketState.VERIFIED),
             regime=regime,
-            received_at=now,
-            due_at=due,
-            idempotency_key=key,
-            reason="",
+            received_at=received_at,
+            due_at=due_at(received_at, regime),
+            pseudonym=self._pseudonymiser.of(subject_id),
+            batch_id=None,
+            reason="identity vouched for at intake",
+            certificate_id=None,
+            closed_at=None,
         )
-        session.add(row)
-        session.flush()
-        session.add(TicketEventRow(ticket_id=row.ticket_id, at=now, target=TicketState.RECEIVED))
-        move(session, row, TicketState.VERIFIED, "identity vouched for at intake")
-        return Submission(_ticket(row), True)
+        return subject_id, self._pseudonymiser.of_request(key) if key is not None else None, ticket
 
     def require_not_erased(self, subject_id: str) -> None:
         """Refuse a subject whose ticket is closed.
@@ -173,7 +197,7 @@ class TicketStore:
         """
         check_subject(subject_id)
         with self._database.transaction() as session:
-            _refuse_erased(session, self._pseudonymiser.of(subject_id))
+            _refuse_erased(_find(session, TicketRow.pseudonym == self._pseudonymiser.of(subject_id)))
 
     def get(self, ticket_id: str) -> Ticket:
         """One ticket.
@@ -188,29 +212,35 @@ class TicketStore:
             TicketError: If there is none.
         """
         with self._database.transaction() as session:
-            return _ticket(_row(session, ticket_id))
+            _row(session, ticket_id)
+            return _find(session, TicketRow.ticket_id == ticket_id)[0]
 
     def select(
-        self, *, states: Sequence[str] | None = None, due_before: datetime | None = None
+        self,
+        *,
+        states: Sequence[str] | None = None,
+        due_before: datetime | None = None,
+        after: tuple[datetime, str] | None = None,
+        limit: int | None = None,
     ) -> list[Ticket]:
-        """Tickets, soonest deadline first.
+        """Tickets, soonest deadline first, of equal deadlines by id.
 
         Args:
             states: Only these.
             due_before: Only open ones due by then.
+            after: Only those that come after this deadline and id.
+            limit: At most so many.
 
         Returns:
             Tickets.
         """
-        query = select(TicketRow).order_by(TicketRow.due_at, TicketRow.received_at)
-        if states:
-            query = query.where(TicketRow.state.in_(states))
+        criteria: list[ColumnElement[bool]] = [TicketRow.state.in_(states)] if states else []
         if due_before is not None:
-            query = query.where(
-                TicketRow.due_at <= due_before, TicketRow.state.not_in([str(s) for s in FINAL])
-            )
+            criteria += [TicketRow.due_at <= due_before, TicketRow.state.in_(OPEN)]
+        if after is not None:
+            criteria.append(tuple_(TicketRow.due_at, TicketRow.ticket_id) > after)
         with self._database.transaction() as session:
-            return [_ticket(row) for row in session.scalars(query)]
+            return _find(session, *criteria, limit=limit)
 
     def history(self, ticket_id: str) -> list[dict[str, Any]]:
         """Steps of a ticket.
@@ -260,15 +290,10 @@ class TicketStore:
                 raise TicketError(
                     "the ticket is not on hold", expected="on_hold", got=row.state, remedy="nothing to do"
                 )
-            held = (
-                select(TicketEventRow.at)
-                .where(TicketEventRow.ticket_id == ticket_id, TicketEventRow.target == TicketState.ON_HOLD)
-                .order_by(TicketEventRow.number.desc())
-                .limit(1)
-            )
-            row.due_at += datetime.now(UTC) - session.scalars(held).one()
-            move(session, row, TicketState(row.state_before), "released from hold")
-            return _ticket(row)
+            row.due_at += datetime.now(UTC) - held_since(session, ticket_id)
+            chosen = TicketRow.ticket_id == ticket_id
+            move(session, chosen, TicketState(row.state_before), "released from hold")
+            return _find(session, chosen)[0]
 
     def withdraw(self, ticket_id: str, reason: str) -> Ticket:
         """Withdraw a ticket; its subject id is erased.
@@ -296,10 +321,10 @@ class TicketStore:
 
     def _step(self, ticket_id: str, target: TicketState, reason: str) -> Ticket:
         with self._database.transaction() as session:
-            row = _row(session, ticket_id)
-            check_reason(reason, row.subject_id)
-            move(session, row, target, reason)
-            ticket = _ticket(row)
+            check_reason(reason, _row(session, ticket_id).subject_id)
+            chosen = TicketRow.ticket_id == ticket_id
+            move(session, chosen, target, reason)
+            ticket = _find(session, chosen)[0]
         if target in FINAL:
             self._database.compact()
         return ticket
@@ -319,17 +344,24 @@ class TicketStore:
             )
             return [subject for subject in session.scalars(query) if subject is not None]
 
-    def subject_of(self, ticket_id: str) -> str | None:
-        """The person of one ticket: for a plan in this process only.
+    def subjects_of(self, ticket_ids: Sequence[str]) -> list[str]:
+        """The people of some tickets: for a plan in this process only.
 
         Args:
-            ticket_id: Of the ticket.
+            ticket_ids: Of the tickets.
 
         Returns:
-            The subject id, or None once it is erased.
+            Subject ids that are not erased yet.
         """
         with self._database.transaction() as session:
-            return _row(session, ticket_id).subject_id
+            subjects = (
+                subject
+                for part in _parts(ticket_ids)
+                for subject in session.scalars(
+                    select(TicketRow.subject_id).where(TicketRow.ticket_id.in_(part))
+                )
+            )
+            return [subject for subject in subjects if subject is not None]
 
     def due_for_batch(self) -> list[Ticket]:
         """Tickets that the next batch may take, soonest deadline first.
@@ -340,33 +372,14 @@ class TicketStore:
         return self.select(states=[TicketState.VERIFIED])
 
 
-def move(session: Session, row: TicketRow, target: TicketState, reason: str = "") -> None:
-    """Take one step of a ticket inside a transaction, and record it.
-
-    Args:
-        session: The transaction.
-        row: The ticket.
-        target: Where it goes.
-        reason: Why.
-    """
-    source = TicketState(row.state)
-    advance(source, target, before=TicketState(row.state_before) if row.state_before else None)
-    row.state_before = source if target in (TicketState.ON_HOLD, TicketState.FAILED) else None
-    row.state, row.reason = target, reason
-    now = datetime.now(UTC)
-    if target in FINAL:
-        row.subject_id = None
-        row.closed_at = now
-    session.add(TicketEventRow(ticket_id=row.ticket_id, at=now, source=source, target=target, reason=reason))
-
-
-def _refuse_erased(session: Session, pseudonym: str) -> None:
-    query = select(TicketRow).where(TicketRow.pseudonym == pseudonym, TicketRow.state == TicketState.CLOSED)
-    closed = session.scalars(query).first()
-    if closed is not None:
-        raise TicketConflictError(
-            "this person is erased already", got=f"ticket {closed.ticket_id}", remedy="there is nothing to do"
-        )
+def _refuse_erased(tickets: Iterable[Ticket]) -> None:
+    for ticket in tickets:
+        if ticket.state == TicketState.CLOSED:
+            raise TicketConflictError(
+                "this person is erased already",
+                got=f"ticket {ticket.ticket_id}",
+                remedy="there is nothing to do",
+            )
 
 
 def _row(session: Session, ticket_id: str) -> TicketRow:
@@ -381,16 +394,19 @@ def _row(session: Session, ticket_id: str) -> TicketRow:
     return row
 
 
-def _ticket(row: TicketRow) -> Ticket:
-    return Ticket(
-        ticket_id=row.ticket_id,
-        state=str(row.state),
-        regime=row.regime,
-        received_at=row.received_at,
-        due_at=row.due_at,
-        pseudonym=row.pseudonym,
-        batch_id=row.batch_id,
-        reason=row.reason,
-        certificate_id=row.certificate_id,
-        closed_at=row.closed_at,
-    )
+def _find(session: Session, *criteria: ColumnElement[bool], limit: int | None = None) -> list[Ticket]:
+    query = select(*_SEEN).where(*criteria).order_by(TicketRow.due_at, TicketRow.ticket_id).limit(limit)
+    return [Ticket(*row) for row in session.execute(query)]
+
+
+def _among(session: Session, column: Any, values: Iterable[str]) -> dict[str, list[Ticket]]:
+    """Tickets whose column has one of the values, by value."""
+    found: dict[str, list[Ticket]] = {}
+    for part in _parts(sorted(set(values))):
+        for value, *seen in session.execute(select(column, *_SEEN).where(column.in_(part))):
+            found.setdefault(value, []).append(Ticket(*seen))
+    return found
+
+
+def _parts(values: Sequence[str]) -> Iterator[Sequence[str]]:
+    return (values[start : start + _MOST] for start in range(0, len(values), _MOST))

@@ -29,8 +29,11 @@ def emit_received(ticket_id: str) -> bool:
             payload={"ticket_id": ticket_id},
         )
     except Exception as error:  # Prefect's own settings, network and schema errors have no common base
-        _log.warning("no event for %s: %s; the sweep will find the ticket", ticket_id, type(error).__name__)
-        return False
-    if event is None:
-        _log.warning("no event for %s: Prefect did not take it; the sweep will find the ticket", ticket_id)
-    return event is not None
+        return _not_told(ticket_id, type(error).__name__)
+    return event is not None or _not_told(ticket_id, "Prefect did not take it")
+
+
+def _not_told(ticket_id: str, why: str) -> bool:
+    fields = {"ticket_id": ticket_id}
+    _log.warning("no event for %s: %s; the sweep will find the ticket", ticket_id, why, extra=fields)
+    return False

@@ -7,7 +7,7 @@ import time
 import urllib.error
 import urllib.request
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import psutil
@@ -15,11 +15,13 @@ import psutil
 from expunge.errors import ServiceUnavailableError
 
 _PAGE = 50  # what Prefect changes or lists in one request at most
-_TIMEOUT_S = 30.0
+_TIMEOUT_S, _GLANCE_S = 30.0, 5.0
 _PAUSES_S = (0.2, 0.5, 1.0, 2.0, 4.0)  # between tries
 
 
-def api(url: str, path: str, body: Any = None, method: str | None = None) -> Any:
+def api(
+    url: str, path: str, body: Any = None, method: str | None = None, *, at_most_s: float | None = None
+) -> Any:
     """Ask the Prefect server.
 
     Args:
@@ -27,6 +29,7 @@ def api(url: str, path: str, body: Any = None, method: str | None = None) -> Any
         path: Below it.
         body: JSON to post.
         method: Other than GET, or POST where there is a body.
+        at_most_s: Give up when nothing came for so long, and do not try again.
 
     Returns:
         The answer; None where there is none.
@@ -42,10 +45,10 @@ def api(url: str, path: str, body: Any = None, method: str | None = None) -> Any
         headers["Authorization"] = f"Bearer {key}"
     data = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(f"{url}{path}", data, headers, method=method)
-    pauses = iter(_PAUSES_S)
+    pauses = iter(_PAUSES_S if at_most_s is None else ())
     while True:
         try:
-            with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as answer:
+            with urllib.request.urlopen(request, timeout=at_most_s or _TIMEOUT_S) as answer:
                 text = answer.read()
             return json.loads(text) if text else None
         except (OSError, ValueError) as error:
@@ -58,6 +61,26 @@ def api(url: str, path: str, body: Any = None, method: str | None = None) -> Any
                 got=str(error),
                 remedy="see `expunge status` and .expunge/logs",
             ) from error
+
+
+def start(url: str, deployment: str, after_s: float = 0.0) -> str:
+    """Start a deployment.
+
+    Args:
+        url: The API's URL.
+        deployment: ``flow/name``.
+        after_s: In how many seconds.
+
+    Returns:
+        The run's id.
+
+    Raises:
+        ServiceUnavailableError: If the server does not answer, or has no such deployment.
+    """
+    found = api(url, f"/deployments/name/{deployment}")["id"]
+    at = datetime.now(UTC) + timedelta(seconds=after_s)
+    state = {"type": "SCHEDULED", "state_details": {"scheduled_time": at.isoformat()}}
+    return str(api(url, f"/deployments/{found}/create_flow_run", {"state": state})["id"])
 
 
 def crash(url: str, run_id: str, why: str) -> None:
@@ -104,12 +127,60 @@ def crash_runs_of(url: str, pool: str, worker: str) -> int:
     return count
 
 
+def crash_orphans(url: str, deployment_id: str) -> int:
+    """Mark the runs crashed that a crashed run of a deployment had begun inside itself: they ended with its process.
+
+    Args:
+        url: The API's URL.
+        deployment_id: Whose runs.
+
+    Returns:
+        How many.
+
+    Raises:
+        ServiceUnavailableError: If the server does not answer.
+    """
+    crashed = {"deployment_id": {"any_": [deployment_id]}, "state": {"type": {"any_": ["CRASHED"]}}}
+    newest = {"flow_runs": crashed, "sort": "END_TIME_DESC", "limit": _PAGE}
+    parents = [run["id"] for run in api(url, "/flow_runs/filter", newest)]
+    inside = {"parent_flow_run_id": {"any_": parents}, "state": {"type": {"any_": ["RUNNING"]}}}
+    orphans = api(url, "/flow_runs/filter", {"flow_runs": inside, "limit": _PAGE}) if parents else []
+    for run in orphans:
+        crash(url, run["id"], "the process of the run around it was killed")
+    return len(orphans)
+
+
 def _runs(run: dict[str, Any]) -> bool:
     """Whether the run's process is there; a later process with its id is another one."""
     with suppress(psutil.Error, TypeError, ValueError):
         process = psutil.Process(int(run["infrastructure_pid"]))
         return process.environ().get("PREFECT__FLOW_RUN_ID") == run["id"]
     return False
+
+
+def last_run(url: str, flow: str) -> dict[str, Any] | None:
+    """The run of a flow that ended last; cancelled ones do not count, for they did nothing.
+
+    Args:
+        url: The API's URL.
+        flow: The flow's name.
+
+    Returns:
+        ``{outcome, ended_at, message}``, or None if there is none.
+
+    Raises:
+        ServiceUnavailableError: If the server does not answer within seconds.
+    """
+    chosen = {
+        "flows": {"name": {"any_": [flow]}},
+        "flow_runs": {"state": {"type": {"any_": ["COMPLETED", "FAILED", "CRASHED"]}}},
+        "sort": "END_TIME_DESC",
+        "limit": 1,
+    }
+    for run in api(url, "/flow_runs/filter", chosen, at_most_s=_GLANCE_S):
+        message = str(run["state"]["message"] or "")
+        return {"outcome": run["state_type"].lower(), "ended_at": run["end_time"], "message": message}
+    return None
 
 
 def cancel_waiting(url: str, deployment_id: str, why: str) -> int:

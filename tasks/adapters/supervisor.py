@@ -7,6 +7,7 @@ says whether the stack is up.
 
 import fcntl
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -20,8 +21,11 @@ from typing import IO, Any
 
 import psutil
 
+from expunge.logs import configure
+
 LOCK, TABLE, MARK = "lock", "processes.json", "EXPUNGE_SERVICE"
 _TICK_S, _STEADY_S, _LONGEST_PAUSE_S, _KILL_S = 0.3, 60.0, 60.0, 15.0
+_log = logging.getLogger("expunge.supervisor")
 
 
 @dataclass
@@ -59,7 +63,10 @@ class Service:
                 return False
             end(self.facts)  # what it left behind
             self.failures = 1 if now - self.started > _STEADY_S else self.failures + 1
-            self.not_before = now + min(_LONGEST_PAUSE_S, 2.0 ** (self.failures - 1))
+            pause = min(_LONGEST_PAUSE_S, 2.0 ** (self.failures - 1))
+            self.not_before = now + pause
+            fields = {"service": self.name, "code": self.process.returncode, "pause_s": pause}
+            _log.warning("%s ended with %d; it starts again in %.0f s", *fields.values(), extra=fields)
             self.process, self.facts = None, {}
             return True
         if now < self.not_before or (self.after and not self.starts and not answers(self.after)):
@@ -78,6 +85,8 @@ class Service:
         self.facts = {"pid": self.process.pid, "mark": mark}
         with suppress(psutil.Error):
             self.facts["created"] = psutil.Process(self.process.pid).create_time()
+        fields = {"service": self.name, "pid": self.process.pid, "starts": self.starts}
+        _log.info("%s runs as process %d, start %d", *fields.values(), extra=fields)
         return True
 
 
@@ -265,6 +274,7 @@ def supervise(folder: Path, logs: Path, services: list[Service]) -> int:
                 fresh.replace(folder / TABLE)
             time.sleep(_TICK_S)
     finally:
+        _log.info("stopping")
         stop(services[1:])
         stop(services[:1])
         (folder / TABLE).unlink(missing_ok=True)
@@ -273,5 +283,6 @@ def supervise(folder: Path, logs: Path, services: list[Service]) -> int:
 
 
 if __name__ == "__main__":
+    configure(expunge="INFO")
     _plan = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
     sys.exit(supervise(Path(_plan["folder"]), Path(_plan["logs"]), [Service(**s) for s in _plan["services"]]))

@@ -8,7 +8,9 @@ import sys
 import pytest
 import torch
 
-from benchmarks import common, convex, hessian_product, orchestration, scaling, solvers
+from benchmarks import common, convex, hessian_product, orchestration, scaling, solvers, tickets
+from expunge.database import open_database
+from tests.tickets.conftest import postgres, url  # noqa: F401 - fixtures
 
 CPU = torch.device("cpu")
 TRAINING = {"l2": 1e-2}
@@ -183,6 +185,26 @@ def test_convex(tmp_path, capsys):
 def test_convex_removes_the_person_with_most_rows():
     chosen = convex.removals(common.np.array(["b", "a", "b", "c"]))
     assert [mask.tolist() for mask in chosen.values()] == [[False, True, False, True]]
+
+
+@pytest.mark.usefixtures("url")
+def test_tickets(request):
+    database = open_database(request.getfixturevalue("url"))
+    measured = tickets.measure(database, 400, 20)
+    assert all(figures["statements"] > 0 and figures["seconds"] > 0 for figures in measured.values())
+    assert measured["open a batch of 1"]["statements"] == measured["open a batch of 40"]["statements"]
+    assert {"ticket list", "close 40", "sweep: alarms"} < set(measured)
+    with pytest.raises(SystemExit, match="has tickets"):
+        tickets.measure(database, 400, 20)
+    database.dispose()
+
+
+def test_tickets_on_sqlite_alone(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr("sys.argv", ["benchmark", "--records", "200", "--out", str(tmp_path)])
+    tickets.main()
+    document = json.loads(capsys.readouterr().out)
+    assert (document["tickets"], document["batches"], list(document["databases"])) == (200, 10, ["sqlite"])
+    assert json.loads((tmp_path / "tickets.json").read_text()) == document
 
 
 @pytest.mark.parametrize(("module", "argv"), [(solvers, []), (convex, [])])

@@ -228,6 +228,22 @@ def test_train_with_a_wrong_model(workspace, model, message, capsys):
     assert not (workspace.root / "build" / "model").exists()
 
 
+def test_a_device_that_is_not_here(workspace, monkeypatch, capsys):
+    assert workspace("stage", "prepare") == 0
+    monkeypatch.setenv("EXPUNGE_DEVICE", "cuda:99")
+    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:1/api")
+    before = snapshot(workspace.root)
+    here = ["--workspace", str(workspace.root)]
+    for command in (["stage", "train", *here], ["up", *here], ["worker", "gpu"]):
+        assert invoke(command) == 2
+        error = " ".join(capsys.readouterr().err.split())
+        assert "EXPUNGE_DEVICE names no device of this machine" in error
+        assert "got cuda:99" in error
+    assert snapshot(workspace.root) == before
+    assert workspace("doctor") == 3
+    assert "cuda:99" in capsys.readouterr().out
+
+
 def test_unreachable_services_exit_3(workspace, monkeypatch, capsys):
     monkeypatch.setenv("EXPUNGE_DATABASE_URL", "postgresql+psycopg://x:secret@127.0.0.1:1/none")
     assert workspace("ticket", "list") == 3

@@ -3,6 +3,8 @@
 import json
 import logging
 import re
+from datetime import UTC, datetime, timedelta
+from itertools import chain
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -156,6 +158,89 @@ def test_tickets_due(intake: Intake):
     assert every
     assert {t["ticket_id"] for t in due} < {t["ticket_id"] for t in every}
     assert intake.get("/v1/tickets?due=0d").json() == []
+
+
+def pages(intake: Intake, first: str, meanwhile=lambda: None) -> list[list[str]]:
+    """Follow the links from page to page; the ids on each."""
+    found, address = [], first
+    while address is not None:
+        answer = intake.get(address, "auditor")
+        assert answer.status_code == 200
+        found.append([ticket["ticket_id"] for ticket in answer.json()])
+        address = answer.links["next"]["url"] if "link" in answer.headers else None
+        meanwhile()
+    return found
+
+
+def test_pages_of_tickets(intake: Intake):
+    # seven share one deadline
+    moment = datetime.now(UTC) - timedelta(days=2)
+    for number in range(7):
+        intake.state.tickets.submit(f"page-{number}", received_at=moment)
+    intake.state.tickets.submit("page-ccpa", regime="ccpa")
+    there = [ticket.ticket_id for ticket in intake.state.tickets.select()]
+    assert pages(intake, "/v1/tickets") == [there]
+    for limit in (1, 3, len(there) - 1, len(there)):
+        found = pages(intake, f"/v1/tickets?limit={limit}")
+        assert {len(page) for page in found[:-1]} <= {limit}
+        assert len(found) == -(-len(there) // limit)  # no empty page at the end
+        assert [*chain.from_iterable(found)] == there
+    due = [
+        t.ticket_id for t in intake.state.tickets.select(due_before=datetime.now(UTC) + timedelta(days=40))
+    ]
+    assert 7 <= len(due) < len(there)
+    assert [*chain.from_iterable(pages(intake, "/v1/tickets?due=40d&limit=2"))] == due
+
+
+def test_pages_while_tickets_are_filed_and_moved(intake: Intake):
+    state, filed = intake.state, iter(range(6))
+    for number in range(3):
+        state.tickets.submit(f"before-{number}")
+    there = [ticket.ticket_id for ticket in state.tickets.select()]
+
+    def file_one() -> None:
+        if (number := next(filed, None)) is not None:
+            received = datetime.now(UTC) - timedelta(days=number % 2 * 20)
+            state.tickets.submit(f"meanwhile-{number}", received_at=received)
+
+    seen = [*chain.from_iterable(pages(intake, "/v1/tickets?limit=2", file_one))]
+    assert len(seen) == len(set(seen))
+    assert [ticket_id for ticket_id in seen if ticket_id in there] == there
+    # the place stays where it was when the ticket that it came from moves away
+    first = intake.get("/v1/tickets?limit=1")
+    after = [ticket.ticket_id for ticket in state.tickets.select()][1:]
+    state.deadlines.extend(first.json()[0]["ticket_id"], "complex")
+    found = [*chain.from_iterable(pages(intake, first.links["next"]["url"]))]
+    assert found[: len(after)] == after
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "limit=0",
+        "limit=1001",
+        "limit=x",
+        "limit=",
+        "after=",
+        "after=t-000000000000",
+        "after=-1-t-000000000000",
+        "after=123456789012345678-t-000000000000",
+        "after=1-t-00000000000%00",
+        "after=1-t-000000000000%0A",
+    ],
+)
+def test_bad_pages_are_refused(intake: Intake, query):
+    assert refused(intake.get(f"/v1/tickets?{query}"), 422)["got"].startswith(f"query {query[:5]}")
+
+
+def test_a_place_may_be_anywhere(intake: Intake):
+    ends = ("0-t-000000000000", "99999999999999999-t-ffffffffffff")
+    found = [intake.get(f"/v1/tickets?limit=1000&after={place}") for place in ends]
+    assert [ticket["ticket_id"] for ticket in found[0].json()] == [
+        ticket.ticket_id for ticket in intake.state.tickets.select()
+    ]
+    assert found[1].json() == []
+    assert not any("link" in answer.headers for answer in found)
 
 
 TOKENS = [
@@ -420,9 +505,9 @@ _TEXT = st.text(st.characters(codec="latin-1", exclude_categories=["Cc"]), max_s
     ),
     key=st.none() | _TEXT,
     kind=st.sampled_from(["application/json", "text/plain", "application/problem+json", ";", ""]) | _TEXT,
-    due=_TEXT,
+    query=st.dictionaries(st.sampled_from(["due", "limit", "after"]), _TEXT),
 )
-def test_no_input_breaks_it(intake: Intake, body, key, kind, due):
+def test_no_input_breaks_it(intake: Intake, body, key, kind, query):
     headers = {**intake.auth("officer"), "Content-Type": kind.encode("latin-1")}
     if key is not None:
         headers["Idempotency-Key"] = key.encode("latin-1")
@@ -430,7 +515,7 @@ def test_no_input_breaks_it(intake: Intake, body, key, kind, due):
     assert answer.status_code in (202, 400, 409, 422), answer.text
     if answer.status_code != 202:
         refused(answer, answer.status_code)
-    answer = intake.client.get("/v1/tickets", params={"due": due}, headers=intake.auth("officer"))
+    answer = intake.client.get("/v1/tickets", params=query, headers=intake.auth("officer"))
     assert answer.status_code in (200, 422)
 
 
@@ -444,6 +529,10 @@ def test_openapi_names_every_answer(intake: Intake):
     everywhere = {"413", "500", "503"}
     assert seen[("post", "/v1/tickets")] == {"202", "400", "401", "403", "409", "422", "429"} | everywhere
     assert seen[("get", "/v1/tickets/{ticket_id}")] == {"200", "401", "403", "404", "422"} | everywhere
+    listing = document["paths"]["/v1/tickets"]["get"]
+    assert seen[("get", "/v1/tickets")] == {"200", "401", "403", "422"} | everywhere
+    assert {p["name"]: p["schema"].get("maximum") for p in listing["parameters"]}["limit"] == 1000
+    assert "rel=" in listing["responses"]["200"]["headers"]["Link"]["description"]
     assert seen[("get", "/v1/health")] == {"200"} | everywhere
     assert "HTTPValidationError" not in json.dumps(document)
     assert document["paths"]["/v1/tickets"]["post"]["security"]

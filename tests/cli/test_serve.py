@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -66,7 +67,7 @@ def serve(root, monkeypatch, tmp_path):
         server = Server(process, log)
         started.append(server)
         until = time.monotonic() + 60
-        while not (found := re.search(r"http://127\.0\.0\.1:(\d+)\n", log.read_text())):
+        while not (found := re.search(r"http://127\.0\.0\.1:(\d+)[\n\"]", log.read_text())):
             assert process.poll() is None, log.read_text()
             assert time.monotonic() < until
             time.sleep(0.05)
@@ -107,10 +108,27 @@ def test_a_real_server(root, serve):
         assert text not in log
 
 
+def test_log_lines_as_json(root, serve, monkeypatch):
+    server = serve(EXPUNGE_LOG_FORMAT="json")
+    token = make_intake(root).tokens["officer"]
+    assert call(server.port, "GET", f"/v1/tickets/{PERSON}", token)[0] == 422
+    assert call(server.port, "GET", f"/{PERSON}", "")[0] == 401
+    listening, *lines = [json.loads(line) for line in server.stop().splitlines()]
+    assert (listening["logger"], listening["level"]) == ("expunge.serve", "INFO")
+    assert [(line["method"], line["route"], line["status"]) for line in lines] == [
+        ("GET", "/v1/tickets/{ticket_id}", 422),
+        ("-", "-", 401),
+    ]
+    assert re.fullmatch(r"a-[0-9a-f]{12}", lines[0]["token_id"])
+    assert datetime.fromisoformat(lines[0]["time"]).utcoffset() == timedelta(0)
+    assert PERSON not in json.dumps(lines)
+    monkeypatch.setenv("EXPUNGE_LOG_FORMAT", "xml")
+    assert invoke(["serve", "--port", "0", "--workspace", str(root)]) == 2
+
+
 @pytest.mark.slow
 def test_everything_that_the_document_allows(root, serve, tmp_path):
     """No answer outside the document, no 5xx, no way round the token."""
-    pytest.importorskip("schemathesis")
     token = make_intake(root).tokens["officer"]
     server = serve(EXPUNGE_HTTP_WRITES_PER_MINUTE="1000000")
     command = [sys.executable, "-c", "from schemathesis.cli import schemathesis; schemathesis()", "run"]

@@ -18,6 +18,8 @@ from expunge.models.serving import load_model
 from expunge.models.zoo import build
 from tasks.adapters import access, git
 from tests.conftest import RARE_WARD_PERSON
+from tests.second_device import SECOND as SECOND_DEVICE
+from tests.second_device import SecondDevice
 
 TAGS = {
     "epsilon",
@@ -422,3 +424,25 @@ def test_the_certificate_names_its_code(erased):
     code = erased.certificates()[-1]["code"]
     assert len(code["commit"]) == 40
     assert code["lock_digest"].startswith("sha256:")
+
+
+def test_a_batch_waits_for_a_device_that_is_not_here_and_computes_on_the_one_chosen(
+    erased, monkeypatch, tmp_path, capsys
+):
+    before = access.repository(erased.state()).current()
+    ticket = erased.ticket("person-00053-x")
+    monkeypatch.setenv("EXPUNGE_DEVICE", "cuda:99")
+    assert erased("run") == 2
+    assert "EXPUNGE_DEVICE names no device" in capsys.readouterr().err
+    assert access.repository(erased.state()).current() == before
+
+    monkeypatch.delenv("EXPUNGE_DEVICE")
+    monkeypatch.setattr("expunge.devices.chosen_device", lambda: SECOND_DEVICE)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with SecondDevice() as second:
+        assert erased("run") == 0
+    assert second.operations > 0
+    assert erased.state().tickets.get(ticket).state == "closed"
+    registry = access.registry(erased.state())
+    params = registry.client.get_run(registry.champion().run_id).data.params
+    assert params["device"] == SECOND_DEVICE.type

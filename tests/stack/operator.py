@@ -16,6 +16,7 @@ import psutil
 
 from expunge.database import Database, open_database
 from expunge.tickets.batches import BatchStore
+from tasks.adapters.prefect_api import start
 from tasks.adapters.registry import Registry
 from tests.tickets.conftest import Postgres
 
@@ -76,6 +77,7 @@ class Operator:
 
     def __init__(self, root: Path, **variables: str) -> None:
         self.root = root
+        self.said = ""  # standard output and error of all commands
         prefect, mlflow, self.intake_port = free_ports(3)
         kept = {k: v for k, v in os.environ.items() if not k.startswith(("PREFECT_", "EXPUNGE_", "MLFLOW_"))}
         self.env = {
@@ -98,6 +100,7 @@ class Operator:
             timeout=400,
             check=False,
         )
+        self.said += done.stdout + done.stderr
         assert done.returncode == code, (
             f"{arguments}: {done.returncode}\n{done.stdout[-500:]}\n{done.stderr[-3000:]}"
         )
@@ -112,10 +115,7 @@ class Operator:
 
     def sweep(self) -> str:
         """Start one as an operator does; the run's id."""
-        deployment = self.prefect("/deployments/name/sweep/sweep")["id"]
-        return self.prefect(f"/deployments/{deployment}/create_flow_run", {"state": {"type": "SCHEDULED"}})[
-            "id"
-        ]
+        return start(self.prefect_api, "sweep/sweep")
 
     def runs(self, *states: str) -> list[dict[str, Any]]:
         """Runs of the deployments, the oldest first: those in these types of state, or all."""

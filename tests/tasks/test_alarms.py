@@ -48,7 +48,7 @@ def test_alarms_are_told_until_they_were_heard(tmp_path, monkeypatch, webhook):
     monkeypatch.setenv("EXPUNGE_WORKSPACE", str(root))
     events, lines = [], []
     monkeypatch.setattr(alarms_module, "emit_event", lambda **event: events.append(event))
-    monkeypatch.setattr(alarms_module, "log", lines.append)
+    monkeypatch.setattr(alarms_module, "log", lambda *said, **fields: lines.append([said, fields]))
     state = open_state(root)
     received = datetime.now(UTC) - timedelta(days=40)
     ticket = state.tickets.submit(PERSON, received_at=received).ticket
@@ -62,6 +62,7 @@ def test_alarms_are_told_until_they_were_heard(tmp_path, monkeypatch, webhook):
     assert [(t["ticket_id"], t["level"]) for t in taken] == [(ticket.ticket_id, "overdue")]
     assert events[0]["resource"] == {"prefect.resource.id": f"expunge.ticket.{ticket.ticket_id}"}
     assert PERSON not in json.dumps([taken, events, lines])
+    assert {"ticket_id": ticket.ticket_id, "alarm": "overdue"} in [fields for _, fields in lines]
 
     expunge = Expunge(root)
     assert expunge("ticket", "extend", ticket.ticket_id, "--reason", "late") == 2

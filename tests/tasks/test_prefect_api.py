@@ -7,7 +7,7 @@ import time
 import pytest
 
 from expunge.errors import ServiceUnavailableError
-from tasks.adapters.prefect_api import api, cancel_waiting, crash_runs_of
+from tasks.adapters.prefect_api import api, cancel_waiting, crash, crash_orphans, crash_runs_of, start
 
 SLEEP = [sys.executable, "-c", "import time; time.sleep(60)"]
 
@@ -46,7 +46,8 @@ def test_runs_that_ended_with_their_worker_are_marked_and_give_their_slot_back(
     assert state_of(prefect_api, dead) == "PENDING"
     second = run_of(prefect_api, deployment, "PENDING", "gpu-here")
     assert state_of(prefect_api, second) == "SCHEDULED"  # the slot is taken
-    assert crash_runs_of(prefect_api, deployment["work_pool_name"], "gpu-elsewhere") == 0
+    for another in ("gpu-elsewhere", "gpu-here-cuda-1"):  # another machine's, another device's
+        assert crash_runs_of(prefect_api, deployment["work_pool_name"], another) == 0
     assert crash_runs_of(prefect_api, "another-pool", "gpu-here") == 0
     assert crash_runs_of(prefect_api, deployment["work_pool_name"], "gpu-here") == 1
     assert state_of(prefect_api, dead) == "CRASHED"
@@ -78,6 +79,38 @@ def test_waiting_runs_are_cancelled_all_at_once_and_others_are_left(prefect_api,
     assert cancel_waiting(prefect_api, deployment["id"], "done by another") == 0
 
 
+def test_what_a_crashed_run_had_begun_is_marked_too(prefect_api, deployment):
+    inside = {}
+    for kind in ("RUNNING", "CRASHED"):
+        parent = run_of(prefect_api, deployment, "PENDING")
+        call = api(
+            prefect_api, "/task_runs/", {"flow_run_id": parent, "task_key": "erase", "dynamic_key": "0"}
+        )
+        body = {
+            "flow_id": deployment["flow_id"],
+            "parent_task_run_id": call["id"],
+            "state": {"type": "RUNNING"},
+        }
+        inside[kind] = api(prefect_api, "/flow_runs/", body)["id"]
+        if kind == "CRASHED":
+            crash(prefect_api, parent, "killed")
+        else:
+            api(prefect_api, f"/flow_runs/{parent}/set_state", {"state": {"type": "RUNNING"}})
+    assert crash_orphans(prefect_api, deployment["id"]) == 1
+    assert {kind: state_of(prefect_api, run) for kind, run in inside.items()} == {
+        "RUNNING": "RUNNING",
+        "CRASHED": "CRASHED",
+    }
+    assert crash_orphans(prefect_api, deployment["id"]) == 0
+
+
 def test_no_server_is_a_plain_error():
     with pytest.raises(ServiceUnavailableError):
         api("http://127.0.0.1:9/api", "/health")
+
+
+def test_a_deployment_is_started_by_its_name(prefect_api, deployment):
+    run = start(prefect_api, f"{deployment['name']}/{deployment['name']}")
+    assert api(prefect_api, f"/flow_runs/{run}")["deployment_id"] == deployment["id"]
+    with pytest.raises(ServiceUnavailableError):
+        start(prefect_api, "no/such")

@@ -31,11 +31,18 @@ def test_a_new_batch(tickets: TicketStore, batches: BatchStore, batch: Batch) ->
 def test_a_batch_that_cannot_be_leaves_nothing(tickets: TicketStore, batches: BatchStore) -> None:
     good, held = (tickets.submit(name).ticket.ticket_id for name in ("person-a", "person-b"))
     tickets.hold(held, "wait")
-    for chosen in ([], [good, held], [good, "t-000000000000"], [good, good]):
-        with pytest.raises(TicketError):
+    taken = batches.open_batch([tickets.submit("person-c").ticket.ticket_id])
+    for chosen, told in (
+        ([], "needs a ticket"),
+        ([good, held], "cannot take this step"),
+        ([good, *taken.tickets], "cannot take this step"),
+        ([good, "t-000000000000"], "no such ticket.*t-0"),
+        ([good, good], "named twice"),
+    ):
+        with pytest.raises(TicketError, match=told):
             batches.open_batch(chosen)
-    assert batches.every() == []
-    assert tickets.get(good).state == "verified"
+    assert batches.every() == [taken]
+    assert (tickets.get(good).state, tickets.get(good).batch_id) == ("verified", None)
     with pytest.raises(TicketError, match="no such batch"):
         batches.get("b-000000000000")
 

@@ -1,13 +1,16 @@
 """Deadlines on SQLite and on PostgreSQL: one extension, a clock that stands still on hold, alarms told once."""
 
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 
 import pytest
 from sqlalchemy import text
 
+from cli.stack import _queue
 from expunge.errors import TicketError
 from expunge.settings import BatchPolicy
 from expunge.tickets.deadlines import Deadlines, alarm_level
+from expunge.tickets.figures import read_figures
 from expunge.tickets.lifecycle import due_at
 from tasks.intake import waiting_for
 
@@ -66,21 +69,59 @@ def test_what_cannot_be_extended(tickets, deadlines):
         deadlines.extend(open_one.ticket_id, " ")
 
 
+def hold_since(database, tickets, ticket, days):
+    """Put it on hold, and make believe that this was some days ago."""
+    tickets.hold(ticket.ticket_id, "a legal claim")
+    with database.transaction() as session:
+        session.execute(
+            text("UPDATE ticket_events SET at = :at WHERE target = 'on_hold' AND ticket_id = :id"),
+            {
+                "at": datetime.now(UTC).replace(tzinfo=None) - timedelta(days=days),
+                "id": ticket.ticket_id,
+            },
+        )
+
+
 def test_the_clock_stands_still_on_hold(tickets, deadlines, database):
     ticket = filed(tickets)
-    tickets.hold(ticket.ticket_id, "a legal claim")
+    hold_since(database, tickets, ticket, 10)
     assert tickets.get(ticket.ticket_id).due_at == ticket.due_at
-    with database.transaction() as session:  # the hold began ten days ago
-        session.execute(
-            text("UPDATE ticket_events SET at = :at WHERE target = 'on_hold'"),
-            {"at": datetime.now(UTC).replace(tzinfo=None) - timedelta(days=10)},
-        )
     moved = tickets.release(ticket.ticket_id).due_at - ticket.due_at
     assert timedelta(days=10) <= moved < timedelta(days=10, minutes=5)
     extended = deadlines.extend(ticket.ticket_id, "complex") - due_at(
         ticket.received_at, "gdpr", extended=True
     )
     assert extended == moved  # neither is lost by the other
+
+
+def test_what_was_in_time_when_it_was_held_may_be_extended(tickets, deadlines, database):
+    in_time, late = (filed(tickets, days_ago=40, subject=name) for name in ("in time", "late"))
+    hold_since(database, tickets, in_time, 20)
+    hold_since(database, tickets, late, 1)
+    new = deadlines.extend(in_time.ticket_id, "complex")
+    assert new == due_at(in_time.received_at, "gdpr", extended=True)
+    with pytest.raises(TicketError, match="overdue"):
+        deadlines.extend(late.ticket_id, "complex")
+
+
+def test_figures_count_running_clocks_only(tickets, database):
+    late = [filed(tickets, days_ago=40 + n, subject=f"late {n}") for n in range(3)]
+    tickets.hold(late[2].ticket_id, "a legal claim")
+    gone = filed(tickets, days_ago=90, subject="gone")
+    tickets.withdraw(gone.ticket_id, "no longer wanted")
+    figures = read_figures(database)
+    assert (figures.overdue, figures.next_due) == (2, late[1].due_at)
+    assert timedelta(seconds=figures.oldest_open_s) > timedelta(days=42) - timedelta(seconds=1)
+    assert _queue(SimpleNamespace(database=database)) == {
+        "open_tickets": {"on_hold": 1, "verified": 2},
+        "overdue": 2,
+        "next_due": late[1].due_at.isoformat(),
+    }
+    for ticket in late:
+        tickets.reject(ticket.ticket_id, "no right to erasure")
+    assert _queue(SimpleNamespace(database=database)) == {
+        "open_tickets": {}, "overdue": 0, "next_due": None,
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -72,7 +72,7 @@ def test_a_new_ticket(tickets: TicketStore) -> None:
 def test_the_subject_is_in_nothing_public(tickets: TicketStore) -> None:
     ticket = tickets.submit(PERSON, idempotency_key=f"request of {PERSON}").ticket
     assert PERSON not in json.dumps([ticket.to_json(), tickets.history(ticket.ticket_id)]) + repr(ticket)
-    assert tickets.subject_of(ticket.ticket_id) == PERSON
+    assert tickets.subjects_of([ticket.ticket_id]) == [PERSON]
 
 
 def test_times_are_utc_whatever_zone_they_came_in(tickets: TicketStore, url: str) -> None:
@@ -80,6 +80,9 @@ def test_times_are_utc_whatever_zone_they_came_in(tickets: TicketStore, url: str
     ticket = tickets.submit(PERSON, received_at=received).ticket
     assert ticket.received_at.isoformat() == "2026-02-01T04:30:00+00:00"
     assert ticket.due_at.isoformat() == "2026-03-01T04:30:00+00:00"
+    received_event, verified_event = tickets.history(ticket.ticket_id)
+    assert received_event["at"] == ticket.received_at.isoformat()
+    assert verified_event["at"] > "2026-02-02"  # when it was filed
     assert TicketStore(open_database(url), PSEUDONYMISER).get(ticket.ticket_id).to_json() == ticket.to_json()
 
 
@@ -186,7 +189,7 @@ def test_an_early_end_erases_the_subject(tickets: TicketStore, end: str, held: b
     ended = getattr(tickets, end)(ticket_id, "said so")
     assert ended.state == {"withdraw": "withdrawn", "reject": "rejected"}[end]
     assert ended.closed_at is not None
-    assert tickets.subject_of(ticket_id) is None
+    assert tickets.subjects_of([ticket_id]) == []
     for step in (tickets.hold, tickets.withdraw, tickets.reject):
         with pytest.raises(TicketError, match="it is final"):
             step(ticket_id, "too late")
