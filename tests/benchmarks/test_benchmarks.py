@@ -231,5 +231,5 @@ def test_orchestration(tmp_path, capsys, prefect_api):
     # of everyone but the tickets database the same is asked, however many people leave
     for what in ("processes started", "openings of the DVC repository", "statements to MLflow's database"):
         assert one["counts"][what] == many["counts"][what] > 0, what
-    assert finite_ratios(document) == 1
+    assert finite_ratios(document) == 2
     emitted("orchestration", document, orchestration.plot, tmp_path, capsys)
