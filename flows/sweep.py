@@ -17,6 +17,7 @@ from tasks.leases import lineage_lease
 from tasks.reconcile import reconcile
 from tasks.summary import summarise_sweep
 from tasks.verification import check_ledger
+from tasks.watch import of_prefect, unforeseen
 
 
 @flow(name="sweep", persist_result=False, validate_parameters=False)
@@ -67,5 +68,8 @@ def process_due(state: State, done: Callable[[str], None] = lambda batch_id: Non
                 state.batches.fail(batch_id, str(error), outage=isinstance(error, ServiceUnavailableError))
                 done(batch_id)
                 return error
+            except Exception as error:
+                state.batches.fail(batch_id, unforeseen(error), outage=of_prefect(error))
+                raise
             done(batch_id)
     return None

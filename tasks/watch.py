@@ -50,3 +50,29 @@ def left_to_nobody(state: State) -> bool:
         if batch.stage is not BatchStage.FAILED or batch.data.get("outage")
     ]
     return bool(left) and not state.batches.lease_held(state.lineage, alive=may_be_alive)
+
+
+def of_prefect(error: Exception) -> bool:
+    """Whether an error nobody foresaw is Prefect's client's: its server was away.
+
+    Args:
+        error: Any.
+
+    Returns:
+        Whether it is worth trying again.
+    """
+    return type(error).__module__.partition(".")[0] in ("prefect", "httpx", "httpcore")
+
+
+def unforeseen(error: Exception) -> str:
+    """What may be kept of an error nobody foresaw: its text may quote anything.
+
+    Args:
+        error: Any.
+
+    Returns:
+        One line.
+    """
+    return (
+        f"{type(error).__name__}, which nobody foresaw; look at the run's log, then run `expunge run` again"
+    )

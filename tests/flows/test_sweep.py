@@ -3,6 +3,7 @@
 import json
 from datetime import UTC, datetime, timedelta
 
+import httpx
 import pytest
 
 from expunge.errors import LeaseHeldError, ServiceUnavailableError, VerificationError
@@ -99,6 +100,32 @@ def test_a_worker_asks_for_a_sweep_when_a_batch_is_left_to_nobody(clinic, monkey
     assert look("gpu") == 0  # one worker asks, not both
     assert look("cpu") == 1
     assert look("cpu") == 1  # it is asked for already
+
+
+@pytest.mark.parametrize(
+    ("error", "outage"), [(RuntimeError("of person-00009-x"), False), (httpx.ConnectError("x"), True)]
+)
+def test_an_error_that_nobody_foresaw_stops_the_batch_unless_prefect_is_away(
+    clinic, monkeypatch, prefect_api, error, outage
+):
+    """Out of memory on a GPU, say: unasked, it would be tried again every half a minute."""
+    monkeypatch.setenv("EXPUNGE_WORKSPACE", str(clinic.root))
+    state = open_state(clinic.root)
+
+    def broken(batch_id, mechanism):
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr("flows.erase.unlearn_somewhere", broken)
+        if not state.batches.unfinished():
+            state.tickets.submit("person-00009-x")
+        with pytest.raises(type(error)):
+            sweep()
+    (batch,) = state.batches.unfinished()
+    assert (batch.stage, batch.data["outage"], left_to_nobody(state)) == ("failed", outage, outage)
+    assert "person" not in batch.error
+    sweep()
+    assert not state.batches.unfinished()
 
 
 def waiting(url, patch):
