@@ -23,6 +23,8 @@ ExpungeError                    exit 1
 import errno
 import os
 
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
 
 class ExpungeError(Exception):
     """Base of all deliberate errors: one line that says what was expected, what was got, what to do.
@@ -135,10 +137,25 @@ def storage_full(error: OSError) -> StorageFullError | None:
         >>> str(storage_full(OSError(errno.ENOSPC, "No space left on device")))
         'the disk is full: got No space left on device; make room, then run `expunge run`: it continues where it was'
     """
-    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+    return storage_full_text(os.strerror(error.errno)) if error.errno in _FULL else None
+
+
+def storage_full_text(text: str) -> StorageFullError | None:
+    """What another program's complaint means, if it is about a full disk.
+
+    Args:
+        text: What it said, in English.
+
+    Returns:
+        The error to raise in its place, or None.
+
+    Example:
+        >>> storage_full_text("fatal: not a git repository") is None
+        True
+    """
+    reason = next((os.strerror(number) for number in _FULL if os.strerror(number) in text), None)
+    if reason is None:
         return None
     return StorageFullError(
-        "the disk is full",
-        got=os.strerror(error.errno),
-        remedy="make room, then run `expunge run`: it continues where it was",
+        "the disk is full", got=reason, remedy="make room, then run `expunge run`: it continues where it was"
     )

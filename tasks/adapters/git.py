@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO
 
-from expunge.errors import WorkspaceError
+from expunge.errors import WorkspaceError, storage_full_text
 
 _IDENTITY = ("user.name=Expunge", "user.email=expunge@localhost", "commit.gpgsign=false")
 _COMMAND = ("git", *(part for setting in _IDENTITY for part in ("-c", setting)))
@@ -40,7 +40,10 @@ def _run(root: Path, *arguments: str, given: bytes = b"") -> bytes:
     except FileNotFoundError as error:
         raise WorkspaceError("git cannot be run", remedy="install git 2.28 or newer") from error
     if done.returncode != 0:
-        complaint = (done.stderr or done.stdout).decode(errors="replace").strip().splitlines()
+        said = (done.stderr or done.stdout).decode(errors="replace").strip()
+        if (full := storage_full_text(said)) is not None:
+            raise full
+        complaint = said.splitlines()
         raise WorkspaceError(
             f"`git {arguments[0]}` failed",
             got=complaint[0] if complaint else f"exit code {done.returncode}",

@@ -24,13 +24,23 @@ def mount(place: Path, kilobytes: int, *options: str) -> None:
 
 def run_with(clinic: Expunge, place: Path, free_kb: int) -> int:
     """Run with so much room on a file system, then give it room again."""
-    mount(place, shutil.disk_usage(place).used // 1024 + free_kb, "remount")
+    used = max(4, shutil.disk_usage(place).used // 1024)  # 0 would be no limit at all
+    mount(place, used + free_kb, "remount")
     code = run(clinic.root)
     mount(place, ROOM_KB, "remount")
-    stage = clinic.batches()[-1].stage if clinic.batches() else "none"
-    print(f"RUN {free_kb} KB free on {place.name}: exit code {code}, batch {stage}", flush=True)
+    (batch,) = clinic.batches()
+    reached = batch.failed_stage or batch.stage
+    print(f"RUN {free_kb} KB free on {place.name}: exit code {code}, batch {reached}", flush=True)
     assert clinic("ledger", "verify") == 0
     return code
+
+
+def move_to_own_disk(place: Path, spare: Path) -> None:
+    """Give a folder a file system of its own."""
+    place.mkdir(exist_ok=True)
+    shutil.copytree(place, spare)
+    mount(place, ROOM_KB)
+    shutil.copytree(spare, place, dirs_exist_ok=True)
 
 
 def main(folder: Path) -> None:
@@ -41,9 +51,10 @@ def main(folder: Path) -> None:
     dataset = clinic.state().workspace.dataset_dir
     before = shutil.copytree(dataset, folder / "before")
     original = {path.name: path.read_bytes() for path in before.iterdir()}
-    mount(dataset, ROOM_KB)
-    for name, content in original.items():
-        (dataset / name).write_bytes(content)
+    workspace = clinic.state().workspace
+    places = (dataset, clinic.root / ".git", workspace.evidence_dir, workspace.mlflow_artifacts)
+    for place in places:
+        move_to_own_disk(place, folder / f"spare-{place.name}")
     clinic.ticket(PEOPLE[0])
 
     assert run_with(clinic, dataset, 0) == 3  # the partition cannot be written
@@ -52,6 +63,8 @@ def main(folder: Path) -> None:
     assert (batch.stage, batch.failed_stage) == ("failed", "planned")
     assert batch.error is not None
     assert "the disk is full" in batch.error
+    for place in places[1:]:
+        assert run_with(clinic, place, 0) == 3, place
     free = 0
     while run_with(clinic, disk, free):  # each time it comes a little further
         free += 8
