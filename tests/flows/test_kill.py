@@ -49,6 +49,14 @@ def draws_of(workspace: Expunge) -> dict[str, int]:
     return {batch.batch_id: batch.draws for batch in workspace.batches()}
 
 
+def allow_any_accuracy(workspace: Expunge) -> None:
+    policy = workspace.root / "policy.yaml"
+    text = policy.read_text(encoding="utf-8")
+    assert "max_accuracy_drop: 0.02" in text
+    policy.write_text(text.replace("max_accuracy_drop: 0.02", "max_accuracy_drop: 1.0"), encoding="utf-8")
+    git.commit(workspace.root, ["policy.yaml"], "Allow any accuracy")
+
+
 def check_end_state(clinic: Expunge, people: list[str], before) -> None:
     """What an undisturbed run of the same batches leaves, and nothing else."""
     state, batches = clinic.state(), clinic.batches()
@@ -119,6 +127,9 @@ def test_a_batch_that_dies_at_any_step_continues(tmp_path, prefect_api, kills, l
 def test_a_hundred_random_kills(tmp_path, prefect_api, record_property):
     clinic = make_workspace(tmp_path / "workspace", tmp_path)
     before = shutil.copytree(clinic.state().workspace.dataset_dir, tmp_path / "before")
+    allow_any_accuracy(
+        clinic
+    )  # of so few test rows one is more than the gate allows, once many people are gone
     everyone = [f"person-{number:05d}-x" for number in range(80)]
     chance = random.Random(SEED)
     chance.shuffle(everyone)
