@@ -124,6 +124,7 @@ def test_a_batch_that_dies_at_any_step_continues(tmp_path, prefect_api, kills, l
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(2400)
 def test_a_hundred_random_kills(tmp_path, prefect_api, record_property):
     clinic = make_workspace(tmp_path / "workspace", tmp_path)
     before = shutil.copytree(clinic.state().workspace.dataset_dir, tmp_path / "before")
