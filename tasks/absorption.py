@@ -7,8 +7,9 @@ from prefect.runtime import deployment
 from expunge.errors import ServiceUnavailableError
 from tasks.adapters.prefect_api import cancel_waiting, crash_orphans, start
 from tasks.step import log, step
+from tasks.watch import SWEEP
 
-_SWEEP, _AGAIN_S = "sweep/sweep", 200.0  # longer than a lease that a lost machine may have left
+_AGAIN_S = 200.0  # longer than a lease that a lost machine may have left
 
 
 @step
@@ -46,7 +47,7 @@ def sweep_again() -> bool:
     if not url or not deployment.id:
         return False
     try:
-        start(url, _SWEEP, _AGAIN_S)
+        start(url, SWEEP, _AGAIN_S)
     except ServiceUnavailableError as error:
         log(f"no further sweep was asked for, the nightly one continues: {error}")
         return False
