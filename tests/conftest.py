@@ -56,10 +56,10 @@ def clinic_rows(people: int = 80, seed: int = 0) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def make_clinic(folder: Path, names: Mapping[str, str] | None = None) -> Path:
+def make_clinic(folder: Path, names: Mapping[str, str] | None = None, people: int = 80) -> Path:
     """A folder of one's own data; some of its people may be called otherwise."""
     folder.mkdir(parents=True, exist_ok=True)
-    clinic_rows().replace({"person": names or {}}).to_csv(folder / "visits.csv", index=False)
+    clinic_rows(people).replace({"person": names or {}}).to_csv(folder / "visits.csv", index=False)
     (folder / "contract.yaml").write_text(CONTRACT, encoding="utf-8")
     return folder
 
@@ -111,10 +111,15 @@ def prefect_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 def make_workspace(
-    root: Path, tmp: Path, *, own_model: bool = True, names: Mapping[str, str] | None = None
+    root: Path,
+    tmp: Path,
+    *,
+    own_model: bool = True,
+    names: Mapping[str, str] | None = None,
+    people: int = 80,
 ) -> Expunge:
     """A trained workspace on one's own data and model."""
-    assert invoke(["init", str(root), "--dataset", str(make_clinic(tmp / "clinic", names))]) == 0
+    assert invoke(["init", str(root), "--dataset", str(make_clinic(tmp / "clinic", names, people))]) == 0
     if own_model:
         (root / "clinic_model.py").write_text(MODEL, encoding="utf-8")
         text = (root / "params.yaml").read_text(encoding="utf-8")
