@@ -30,7 +30,7 @@ def verify(
 ) -> None:
     """Search the whole workspace for everyone who was erased; exit code 1 if anything is found."""
     from expunge.errors import ResidueError
-    from tasks.purge import erased, scan_workspace
+    from tasks.residue import erased, scan_workspace
 
     state = use_workspace(workspace)
     target = erased(state, subject or ())

@@ -2,7 +2,7 @@
 
 from prefect import flow
 
-from tasks.purge import search_residue
+from tasks.residue import search_residue
 from tasks.verification import check_certificates, check_ledger
 
 

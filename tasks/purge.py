@@ -1,17 +1,18 @@
 """Purge: superseded bytes are destroyed, and a residue scan proves it; then the tickets close."""
 
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
 from expunge.errors import ResidueError
 from expunge.models.kept import destroy_kept
-from expunge.residue.scan import ScanReport, Target, scan
+from expunge.residue.scan import Target, scan
 from expunge.state import State, open_state
 from expunge.tickets.batches import BatchStage
-from tasks.adapters import access, git
+from tasks.adapters import access
 from tasks.adapters.registry import PURGED_TAG
+from tasks.residue import scan_workspace
 from tasks.step import Timer, log, step
 
 
@@ -95,59 +96,6 @@ def close(batch_id: str) -> None:
 
     state.batches.close(batch_id, prove)
     log(f"batch {batch_id}: closed")
-
-
-@step
-def search_residue() -> int:
-    """Search the whole workspace for everyone who was erased.
-
-    Returns:
-        Number of files and objects searched.
-
-    Raises:
-        ResidueError: If anything is found.
-    """
-    state = open_state()
-    report = scan_workspace(state, erased(state))
-    if not report.clean:
-        raise ResidueError(
-            "the residue scan found something",
-            got=f"{len(report.hits)} hits",
-            remedy="see `expunge purge verify`",
-        )
-    searched = sum(int(item["files"]) for item in report.searched)
-    log(f"residue scan of {searched} files and objects: clean")
-    return searched
-
-
-def erased(state: State, also: Iterable[str] = ()) -> Target:
-    """Everyone who was erased, by pseudonym.
-
-    Args:
-        state: The workspace.
-        also: Subject ids to look for as they are.
-
-    Returns:
-        What to search for.
-    """
-    pseudonyms = frozenset(ticket.pseudonym for ticket in state.tickets.select(states=["closed"]))
-    return Target(subjects=frozenset(also), pseudonyms=pseudonyms, pseudonymiser=state.pseudonymiser)
-
-
-def scan_workspace(state: State, target: Target, *, with_tickets: bool = True) -> ScanReport:
-    """Search every file of a workspace, and every git object.
-
-    Args:
-        state: The workspace.
-        target: Whom and which rows to look for.
-        with_tickets: Whether the tickets database is searched too; open tickets hold their ids there.
-
-    Returns:
-        The report.
-    """
-    root = state.workspace.root
-    skip = [state.database.path] if state.database.path is not None and not with_tickets else []
-    return scan([root], target, extra=git.objects(root), skip=skip, relative_to=root)
 
 
 def preview(state: State) -> list[dict[str, Any]]:
