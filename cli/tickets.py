@@ -57,7 +57,8 @@ def import_file(
     from expunge.tickets.intake import read_tickets_csv
 
     state = use_workspace(workspace)
-    rows = read_tickets_csv(file, lambda subjects: find_subjects(state.workspace.dataset_dir, subjects))
+    dataset, placement = state.workspace.dataset_dir, state.placement
+    rows = read_tickets_csv(file, lambda subjects: find_subjects(dataset, subjects, placement))
     done = state.tickets.submit_all((row.subject, row.regime, row.idempotency_key) for row in rows)
     if json:
         emit([outcome.ticket.to_json() for outcome in done])

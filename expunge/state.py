@@ -6,6 +6,7 @@ from pathlib import Path
 
 from expunge.database import Database, open_database
 from expunge.datasets.contract import DatasetContract, read_contract
+from expunge.datasets.placement import Placement
 from expunge.errors import WorkspaceError
 from expunge.evidence.store import LedgerStore
 from expunge.pseudonyms import Pseudonymiser, load_key
@@ -16,6 +17,7 @@ from expunge.tickets.store import TicketStore
 
 PSEUDONYM_KEY = "pseudonym-1.key"
 PARTITION_KEY = "partition.key"
+PLACEMENT_FILE = "placement.json"
 WORKSPACE_FILE = "workspace.json"
 
 
@@ -48,6 +50,13 @@ class State:
     deadlines: Deadlines
     batches: BatchStore
     ledger: LedgerStore
+
+    @property
+    def placement(self) -> Placement:
+        """Which partitions of the dataset can hold a person."""
+        return Placement(
+            load_key(self.workspace.keys_dir / PARTITION_KEY), self.workspace.state / PLACEMENT_FILE
+        )
 
 
 def open_state(path: Path | None = None) -> State:

@@ -24,7 +24,8 @@ def require_known(state: State, subject_id: str) -> None:
     """
     if state.tickets.open_for(subject_id) is not None:
         return
-    if not subject_id.strip() or not find_subjects(state.workspace.dataset_dir, [subject_id])[subject_id]:
+    dataset, placement = state.workspace.dataset_dir, state.placement
+    if not subject_id.strip() or not find_subjects(dataset, [subject_id], placement)[subject_id]:
         raise TicketError(
             "nobody of that id is in the dataset",
             expected="a subject id of the current dataset version",

@@ -24,11 +24,11 @@ def remove(batch_id: str) -> int:
     batch = state.batches.get(batch_id)
     if batch.done(BatchStage.REMOVED):
         return int(batch.data["records"])
-    workspace, repo = state.workspace, access.repository(state)
+    workspace, placement, repo = state.workspace, state.placement, access.repository(state)
     subjects = state.tickets.subject_ids(batch_id)
     if "before" not in batch.data:
         version = repo.current()
-        frame, partitions = rows_of(workspace.dataset_dir, subjects)
+        frame, partitions = rows_of(workspace.dataset_dir, subjects, placement)
         columns = [name for name in frame.columns if name not in ("subject_id", "split")]
         key = os.urandom(32)
         batch = state.batches.record(
@@ -41,9 +41,12 @@ def remove(batch_id: str) -> int:
             # forgotten when the batch closes
             scan={"key": key.hex(), "columns": columns, "rows": row_fingerprints(frame, columns, key)},
         )
-    remove_subjects(workspace.dataset_dir, subjects)
+    remove_subjects(workspace.dataset_dir, subjects, placement)
     records, people = batch.data["records"], len(batch.tickets)
     after = repo.track_dataset(f"Remove {records} records of {people} subjects ({batch_id})")
+    placement.partitions_of(
+        workspace.dataset_dir, ()
+    )  # rewritten files are looked at now, not at the next request
     state.batches.advance(
         batch_id,
         BatchStage.REMOVED,
