@@ -13,6 +13,7 @@ from expunge.pseudonyms import Pseudonymiser, load_key
 from expunge.settings import Params, Policy, Workspace, load_params, load_policy
 from expunge.tickets.batches import BatchStore
 from expunge.tickets.deadlines import Deadlines
+from expunge.tickets.purge_journal import PurgeJournal
 from expunge.tickets.store import TicketStore
 
 PSEUDONYM_KEY = "pseudonym-1.key"
@@ -36,6 +37,7 @@ class State:
         tickets: Ticket store.
         deadlines: Of the tickets.
         batches: Batch store.
+        purges: Journal of purges.
         ledger: Ledger store.
     """
 
@@ -49,6 +51,7 @@ class State:
     tickets: TicketStore
     deadlines: Deadlines
     batches: BatchStore
+    purges: PurgeJournal
     ledger: LedgerStore
 
     @property
@@ -99,5 +102,6 @@ def open_state(path: Path | None = None) -> State:
         tickets=TicketStore(database, pseudonymiser),
         deadlines=Deadlines(database),
         batches=BatchStore(database),
+        purges=PurgeJournal(database),
         ledger=LedgerStore(database),
     )
