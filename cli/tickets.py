@@ -117,13 +117,13 @@ def hold(
     workspace: WorkspaceOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Put a ticket on hold."""
+    """Put a ticket on hold, a legal one too: at any state, until its purge has begun."""
     _report(use_workspace(workspace).tickets.hold(ticket, reason), json)
 
 
 @app.command()
 def release(ticket: _TicketArgument, workspace: WorkspaceOption = None, json: JsonOption = False) -> None:
-    """Release a held ticket."""
+    """Release a held ticket: its deadline moves by the time held, and its batch continues."""
     _report(use_workspace(workspace).tickets.release(ticket), json)
 
 

@@ -12,6 +12,7 @@ from expunge.pseudonyms import Pseudonymiser, load_key
 from expunge.settings import Params, Policy, Workspace, load_params, load_policy
 from expunge.tickets.batches import BatchStore
 from expunge.tickets.deadlines import Deadlines
+from expunge.tickets.holds import Holds
 from expunge.tickets.store import TicketStore
 
 PSEUDONYM_KEY = "pseudonym-1.key"
@@ -34,6 +35,7 @@ class State:
         tickets: Ticket store.
         deadlines: Of the tickets.
         batches: Batch store.
+        holds: What legal holds stop.
         ledger: Ledger store.
     """
 
@@ -47,6 +49,7 @@ class State:
     tickets: TicketStore
     deadlines: Deadlines
     batches: BatchStore
+    holds: Holds
     ledger: LedgerStore
 
 
@@ -90,5 +93,6 @@ def open_state(path: Path | None = None) -> State:
         tickets=TicketStore(database, pseudonymiser),
         deadlines=Deadlines(database),
         batches=BatchStore(database),
+        holds=Holds(database),
         ledger=LedgerStore(database),
     )

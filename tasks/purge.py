@@ -10,6 +10,7 @@ from expunge.models.kept import destroy_kept
 from expunge.residue.scan import Target, scan
 from expunge.state import State, open_state
 from expunge.tickets.batches import BatchStage
+from expunge.tickets.holds import PURGE
 from tasks.adapters import access
 from tasks.adapters.registry import PURGED_TAG
 from tasks.residue import scan_workspace
@@ -27,6 +28,7 @@ def purge(batch_id: str) -> int:
         Bytes of data destroyed.
 
     Raises:
+        BatchWaitsError: If a ticket on hold may need what would be destroyed; nothing is changed then.
         ResidueError: If anything is left: a partial failure is a failure.
     """
     state, timer = open_state(), Timer()
@@ -34,6 +36,7 @@ def purge(batch_id: str) -> int:
     if batch.done(BatchStage.PURGED):
         return int(batch.data["purged_bytes"])
     repo, registry = access.repository(state), access.registry(state)
+    state.holds.begin(batch_id, PURGE)
     destroyed = repo.purge(repo.superseded(batch.data["partitions"]))
     registry.purge_weights(batch.data["parent_version"])
     shutil.rmtree(state.workspace.releases_dir / batch_id, ignore_errors=True)
