@@ -235,6 +235,14 @@ class BatchPolicy(_Strict):
     deadline_margin_days: int = Field(7, ge=0)
 
 
+class BackupPolicy(_Strict):
+    """A backup outside the workspace, and how long after a purge it may still have the bytes."""
+
+    name: str = Field(min_length=1)
+    holds: Literal["dataset", "model", "database"]
+    expires_days: int = Field(30, ge=0, le=36500)
+
+
 class AlarmsPolicy(_Strict):
     """Whom to tell when a deadline is near."""
 
@@ -254,6 +262,7 @@ class Policy(_Strict):
     gates: GatesPolicy = GatesPolicy()
     batch: BatchPolicy = BatchPolicy()
     alarms: AlarmsPolicy = AlarmsPolicy()
+    backups: tuple[BackupPolicy, ...] = ()
 
 
 class ModelParams(_Strict):

@@ -58,7 +58,8 @@ def purge(batch_id: str) -> int:
             remedy="remove it, run again",
         )
     total = batch.data.get("purged_bytes", 0) + destroyed
-    state.batches.record(batch_id, purged_bytes=total, scan_report=report.to_json())
+    declared = [backup.model_dump() for backup in state.policy.backups]  # for the receipt: policy may change
+    state.batches.record(batch_id, purged_bytes=total, scan_report=report.to_json(), backups=declared)
     state.ledger.append(
         state.lineage,
         kind="purge",

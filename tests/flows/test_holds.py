@@ -1,20 +1,26 @@
 """Legal holds that come while a flow is at work: removal and purge stop, nothing that is needed is destroyed."""
 
 import json
+from datetime import datetime, timedelta
 
 import pytest
+import yaml
 
 from flows import erase as flow
-from tasks.adapters import access
+from tasks.adapters import access, git
 from tasks.adapters.registry import PURGED_TAG
 from tasks.watch import left_to_nobody
 from tests.flows.test_pipeline import policy
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _few_test_rows(clinic):
-    """A gate that a test set of this size can pass."""
+def _policy(clinic):
+    """A gate that a test set of this size can pass; and a backup."""
     policy(clinic, gates={"max_accuracy_drop": 0.5})
+    path = clinic.root / "policy.yaml"
+    backup = {"name": "nightly", "holds": "dataset", "expires_days": 30}
+    path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), "backups": [backup]}))
+    git.commit(clinic.root, ["policy.yaml"], "Declare a backup")
 
 
 @pytest.fixture
@@ -37,8 +43,18 @@ def holding(clinic, monkeypatch):
 
 
 def left(clinic, batch) -> int:
-    """Objects that hold the partitions as they were."""
-    return len(list(access.repository(clinic.state()).superseded(batch.data["partitions"])))
+    """Objects in cache and remote that hold the batch's partitions as they were."""
+    repo = access.repository(clinic.state())
+    now = repo.manifest(repo.current().md5)
+    stale = {
+        md5
+        for version in repo.history()
+        for name, md5 in repo.manifest(version).items()
+        if name in batch.data["partitions"] and md5 not in now.values()
+    }
+    stores = (clinic.root / ".dvc" / "cache", clinic.root / ".expunge" / "dvc-remote")
+    there = {path.parent.name + path.name for store in stores for path in store.rglob("files/md5/??/*")}
+    return len(stale & there)
 
 
 def purged(clinic) -> list[int]:
@@ -73,6 +89,9 @@ def test_a_hold_after_removal_stops_every_purge_until_it_is_released(clinic, hol
     assert (purged(clinic), left(clinic, batch) > 0) == ([], True)
 
     due = state.tickets.get(held).due_at
+    capsys.readouterr()
+    assert clinic("ticket", "receipt", other) == 2
+    assert "a closed ticket, got registered" in capsys.readouterr().err
     assert clinic("ticket", "release", held) == 0
     assert state.tickets.get(held).due_at > due
     assert left_to_nobody(state)
@@ -81,6 +100,33 @@ def test_a_hold_after_removal_stops_every_purge_until_it_is_released(clinic, hol
     assert (purged(clinic), left(clinic, batch)) == ([1, 2], 0)
     assert clinic("purge", "verify", "--subject", "person-00005-x") == 0
     assert [clinic("certificate", "verify", c["certificate_id"]) for c in clinic.certificates()] == [0, 0]
+
+
+def test_the_receipt_of_a_closed_ticket(clinic, tmp_path, capsys):
+    state, page = clinic.state(), tmp_path / "receipt.html"
+    batch, ledger = clinic.batches()[0], clinic.state().ledger.entries(clinic.state().lineage)
+    (ticket, *_) = batch.tickets
+    capsys.readouterr()
+    assert clinic("ticket", "receipt", ticket, "--json", "--html", str(page)) == 0
+    printed = capsys.readouterr().out
+    receipt = json.loads(printed)
+    (purge,) = [entry for entry in ledger if entry.kind == "purge" and entry.batch == batch.batch_id]
+    assert (receipt["purged"]["at"], receipt["purged"]["ledger_entry"]) == (purge.issued_at, purge.sequence)
+    assert receipt["certificate_id"] == batch.data["certificate_id"]
+    assert receipt["pseudonym"] == state.tickets.get(ticket).pseudonym
+    assert receipt["scan"]["clean"]
+    assert sum(item["files"] for item in receipt["scan"]["searched"]) > 10
+    forgotten = datetime.fromisoformat(purge.issued_at) + timedelta(days=30)
+    assert receipt["backups"] == [
+        {"name": "nightly", "holds": "dataset", "expired_by": forgotten.date().isoformat()}
+    ]
+    moments = [receipt[name] for name in ("received_at", "removed_at", "closed_at")]
+    assert moments == sorted(moments)
+    assert ticket in page.read_text()
+    assert "person-0" not in printed + page.read_text()
+    assert clinic("ticket", "receipt", ticket) == 0
+    assert "Not covered" in capsys.readouterr().out
+    assert clinic("ticket", "receipt", ticket, "--html", str(tmp_path / "no" / "x.html")) == 2
 
 
 def test_a_hold_before_removal_leaves_the_data_as_it_is_and_others_go_on(
