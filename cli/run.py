@@ -102,7 +102,8 @@ def run(
     champion_context(state)
     done: list[dict[str, Any]] = []
     with showing_progress():
-        if not state.batches.unfinished() and not state.tickets.due_for_batch() and not watch:
+        left = {batch.batch_id for batch in state.batches.unfinished()} - set(state.holds.waiting())
+        if not left and not state.tickets.due_for_batch() and not watch:
             code = 0
         else:
             with prefect_server(state.workspace.prefect_home):
@@ -110,6 +111,8 @@ def run(
                 while watch:
                     time.sleep(every)
                     _process(state, done)
+    reported = {batch["batch_id"] for batch in done}
+    done += [summary(state, name) for name in state.holds.waiting() if name not in reported]
     if json:
         emit(done)
         return code
@@ -159,10 +162,14 @@ def summary(state: Any, batch_id: str) -> dict[str, Any]:
         "scan": batch.data.get("scan_report"),
         "seconds": batch.data.get("seconds", {}),
         "error": batch.error,
+        "waiting": state.holds.waiting().get(batch_id),
     }
 
 
 def _print_batch(batch: dict[str, Any]) -> None:
+    if batch["waiting"]:
+        out.print(f"{batch['batch_id']}: {batch['stage']}, waits: {batch['waiting']}", markup=False)
+        return
     if batch["error"]:
         out.print(f"{batch['batch_id']}: FAILED, {batch['error']}", markup=False)
         return

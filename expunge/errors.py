@@ -10,6 +10,7 @@ ExpungeError                    exit 1
 │   └── WorkspaceError                  no workspace here, or a part of it is missing
 ├── RefusedError                exit 1  a gate, a verification or a budget said no
 │   ├── LeaseHeldError                  another process is at work there
+│   ├── BatchWaitsError                 a ticket on hold stops a batch: no failure, it continues after the release
 │   ├── NotConvergedError               a solver stopped short: nothing may be certified
 │   ├── CertificateRefusedError         a mechanism cannot state an admissible certificate
 │   ├── BudgetExceededError             the lineage's sequential budget is spent
@@ -88,6 +89,10 @@ class RefusedError(ExpungeError):
 
 class LeaseHeldError(RefusedError):
     """Another process is at work on the same model or batch; it is left to it."""
+
+
+class BatchWaitsError(RefusedError):
+    """A ticket on hold stops a batch before a destructive act: no failure, it continues after the release."""
 
 
 class NotConvergedError(RefusedError):

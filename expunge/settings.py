@@ -241,6 +241,14 @@ class PurgePolicy(_Strict):
     shared_remotes: bool = False
 
 
+class BackupPolicy(_Strict):
+    """A backup outside the workspace, and how long after a purge it may still have the bytes."""
+
+    name: str = Field(min_length=1)
+    holds: Literal["dataset", "model", "database"]
+    expires_days: int = Field(30, ge=0, le=36500)
+
+
 class AlarmsPolicy(_Strict):
     """Whom to tell when a deadline is near."""
 
@@ -261,6 +269,7 @@ class Policy(_Strict):
     batch: BatchPolicy = BatchPolicy()
     purge: PurgePolicy = PurgePolicy()
     alarms: AlarmsPolicy = AlarmsPolicy()
+    backups: tuple[BackupPolicy, ...] = ()
 
 
 class ModelParams(_Strict):

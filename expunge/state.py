@@ -13,6 +13,7 @@ from expunge.pseudonyms import Pseudonymiser, load_key
 from expunge.settings import Params, Policy, Workspace, load_params, load_policy
 from expunge.tickets.batches import BatchStore
 from expunge.tickets.deadlines import Deadlines
+from expunge.tickets.holds import Holds
 from expunge.tickets.purge_journal import PurgeJournal
 from expunge.tickets.store import TicketStore
 
@@ -38,6 +39,7 @@ class State:
         deadlines: Of the tickets.
         batches: Batch store.
         purges: Journal of purges.
+        holds: What legal holds stop.
         ledger: Ledger store.
     """
 
@@ -52,6 +54,7 @@ class State:
     deadlines: Deadlines
     batches: BatchStore
     purges: PurgeJournal
+    holds: Holds
     ledger: LedgerStore
 
     @property
@@ -103,5 +106,6 @@ def open_state(path: Path | None = None) -> State:
         deadlines=Deadlines(database),
         batches=BatchStore(database),
         purges=PurgeJournal(database),
+        holds=Holds(database),
         ledger=LedgerStore(database),
     )

@@ -6,6 +6,7 @@ from expunge.datasets.partitions import count_rows, remove_subjects, rows_of
 from expunge.residue.fingerprints import row_fingerprints
 from expunge.state import open_state
 from expunge.tickets.batches import BatchStage
+from expunge.tickets.holds import REMOVAL
 from tasks.adapters import access
 from tasks.step import Timer, log, step
 
@@ -19,11 +20,16 @@ def remove(batch_id: str) -> int:
 
     Returns:
         Number of records removed.
+
+    Raises:
+        BatchWaitsError: If its ticket is on hold; nothing is changed then.
     """
     state, timer = open_state(), Timer()
     batch = state.batches.get(batch_id)
     if batch.done(BatchStage.REMOVED):
         return int(batch.data["records"])
+    state.holds.begin(batch_id, REMOVAL)
+    batch = state.batches.get(batch_id)  # a ticket that was held just before has left it
     workspace, placement, repo = state.workspace, state.placement, access.repository(state)
     subjects = state.tickets.subject_ids(batch_id)
     if "before" not in batch.data:
