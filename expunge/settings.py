@@ -235,6 +235,12 @@ class BatchPolicy(_Strict):
     deadline_margin_days: int = Field(7, ge=0)
 
 
+class CoveragePolicy(_Strict):
+    """What happens while nothing was said of a declared artefact that saw the people."""
+
+    unresolved: Literal["refuse", "state"] = "refuse"
+
+
 class AlarmsPolicy(_Strict):
     """Whom to tell when a deadline is near."""
 
@@ -253,6 +259,7 @@ class Policy(_Strict):
     ledger: LedgerPolicy = LedgerPolicy()
     gates: GatesPolicy = GatesPolicy()
     batch: BatchPolicy = BatchPolicy()
+    coverage: CoveragePolicy = CoveragePolicy()
     alarms: AlarmsPolicy = AlarmsPolicy()
 
 

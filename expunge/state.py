@@ -7,6 +7,7 @@ from pathlib import Path
 from expunge.database import Database, open_database
 from expunge.datasets.contract import DatasetContract, read_contract
 from expunge.errors import WorkspaceError
+from expunge.evidence.coverage_store import CoverageStore
 from expunge.evidence.store import LedgerStore
 from expunge.pseudonyms import Pseudonymiser, load_key
 from expunge.settings import Params, Policy, Workspace, load_params, load_policy
@@ -35,6 +36,7 @@ class State:
         deadlines: Of the tickets.
         batches: Batch store.
         ledger: Ledger store.
+        coverage: The coverage map.
     """
 
     workspace: Workspace
@@ -48,6 +50,7 @@ class State:
     deadlines: Deadlines
     batches: BatchStore
     ledger: LedgerStore
+    coverage: CoverageStore
 
 
 def open_state(path: Path | None = None) -> State:
@@ -91,4 +94,5 @@ def open_state(path: Path | None = None) -> State:
         deadlines=Deadlines(database),
         batches=BatchStore(database),
         ledger=LedgerStore(database),
+        coverage=CoverageStore(database),
     )

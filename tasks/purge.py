@@ -12,6 +12,7 @@ from expunge.state import State, open_state
 from expunge.tickets.batches import BatchStage
 from tasks.adapters import access
 from tasks.adapters.registry import PURGED_TAG
+from tasks.coverage import mark_purged
 from tasks.residue import scan_workspace
 from tasks.step import Timer, log, step
 
@@ -64,6 +65,7 @@ def purge(batch_id: str) -> int:
         certificate_id=batch.data["certificate_id"],
         details={"purged_version": batch.data["parent_version"], "scan": report.to_json()},
     )
+    mark_purged(state, batch)
     registry.tag(batch.data["model_version"], "superseded.purged", "true")
     state.batches.advance(batch_id, BatchStage.PURGED, seconds=timer.seconds(batch.data, "purge"))
     log(f"batch {batch_id}: superseded bytes purged, residue scan clean")

@@ -7,6 +7,7 @@ from expunge.residue.fingerprints import row_fingerprints
 from expunge.state import open_state
 from expunge.tickets.batches import BatchStage
 from tasks.adapters import access
+from tasks.coverage import record_dataset
 from tasks.step import Timer, log, step
 
 
@@ -44,6 +45,7 @@ def remove(batch_id: str) -> int:
     remove_subjects(workspace.dataset_dir, subjects)
     records, people = batch.data["records"], len(batch.tickets)
     after = repo.track_dataset(f"Remove {records} records of {people} subjects ({batch_id})")
+    record_dataset(state, after.md5)
     state.batches.advance(
         batch_id,
         BatchStage.REMOVED,
