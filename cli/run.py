@@ -39,6 +39,7 @@ def plan(
     }
     records = records_of(state, [t.ticket_id for t in chosen])
     waiting = waiting_for(chosen, state.policy.batch, datetime.now(UTC))
+    unresolved = state.coverage.unresolved()
     if json:
         assessed = [
             {k: (None if v == float("inf") else v) for k, v in a.to_json().items()} for a in made.assessments
@@ -53,6 +54,7 @@ def plan(
                 "why": made.why,
                 "ledger_left": left,
                 "waiting": waiting,
+                "unresolved": [item.to_json() for item in unresolved],
             }
         )
         return
@@ -84,6 +86,8 @@ def plan(
     for a in made.assessments:
         if a.refusal:
             out.print(f"  {a.mechanism}: {a.remedy}", markup=False)
+    for item in unresolved:
+        out.print(f"Nobody has said what becomes of {item.label}: `expunge coverage resolve`.", markup=False)
     if not made.order:
         out.print("Tickets would fail. See policy.yaml.")
 

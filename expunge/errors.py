@@ -15,6 +15,7 @@ ExpungeError                    exit 1
 │   ├── CertificateRefusedError         a mechanism cannot state an admissible certificate
 │   ├── BudgetExceededError             the lineage's sequential budget is spent
 │   ├── GateError                       a validation gate failed
+│   ├── CoverageError                   nothing was said of an artefact that saw the people
 │   ├── ResidueError                    bytes of an erased person were found
 │   └── VerificationError               evidence does not hold
 └── ServiceUnavailableError     exit 3  a server or database cannot be reached
@@ -109,6 +110,10 @@ class BudgetExceededError(RefusedError):
 
 class GateError(RefusedError):
     """A validation gate failed."""
+
+
+class CoverageError(RefusedError):
+    """Nothing that holds was said of a declared artefact that saw the people."""
 
 
 class ResidueError(RefusedError):

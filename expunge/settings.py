@@ -249,6 +249,12 @@ class BackupPolicy(_Strict):
     expires_days: int = Field(30, ge=0, le=36500)
 
 
+class CoveragePolicy(_Strict):
+    """What happens while nothing was said of a declared artefact that saw the people."""
+
+    unresolved: Literal["refuse", "state"] = "refuse"
+
+
 class AlarmsPolicy(_Strict):
     """Whom to tell when a deadline is near."""
 
@@ -268,6 +274,7 @@ class Policy(_Strict):
     gates: GatesPolicy = GatesPolicy()
     batch: BatchPolicy = BatchPolicy()
     purge: PurgePolicy = PurgePolicy()
+    coverage: CoveragePolicy = CoveragePolicy()
     alarms: AlarmsPolicy = AlarmsPolicy()
     backups: tuple[BackupPolicy, ...] = ()
 

@@ -8,6 +8,7 @@ from expunge.database import Database, open_database
 from expunge.datasets.contract import DatasetContract, read_contract
 from expunge.datasets.placement import Placement
 from expunge.errors import WorkspaceError
+from expunge.evidence.coverage_store import CoverageStore
 from expunge.evidence.store import LedgerStore
 from expunge.pseudonyms import Pseudonymiser, load_key
 from expunge.settings import Params, Policy, Workspace, load_params, load_policy
@@ -41,6 +42,7 @@ class State:
         purges: Journal of purges.
         holds: What legal holds stop.
         ledger: Ledger store.
+        coverage: The coverage map.
     """
 
     workspace: Workspace
@@ -56,6 +58,7 @@ class State:
     purges: PurgeJournal
     holds: Holds
     ledger: LedgerStore
+    coverage: CoverageStore
 
     @property
     def placement(self) -> Placement:
@@ -108,4 +111,5 @@ def open_state(path: Path | None = None) -> State:
         purges=PurgeJournal(database),
         holds=Holds(database),
         ledger=LedgerStore(database),
+        coverage=CoverageStore(database),
     )

@@ -10,6 +10,7 @@ from expunge.tickets.batches import Batch, BatchStage
 from expunge.tickets.holds import PURGE
 from expunge.tickets.purge_journal import DONE, KEPT, PENDING, Entry
 from tasks.adapters import access
+from tasks.coverage import mark_purged
 from tasks.destruction import destroy, plan
 from tasks.residue import scan_workspace
 from tasks.step import Timer, log, step
@@ -52,6 +53,7 @@ def purge(batch_id: str) -> int:
             **({"kept": kept} if kept else {}),
         },
     )
+    mark_purged(state, batch)
     registry = access.registry(state)
     registry.tag(batch.data["model_version"], "superseded.purged", "true")
     state.batches.advance(batch_id, BatchStage.PURGED, seconds=timer.seconds(batch.data, "purge"))

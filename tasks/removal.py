@@ -8,6 +8,7 @@ from expunge.state import open_state
 from expunge.tickets.batches import BatchStage
 from expunge.tickets.holds import REMOVAL
 from tasks.adapters import access
+from tasks.coverage import record_dataset
 from tasks.step import Timer, log, step
 
 
@@ -53,6 +54,7 @@ def remove(batch_id: str) -> int:
     placement.partitions_of(
         workspace.dataset_dir, ()
     )  # rewritten files are looked at now, not at the next request
+    record_dataset(state, after.md5)
     state.batches.advance(
         batch_id,
         BatchStage.REMOVED,

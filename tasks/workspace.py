@@ -14,9 +14,10 @@ from expunge.errors import WorkspaceError
 from expunge.evidence.annex import create_auditor_keys
 from expunge.pseudonyms import create_key
 from expunge.settings import Workspace, template
-from expunge.state import PARTITION_KEY, PLACEMENT_FILE, PSEUDONYM_KEY, WORKSPACE_FILE
+from expunge.state import PARTITION_KEY, PLACEMENT_FILE, PSEUDONYM_KEY, WORKSPACE_FILE, open_state
 from tasks.adapters import git
 from tasks.adapters.versioning import Repository
+from tasks.coverage import record_dataset
 
 _IGNORED = ("/.expunge/", "/build/", "__pycache__/")
 _TEMPLATES = ("policy.yaml", "params.yaml", "dvc.yaml")
@@ -86,6 +87,7 @@ def create(root: Path, dataset: str, source: Path | None) -> dict[str, object]:
             "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
         }
         (workspace.state / WORKSPACE_FILE).write_text(json.dumps(content, indent=1), encoding="utf-8")
+        record_dataset(open_state(root), version.md5)
     except BaseException:
         for path in made if existed else [root]:
             shutil.rmtree(path, ignore_errors=True)
