@@ -51,9 +51,6 @@ def remove(batch_id: str) -> int:
     remove_subjects(workspace.dataset_dir, subjects, placement)
     records, people = batch.data["records"], len(batch.tickets)
     after = repo.track_dataset(f"Remove {records} records of {people} subjects ({batch_id})")
-    placement.partitions_of(
-        workspace.dataset_dir, ()
-    )  # rewritten files are looked at now, not at the next request
     record_dataset(state, after.md5)
     state.batches.advance(
         batch_id,
