@@ -26,7 +26,7 @@ def read_activity(state: State, prefect_api: str | None) -> dict[str, Any]:
         Plain data: ``queue``, ``at_work``, ``waiting``, ``last_runs``, ``ledger_left``.
     """
     counts, batches = read_figures(state.database).tickets, open_batches(state.database)
-    entries, waiting = state.ledger.since_exact(state.lineage), state.holds.waiting()
+    entries, waiting = state.ledger.since_exact(state.lineage), state.waiting()
     return {
         "queue": {
             "waiting": counts["verified"],

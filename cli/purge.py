@@ -24,6 +24,31 @@ def preview(workspace: WorkspaceOption = None, json: JsonOption = False) -> None
     _show(found)
 
 
+@app.command()
+def approve(
+    batch_id: Annotated[str, typer.Argument(help="The batch that waits.")],
+    yes: Annotated[bool, typer.Option("--yes", help="Do not show the preview, and do not ask.")] = False,
+    workspace: WorkspaceOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Approve what a batch's purge destroys: the next run carries it out."""
+    from expunge.errors import InputError
+    from expunge.tickets.purge_waits import approve as record
+    from tasks.destruction import preview as look
+
+    state = use_workspace(workspace)
+    if json and not yes:
+        raise InputError("nobody can be asked with --json", expected="--yes with it")
+    if not yes:
+        _show(look(state, batch_id))
+        typer.confirm("Destroy this?", abort=True, err=True)
+    at = record(state.batches, batch_id)
+    if json:
+        emit({"batch_id": batch_id, "approved_at": at})
+        return
+    out.print(f"{batch_id}: approved at {at}; `expunge run` purges it", markup=False)
+
+
 def _show(found: "list[Item]") -> None:
     for title, kept in (("Would be destroyed", False), ("Would be kept", True)):
         rows = [(f"{i.kind} {i.what}", i.where, i.bytes, i.why) for i in found if i.kept == kept]

@@ -106,7 +106,7 @@ def run(
     champion_context(state)
     done: list[dict[str, Any]] = []
     with showing_progress():
-        left = {batch.batch_id for batch in state.batches.unfinished()} - set(state.holds.waiting())
+        left = {batch.batch_id for batch in state.batches.unfinished()} - set(state.waiting())
         if not left and not state.tickets.due_for_batch() and not watch:
             code = 0
         else:
@@ -116,7 +116,7 @@ def run(
                     time.sleep(every)
                     _process(state, done)
     reported = {batch["batch_id"] for batch in done}
-    done += [summary(state, name) for name in state.holds.waiting() if name not in reported]
+    done += [summary(state, name) for name in state.waiting() if name not in reported]
     if json:
         emit(done)
         return code
@@ -166,7 +166,7 @@ def summary(state: Any, batch_id: str) -> dict[str, Any]:
         "scan": batch.data.get("scan_report"),
         "seconds": batch.data.get("seconds", {}),
         "error": batch.error,
-        "waiting": state.holds.waiting().get(batch_id),
+        "waiting": state.waiting().get(batch_id),
     }
 
 

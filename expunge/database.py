@@ -187,7 +187,8 @@ def vacuum(path: Path) -> None:
         with closing(sqlite3.connect(path, timeout=_WAIT_S, isolation_level=None)) as connection:
             connection.execute("PRAGMA secure_delete=ON")
             connection.execute("VACUUM")
-            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            if connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]:
+                raise sqlite3.OperationalError("its log of changes is being read")
     except sqlite3.OperationalError as error:
         raise storage_full_text(str(error)) or ServiceUnavailableError(
             "a database cannot be compacted",

@@ -238,7 +238,14 @@ class BatchPolicy(_Strict):
 class PurgePolicy(_Strict):
     """What may be destroyed, and whether a person has to agree."""
 
+    approval: Literal["automatic", "required"] = "automatic"
     shared_remotes: bool = False
+
+
+class RetentionPolicy(_Strict):
+    """How long superseded models are kept, out of use."""
+
+    quarantine_days: int = Field(0, ge=0)
 
 
 class BackupPolicy(_Strict):
@@ -274,6 +281,7 @@ class Policy(_Strict):
     gates: GatesPolicy = GatesPolicy()
     batch: BatchPolicy = BatchPolicy()
     purge: PurgePolicy = PurgePolicy()
+    retention: RetentionPolicy = RetentionPolicy()
     coverage: CoveragePolicy = CoveragePolicy()
     alarms: AlarmsPolicy = AlarmsPolicy()
     backups: tuple[BackupPolicy, ...] = ()

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from expunge.database import Database, open_database
@@ -16,6 +17,7 @@ from expunge.tickets.batches import BatchStore
 from expunge.tickets.deadlines import Deadlines
 from expunge.tickets.holds import Holds
 from expunge.tickets.purge_journal import PurgeJournal
+from expunge.tickets.purge_waits import reason_to_wait
 from expunge.tickets.store import TicketStore
 
 PSEUDONYM_KEY = "pseudonym-1.key"
@@ -66,6 +68,19 @@ class State:
         return Placement(
             load_key(self.workspace.keys_dir / PARTITION_KEY), self.workspace.state / PLACEMENT_FILE
         )
+
+    def waiting(self) -> dict[str, str]:
+        """Batches that cannot go on as things are; no failure.
+
+        Returns:
+            Why, by batch id, oldest batch first: a hold, an approval that is missing, or a quarantine.
+        """
+        held, now = self.holds.waiting(), datetime.now(UTC)
+        found = {
+            batch.batch_id: held.get(batch.batch_id) or reason_to_wait(batch, self.policy, now)
+            for batch in self.batches.unfinished()
+        }
+        return {batch_id: why for batch_id, why in found.items() if why}
 
 
 def open_state(path: Path | None = None) -> State:

@@ -9,9 +9,9 @@ from expunge.errors import ResidueError, storage_full
 from expunge.scratch import abandoned
 from expunge.state import State
 from expunge.tickets.batches import Batch, BatchStage
-from expunge.tickets.purge_journal import PENDING, Item
+from expunge.tickets.purge_journal import PENDING, Entry, Item
 from tasks.adapters import access, dvc_objects
-from tasks.adapters.registry import PURGED_TAG
+from tasks.adapters.registry import PURGED_TAG, QUARANTINE_TAG
 
 WEIGHTS, FREE_PAGES = "weights", "free pages"
 
@@ -101,6 +101,24 @@ def _weights(state: State, batch: Batch | None) -> Iterator[Item]:
             yield Item(WEIGHTS, f"version {number}", "MLflow", size, "superseded: saw removed people")
 
 
+def quarantine(state: State, entries: list[Entry], until: str) -> None:
+    """Mark the versions whose weights are to go as out of use.
+
+    Args:
+        state: The workspace.
+        entries: Of the journal.
+        until: The moment they are destroyed.
+    """
+    registry = access.registry(state)
+    for entry in entries:
+        if entry.item.kind == WEIGHTS and entry.state == PENDING:
+            registry.tag(_version(entry.item), QUARANTINE_TAG, until)
+
+
+def _version(item: Item) -> int:
+    return int(item.what.removeprefix("version "))
+
+
 def _free_pages(state: State) -> Iterator[Item]:
     workspace = state.workspace
     for path in (workspace.state / "mlflow" / "mlflow.db", workspace.prefect_home / "prefect.db"):
@@ -127,7 +145,7 @@ def destroy(state: State, item: Item, needed: Collection[str]) -> None:
         elif item.kind == dvc_objects.EXPERIMENT:
             dvc_objects.destroy_experiment(access.repository(state), item)
         elif item.kind == WEIGHTS:
-            access.registry(state).purge_weights(int(item.what.removeprefix("version ")))
+            access.registry(state).purge_weights(_version(item))
         elif item.kind == FREE_PAGES:
             vacuum(state.workspace.root / item.what)
         else:

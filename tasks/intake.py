@@ -129,7 +129,7 @@ def batches_to_run(state: State) -> Iterable[str]:
         Batch ids.
     """
     for batch in state.batches.unfinished():
-        if batch.batch_id not in state.holds.waiting():
+        if batch.batch_id not in state.waiting():
             yield batch.batch_id
     fresh = open_due_batch(state)
     if fresh is not None:

@@ -3,15 +3,16 @@
 from datetime import UTC, datetime
 from typing import Any
 
-from expunge.errors import ResidueError
+from expunge.errors import BatchWaitsError, ResidueError
 from expunge.residue.scan import ScanReport, Target, scan
 from expunge.state import State, open_state
 from expunge.tickets.batches import Batch, BatchStage
 from expunge.tickets.holds import PURGE
 from expunge.tickets.purge_journal import DONE, KEPT, PENDING, Entry
+from expunge.tickets.purge_waits import begin_quarantine, reason_to_wait
 from tasks.adapters import access
 from tasks.coverage import mark_purged
-from tasks.destruction import destroy, plan
+from tasks.destruction import FREE_PAGES, WEIGHTS, destroy, plan, quarantine
 from tasks.residue import scan_workspace
 from tasks.step import Timer, log, step
 
@@ -27,15 +28,21 @@ def purge(batch_id: str) -> int:
         Bytes destroyed.
 
     Raises:
-        BatchWaitsError: If a ticket on hold may need what would be destroyed; nothing is changed then.
+        BatchWaitsError: If a ticket on hold may need what would be destroyed, or an approval is missing; nothing is
+            changed then. Or if all but weights in quarantine is destroyed.
         ResidueError: If anything is left: a partial failure is a failure.
     """
     state, timer = open_state(), Timer()
     batch = state.batches.get(batch_id)
     if batch.done(BatchStage.PURGED):
         return int(batch.data["purged_bytes"])
+    now = datetime.now(UTC)
+    if (waits := reason_to_wait(batch, state.policy, now)) is not None:
+        raise BatchWaitsError(waits)
     state.holds.begin(batch_id, PURGE)
     entries = state.purges.write(batch_id, plan(state, batch))
+    if state.policy.retention.quarantine_days and "only_weights_left" not in batch.data:
+        _destroy_all_but_weights(state, batch, entries, now)
     _execute(state, batch_id, entries)
     report = _search(state, batch)
     destroyed, kept = _sum(state.purges.entries(batch_id))
@@ -59,6 +66,18 @@ def purge(batch_id: str) -> int:
     state.batches.advance(batch_id, BatchStage.PURGED, seconds=timer.seconds(batch.data, "purge"))
     log(f"batch {batch_id}: superseded bytes purged, residue scan clean")
     return destroyed
+
+
+def _destroy_all_but_weights(state: State, batch: Batch, entries: list[Entry], now: datetime) -> None:
+    """Put the superseded weights into quarantine, where there is time for one, and destroy everything else."""
+    days = state.policy.retention.quarantine_days
+    until = begin_quarantine(state.batches, state.database, batch, days, now)
+    if until <= now:
+        return
+    quarantine(state, entries, until.isoformat(timespec="seconds"))
+    _execute(state, batch.batch_id, [e for e in entries if e.item.kind not in (WEIGHTS, FREE_PAGES)])
+    batch = state.batches.record(batch.batch_id, only_weights_left=True)
+    raise BatchWaitsError(str(reason_to_wait(batch, state.policy, now)))
 
 
 def _execute(state: State, batch_id: str, entries: list[Entry]) -> None:

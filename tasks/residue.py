@@ -1,11 +1,12 @@
 """The residue scan of a workspace: nothing of an erased person may be left in any of its stores."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 from expunge.errors import ResidueError
 from expunge.residue.scan import ScanReport, Target, scan
 from expunge.state import State, open_state
-from tasks.adapters import git
+from tasks.adapters import access, dvc_objects, git
 from tasks.step import log, step
 
 
@@ -59,4 +60,10 @@ def scan_workspace(state: State, target: Target, *, with_tickets: bool = True) -
     """
     root = state.workspace.root
     skip = [state.database.path] if state.database.path is not None and not with_tickets else []
-    return scan([root], target, extra=git.objects(root), skip=skip, relative_to=root)
+    shared = state.purges.kept() if state.policy.purge.shared_remotes else []
+    left = dvc_objects.left_to_others(access.repository(state), shared) if shared else []
+    report = scan([root], target, extra=git.objects(root), skip=[*skip, *left], relative_to=root)
+    if not left:
+        return report
+    note = f"not searched: {len(left)} objects that another dataset needs; remove the people there too"
+    return replace(report, notes=(*report.notes, note))

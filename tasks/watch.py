@@ -44,7 +44,7 @@ def left_to_nobody(state: State) -> bool:
     Returns:
         False too where a gate said no, or a hold stops the batch: a person has to look at that first.
     """
-    waiting = state.holds.waiting()
+    waiting = state.waiting()
     left = [
         batch
         for batch in state.batches.unfinished()

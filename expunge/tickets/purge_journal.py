@@ -91,7 +91,9 @@ class PurgeJournal:
         self._database = database
 
     def write(self, batch_id: str, plan: Iterable[Item]) -> list[Entry]:
-        """Write a batch's plan, in one transaction; one that is there is completed by what has come back or is new.
+        """Write a batch's plan, in one transaction; one that is there is completed by what is new.
+
+        What is done is opened again, where it is planned again, once nothing is pending: it has come back.
 
         Args:
             batch_id: Of the batch.
@@ -102,6 +104,7 @@ class PurgeJournal:
         """
         with self._database.transaction() as session:
             rows = {(row.kind, row.what, row.place): row for row in _rows(session, batch_id)}
+            settled = {PENDING, DONE} if any(row.state == PENDING for row in rows.values()) else {PENDING}
             for item in plan:
                 state, key = KEPT if item.kept else PENDING, (item.kind, item.what, item.where)
                 row = rows.get(key)
@@ -109,6 +112,8 @@ class PurgeJournal:
                     row = rows[key] = PurgeRow(batch_id=batch_id, number=len(rows) + 1, kind=item.kind)
                     row.what, row.place = item.what, item.where
                     session.add(row)
+                elif row.state in settled and not item.kept:
+                    continue
                 row.size, row.why, row.state, row.done_at = item.bytes, item.why, state, None
             session.flush()
             return [_entry(row) for row in _rows(session, batch_id)]

@@ -17,6 +17,7 @@ from tasks.adapters import git
 from tasks.adapters.versioning import Repository
 
 OBJECT = "data object"
+SHARED = "shared object"  # stays in its remote, because another repository needs it
 _SUPERSEDED = "holds rows of removed people, or their partition's earlier contents"
 _RUNS = ".dvc/cache/runs"
 _EXPERIMENTS = ".dvc/tmp/exps"
@@ -53,15 +54,16 @@ def superseded(
             path = store / md5[:2] / md5[2:]
             if not path.is_file():
                 continue
-            needs = in_use.get(md5) or foreign.get(where, {}).get(md5)
-            why = f"holds earlier contents, kept: {needs} needs it" if needs else _SUPERSEDED
-            found.append(Item(OBJECT, md5, where, path.stat().st_size, why, needs is not None))
-    others = [item for item in found if item.kept and item.what not in in_use]
+            own, other = in_use.get(md5), foreign.get(where, {}).get(md5)
+            kind = SHARED if other and not own else OBJECT
+            why = f"{_SUPERSEDED}; kept: needed by {own or other}" if own or other else _SUPERSEDED
+            found.append(Item(kind, md5, where, path.stat().st_size, why, bool(own or other)))
+    others = [item for item in found if item.kind == SHARED]
     if others and not shared_remotes:
         raise ResidueError(
             "another repository keeps data in a remote, and needs what a purge would destroy",
             expected="remotes of this repository alone",
-            got=f"{len(others)} objects in {others[0].where}, {others[0].why.rpartition('kept: ')[2]}",
+            got=f"{len(others)} objects in {others[0].where} {others[0].why.rpartition('kept: ')[2]}",
             remedy="set `purge.shared_remotes: true` in policy.yaml to leave those objects to it, and remove the "
             "people there too; nothing was destroyed",
         )
@@ -130,6 +132,21 @@ def _run_cache_objects(repository: Repository, tracked: Collection[str]) -> Iter
             if (md5 := str(out.get("md5", ""))) and md5 not in tracked:
                 yield md5
                 yield from repository.manifest(md5).values() if md5.endswith(".dir") else ()
+
+
+def left_to_others(repository: Repository, kept: Iterable[Item]) -> list[Path]:
+    """Objects that stay in a shared remote, because another repository needs them.
+
+    Args:
+        repository: Whose.
+        kept: What purges had to keep.
+
+    Returns:
+        Their paths.
+    """
+    return [
+        repository.stores[item.where] / item.what[:2] / item.what[2:] for item in kept if item.kind == SHARED
+    ]
 
 
 def destroy_object(repository: Repository, item: Item, needed: Collection[str]) -> None:

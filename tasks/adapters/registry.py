@@ -27,6 +27,7 @@ ALIAS = "champion"
 BATCH_TAG = "expunge.batch"
 _MODEL_TAG = "expunge.logged_model"  # MLflow does not return a version's model id again
 PURGED_TAG = "weights.purged_at"
+QUARANTINE_TAG = "quarantined.until"
 _EXPERIMENT = "expunge"
 _ABSENT = (
     "RESOURCE_DOES_NOT_EXIST",
@@ -371,8 +372,17 @@ class Registry:
             Folder of the saved model.
 
         Raises:
-            InputError: If its weights were purged.
+            InputError: If its weights were purged, or are in quarantine and it does not serve.
         """
+        if QUARANTINE_TAG in version.tags and PURGED_TAG not in version.tags:
+            champion = self.champion()
+            if champion is None or champion.version != version.version:
+                raise InputError(
+                    f"the weights of version {version.version} are in quarantine",
+                    expected="a version that was not superseded by an erasure",
+                    got=f"one that is kept until {version.tags[QUARANTINE_TAG]}, out of use",
+                    remedy="use the current version",
+                )
         if PURGED_TAG in version.tags:
             raise InputError(
                 f"the weights of version {version.version} were purged",
