@@ -235,6 +235,12 @@ class BatchPolicy(_Strict):
     deadline_margin_days: int = Field(7, ge=0)
 
 
+class RetentionPolicy(_Strict):
+    """What may be done with superseded models before their purge."""
+
+    rollback: bool = False
+
+
 class BackupPolicy(_Strict):
     """A backup outside the workspace, and how long after a purge it may still have the bytes."""
 
@@ -262,6 +268,7 @@ class Policy(_Strict):
     gates: GatesPolicy = GatesPolicy()
     batch: BatchPolicy = BatchPolicy()
     alarms: AlarmsPolicy = AlarmsPolicy()
+    retention: RetentionPolicy = RetentionPolicy()
     backups: tuple[BackupPolicy, ...] = ()
 
 

@@ -38,7 +38,8 @@ def purge(batch_id: str) -> int:
     repo, registry = access.repository(state), access.registry(state)
     state.holds.begin(batch_id, PURGE)
     destroyed = repo.purge(repo.superseded(batch.data["partitions"]))
-    registry.purge_weights(batch.data["parent_version"])
+    for number in (batch.data["parent_version"], *(u["version"] for u in batch.data.get("rolled_back", []))):
+        registry.purge_weights(number)
     shutil.rmtree(state.workspace.releases_dir / batch_id, ignore_errors=True)
     destroy_kept(state.workspace.curvature_dir)
     saved = batch.data["scan"]
