@@ -246,6 +246,7 @@ class RetentionPolicy(_Strict):
     """How long superseded models are kept, out of use."""
 
     quarantine_days: int = Field(0, ge=0)
+    rollback: bool = False
 
 
 class BackupPolicy(_Strict):
