@@ -8,11 +8,12 @@ from expunge.database import Database, open_database
 from expunge.datasets.contract import DatasetContract, read_contract
 from expunge.errors import WorkspaceError
 from expunge.evidence.store import LedgerStore
-from expunge.pseudonyms import Pseudonymiser, load_key
+from expunge.pseudonyms import Pseudonymiser, load_keyring
 from expunge.settings import Params, Policy, Workspace, load_params, load_policy
 from expunge.tickets.batches import BatchStore
 from expunge.tickets.deadlines import Deadlines
 from expunge.tickets.store import TicketStore
+from expunge.tickets.suppression import Suppression
 
 PSEUDONYM_KEY = "pseudonym-1.key"
 PARTITION_KEY = "partition.key"
@@ -35,6 +36,7 @@ class State:
         deadlines: Of the tickets.
         batches: Batch store.
         ledger: Ledger store.
+        suppressed: Who was removed and may not come back.
     """
 
     workspace: Workspace
@@ -48,6 +50,7 @@ class State:
     deadlines: Deadlines
     batches: BatchStore
     ledger: LedgerStore
+    suppressed: Suppression
 
 
 def open_state(path: Path | None = None) -> State:
@@ -77,7 +80,7 @@ def open_state(path: Path | None = None) -> State:
         load_params(workspace),
         read_contract(workspace.contract_path),
     )
-    pseudonymiser = Pseudonymiser(load_key(workspace.keys_dir / PSEUDONYM_KEY))
+    pseudonymiser = load_keyring(workspace.keys_dir)
     database = open_database(workspace.database_url)
     return State(
         workspace=workspace,
@@ -91,4 +94,5 @@ def open_state(path: Path | None = None) -> State:
         deadlines=Deadlines(database),
         batches=BatchStore(database),
         ledger=LedgerStore(database),
+        suppressed=Suppression(database, pseudonymiser),
     )
