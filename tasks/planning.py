@@ -10,6 +10,7 @@ from expunge.scratch import scratch
 from expunge.state import State, open_state
 from expunge.tickets.batches import BatchStage
 from tasks.adapters import access
+from tasks.ingest import finish_import
 from tasks.step import log, step
 
 
@@ -76,6 +77,7 @@ def plan(batch_id: str) -> list[str]:
     """
     chosen_device()  # the first step of a batch: refused before a record is removed
     state = open_state()
+    finish_import(state)  # one that was killed: a batch begins on a whole version
     batch = state.batches.get(batch_id)
     refused = batch.data.get("refused", [])
     order = [name for name in batch.data.get("order", []) if name not in refused]
