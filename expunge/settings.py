@@ -235,6 +235,12 @@ class BatchPolicy(_Strict):
     deadline_margin_days: int = Field(7, ge=0)
 
 
+class PurgePolicy(_Strict):
+    """What may be destroyed, and whether a person has to agree."""
+
+    shared_remotes: bool = False
+
+
 class AlarmsPolicy(_Strict):
     """Whom to tell when a deadline is near."""
 
@@ -253,6 +259,7 @@ class Policy(_Strict):
     ledger: LedgerPolicy = LedgerPolicy()
     gates: GatesPolicy = GatesPolicy()
     batch: BatchPolicy = BatchPolicy()
+    purge: PurgePolicy = PurgePolicy()
     alarms: AlarmsPolicy = AlarmsPolicy()
 
 

@@ -12,6 +12,7 @@ from expunge.pseudonyms import Pseudonymiser, load_keyring
 from expunge.settings import Params, Policy, Workspace, load_params, load_policy
 from expunge.tickets.batches import BatchStore
 from expunge.tickets.deadlines import Deadlines
+from expunge.tickets.purge_journal import PurgeJournal
 from expunge.tickets.store import TicketStore
 from expunge.tickets.suppression import Suppression
 
@@ -35,6 +36,7 @@ class State:
         tickets: Ticket store.
         deadlines: Of the tickets.
         batches: Batch store.
+        purges: Journal of purges.
         ledger: Ledger store.
         suppressed: Who was removed and may not come back.
     """
@@ -49,6 +51,7 @@ class State:
     tickets: TicketStore
     deadlines: Deadlines
     batches: BatchStore
+    purges: PurgeJournal
     ledger: LedgerStore
     suppressed: Suppression
 
@@ -93,6 +96,7 @@ def open_state(path: Path | None = None) -> State:
         tickets=TicketStore(database, pseudonymiser),
         deadlines=Deadlines(database),
         batches=BatchStore(database),
+        purges=PurgeJournal(database),
         ledger=LedgerStore(database),
         suppressed=Suppression(database, pseudonymiser),
     )

@@ -370,6 +370,32 @@ class Registry:
         return next(path.parent for path in folder.rglob("model.json"))
 
     @_translated
+    def weights_size(self, number: int) -> int | None:
+        """How many bytes the weights of a version take.
+
+        Args:
+            number: Of the version.
+
+        Returns:
+            Bytes; None where a purge was interrupted that had destroyed them.
+        """
+        import mlflow
+        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+        try:
+            location = self.client.get_logged_model(self.get(number).logged_model_id).artifact_location
+        except mlflow.MlflowException as error:
+            if error.error_code not in _ABSENT:
+                raise
+            return None
+        store, total, folders = get_artifact_repository(location), 0, [""]
+        while folders:
+            for found in store.list_artifacts(folders.pop() or None):
+                total += found.file_size or 0
+                folders += [found.path] if found.is_dir else []
+        return total
+
+    @_translated
     def purge_weights(self, number: int) -> None:
         """Destroy a version's weights; run and version stay as evidence; repeating it does no harm.
 

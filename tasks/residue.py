@@ -1,0 +1,62 @@
+"""The residue scan of a workspace: nothing of an erased person may be left in any of its stores."""
+
+from collections.abc import Iterable
+
+from expunge.errors import ResidueError
+from expunge.residue.scan import ScanReport, Target, scan
+from expunge.state import State, open_state
+from tasks.adapters import git
+from tasks.step import log, step
+
+
+@step
+def search_residue() -> int:
+    """Search the whole workspace for everyone who was erased.
+
+    Returns:
+        Number of files and objects searched.
+
+    Raises:
+        ResidueError: If anything is found.
+    """
+    state = open_state()
+    report = scan_workspace(state, erased(state))
+    if not report.clean:
+        raise ResidueError(
+            "the residue scan found something",
+            got=f"{len(report.hits)} hits",
+            remedy="see `expunge purge verify`",
+        )
+    searched = sum(int(item["files"]) for item in report.searched)
+    log(f"residue scan of {searched} files and objects: clean")
+    return searched
+
+
+def erased(state: State, also: Iterable[str] = ()) -> Target:
+    """Everyone who was erased, by pseudonym.
+
+    Args:
+        state: The workspace.
+        also: Subject ids to look for as they are.
+
+    Returns:
+        What to search for.
+    """
+    pseudonyms = frozenset(ticket.pseudonym for ticket in state.tickets.select(states=["closed"]))
+    return Target(subjects=frozenset(also), pseudonyms=pseudonyms, pseudonymiser=state.pseudonymiser)
+
+
+def scan_workspace(state: State, target: Target, *, with_tickets: bool = True) -> ScanReport:
+    """Search every file of a workspace, and every git object.
+
+    Args:
+        state: The workspace.
+        target: Whom and which rows to look for.
+        with_tickets: Whether the tickets database is searched too; open tickets hold their ids there.
+
+    Returns:
+        The report.
+    """
+    root = state.workspace.root
+    skip = [state.database.path] if state.database.path is not None and not with_tickets else []
+    return scan([root], target, extra=git.objects(root), skip=skip, relative_to=root)
