@@ -45,6 +45,39 @@ def restore(
     _print(done, json)
 
 
+@app.command()
+def checkout(
+    revision: Annotated[
+        str, typer.Argument(help="Commit, branch or tag whose dataset to take out.")
+    ] = "HEAD",
+    workspace: WorkspaceOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Take a version of the dataset out; a purged one, or one with a removed person, is refused unharmed."""
+    from tasks.checkout import checkout as take
+
+    with showing_progress():
+        done = take(use_workspace(workspace), revision)
+    if json:
+        emit(done)
+        return
+    out.print(f"data/dataset {'is now' if done['changed'] else 'stays'} {done['dataset_md5']}", markup=False)
+    if revision != "HEAD":
+        out.print("`expunge data checkout` goes back to the version of the commit that is checked out.")
+
+
+@app.command()
+def guard(workspace: WorkspaceOption = None, json: JsonOption = False) -> None:
+    """Install the git hook that keeps purged versions from being checked out by plain git and DVC."""
+    from tasks.adapters.guard import install
+
+    changed = install(use_workspace(workspace).workspace.root)
+    if json:
+        emit({"installed": True, "changed": changed})
+        return
+    out.print("The guard is installed." if changed else "The guard is there already.")
+
+
 def _print(done: dict[str, Any], json: bool) -> None:
     if json:
         emit(done)

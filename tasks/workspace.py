@@ -14,7 +14,7 @@ from expunge.evidence.annex import create_auditor_keys
 from expunge.pseudonyms import create_key
 from expunge.settings import Workspace, template
 from expunge.state import PARTITION_KEY, PSEUDONYM_KEY, WORKSPACE_FILE
-from tasks.adapters import git
+from tasks.adapters import git, guard
 from tasks.adapters.versioning import Repository
 
 _IGNORED = ("/.expunge/", "/build/", "__pycache__/")
@@ -77,6 +77,7 @@ def create(root: Path, dataset: str, source: Path | None) -> dict[str, object]:
         ]
         git.commit(root, [path for path in tracked if (root / path).exists()], "Make an Expunge workspace")
         version = repository.track_dataset(f"Add dataset {loaded.contract.name}")
+        guard.install(root)
         content = {
             "version": 1,
             "lineage": f"expunge-{loaded.contract.name}",

@@ -5,6 +5,7 @@ from pathlib import Path
 from expunge.state import open_state
 from expunge.tickets.batches import ORDER
 from tasks.adapters import access
+from tasks.adapters.dvc_objects import destroy_object, superseded
 from tasks.removal import remove
 from tasks.workspace import create
 from tests.conftest import make_clinic
@@ -29,5 +30,6 @@ def erase(root: Path, *people: str, purge: bool = True) -> None:
     if purge:
         repo = access.repository(state)
         partitions = state.batches.get(batch.batch_id).data["partitions"]
-        assert repo.purge(repo.superseded(partitions)) > 0
+        for item in superseded(repo, partitions):
+            destroy_object(repo, item, repo.needed())
     state.batches.close(batch.batch_id)
