@@ -130,9 +130,9 @@ def open_database(url: str) -> Database:
     """
     # Table modules register themselves on Base.
     from expunge.evidence import store as _evidence  # noqa: F401
+    from expunge.tickets import epochs as _epochs  # noqa: F401
     from expunge.tickets import purge_journal as _purges  # noqa: F401
     from expunge.tickets import requests as _requests  # noqa: F401
-    from expunge.tickets import suppression as _suppression  # noqa: F401
     from expunge.tickets import tables as _tickets  # noqa: F401
     from expunge.tickets import tokens as _tokens  # noqa: F401
 

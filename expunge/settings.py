@@ -247,6 +247,12 @@ class AlarmsPolicy(_Strict):
     webhook: str | None = Field(None, pattern="^https?://")
 
 
+class SuppressionPolicy(_Strict):
+    """How long it is remembered, by pseudonym, who was removed."""
+
+    retention_days: int | None = Field(None, ge=0)
+
+
 class Policy(_Strict):
     """policy.yaml: what may close a ticket, fixed before any request is seen."""
 
@@ -261,6 +267,7 @@ class Policy(_Strict):
     batch: BatchPolicy = BatchPolicy()
     purge: PurgePolicy = PurgePolicy()
     alarms: AlarmsPolicy = AlarmsPolicy()
+    suppression: SuppressionPolicy = SuppressionPolicy()
 
 
 class ModelParams(_Strict):

@@ -12,6 +12,7 @@ from expunge.pseudonyms import Pseudonymiser, load_keyring
 from expunge.settings import Params, Policy, Workspace, load_params, load_policy
 from expunge.tickets.batches import BatchStore
 from expunge.tickets.deadlines import Deadlines
+from expunge.tickets.epochs import KeyEpochs
 from expunge.tickets.purge_journal import PurgeJournal
 from expunge.tickets.store import TicketStore
 from expunge.tickets.suppression import Suppression
@@ -39,6 +40,7 @@ class State:
         purges: Journal of purges.
         ledger: Ledger store.
         suppressed: Who was removed and may not come back.
+        epochs: Of the pseudonym keys.
     """
 
     workspace: Workspace
@@ -54,6 +56,7 @@ class State:
     purges: PurgeJournal
     ledger: LedgerStore
     suppressed: Suppression
+    epochs: KeyEpochs
 
 
 def open_state(path: Path | None = None) -> State:
@@ -85,6 +88,8 @@ def open_state(path: Path | None = None) -> State:
     )
     pseudonymiser = load_keyring(workspace.keys_dir)
     database = open_database(workspace.database_url)
+    epochs = KeyEpochs(database, workspace.keys_dir)
+    epochs.require()
     return State(
         workspace=workspace,
         lineage=lineage,
@@ -99,4 +104,5 @@ def open_state(path: Path | None = None) -> State:
         purges=PurgeJournal(database),
         ledger=LedgerStore(database),
         suppressed=Suppression(database, pseudonymiser),
+        epochs=epochs,
     )

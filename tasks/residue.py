@@ -1,8 +1,11 @@
 """The residue scan of a workspace: nothing of an erased person may be left in any of its stores."""
 
+from collections import Counter
 from collections.abc import Iterable
+from dataclasses import replace
 
 from expunge.errors import ResidueError
+from expunge.pseudonyms import epoch_of
 from expunge.residue.scan import ScanReport, Target, scan
 from expunge.state import State, open_state
 from tasks.adapters import git
@@ -59,4 +62,11 @@ def scan_workspace(state: State, target: Target, *, with_tickets: bool = True) -
     """
     root = state.workspace.root
     skip = [state.database.path] if state.database.path is not None and not with_tickets else []
-    return scan([root], target, extra=git.objects(root), skip=skip, relative_to=root)
+    report = scan([root], target, extra=git.objects(root), skip=skip, relative_to=root)
+    lost = Counter(epoch_of(one) for one in target.pseudonyms)
+    notes = tuple(
+        f"{people} people erased under key epoch {epoch}, whose key is destroyed, cannot be searched for"
+        for epoch, people in sorted(lost.items())
+        if epoch not in state.pseudonymiser.epochs
+    )
+    return replace(report, notes=report.notes + notes)

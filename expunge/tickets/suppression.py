@@ -7,7 +7,7 @@ the list; destroying the key at the end of retention is what ends it.
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 
-from sqlalchemy import String, func, insert, select
+from sqlalchemy import String, insert, select
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from expunge.database import Base, Database, UtcTime
@@ -70,17 +70,6 @@ class Suppression:
         """
         with self._database.transaction() as session:
             return self._among(session, subject_ids)
-
-    def counts(self) -> dict[int, tuple[int, datetime]]:
-        """How many people are on the list, and when the last of them was added.
-
-        Returns:
-            Both, by key epoch.
-        """
-        query = select(SuppressedRow.epoch, func.count(), func.max(SuppressedRow.added_at))
-        with self._database.transaction() as session:
-            rows = session.execute(query.group_by(SuppressedRow.epoch)).all()
-        return {epoch: (people, last) for epoch, people, last in rows}
 
     def _among(self, session: Session, subject_ids: Iterable[str]) -> dict[str, str]:
         found: dict[str, str] = {}
