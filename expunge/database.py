@@ -129,6 +129,7 @@ def open_database(url: str) -> Database:
         ServiceUnavailableError: If it cannot be reached, or is no database of ours.
     """
     # Table modules register themselves on Base.
+    from expunge.evidence import coverage_store as _coverage  # noqa: F401
     from expunge.evidence import store as _evidence  # noqa: F401
     from expunge.tickets import epochs as _epochs  # noqa: F401
     from expunge.tickets import purge_journal as _purges  # noqa: F401

@@ -241,6 +241,20 @@ class PurgePolicy(_Strict):
     shared_remotes: bool = False
 
 
+class BackupPolicy(_Strict):
+    """A backup outside the workspace, and how long after a purge it may still have the bytes."""
+
+    name: str = Field(min_length=1)
+    holds: Literal["dataset", "model", "database"]
+    expires_days: int = Field(30, ge=0, le=36500)
+
+
+class CoveragePolicy(_Strict):
+    """What happens while nothing was said of a declared artefact that saw the people."""
+
+    unresolved: Literal["refuse", "state"] = "refuse"
+
+
 class AlarmsPolicy(_Strict):
     """Whom to tell when a deadline is near."""
 
@@ -266,8 +280,10 @@ class Policy(_Strict):
     gates: GatesPolicy = GatesPolicy()
     batch: BatchPolicy = BatchPolicy()
     purge: PurgePolicy = PurgePolicy()
+    coverage: CoveragePolicy = CoveragePolicy()
     alarms: AlarmsPolicy = AlarmsPolicy()
     suppression: SuppressionPolicy = SuppressionPolicy()
+    backups: tuple[BackupPolicy, ...] = ()
 
 
 class ModelParams(_Strict):

@@ -6,19 +6,23 @@ from pathlib import Path
 
 from expunge.database import Database, open_database
 from expunge.datasets.contract import DatasetContract, read_contract
+from expunge.datasets.placement import Placement
 from expunge.errors import WorkspaceError
+from expunge.evidence.coverage_store import CoverageStore
 from expunge.evidence.store import LedgerStore
-from expunge.pseudonyms import Pseudonymiser, load_keyring
+from expunge.pseudonyms import Pseudonymiser, load_key, load_keyring
 from expunge.settings import Params, Policy, Workspace, load_params, load_policy
 from expunge.tickets.batches import BatchStore
 from expunge.tickets.deadlines import Deadlines
 from expunge.tickets.epochs import KeyEpochs
+from expunge.tickets.holds import Holds
 from expunge.tickets.purge_journal import PurgeJournal
 from expunge.tickets.store import TicketStore
 from expunge.tickets.suppression import Suppression
 
 PSEUDONYM_KEY = "pseudonym-1.key"
 PARTITION_KEY = "partition.key"
+PLACEMENT_FILE = "placement.json"
 WORKSPACE_FILE = "workspace.json"
 
 
@@ -38,9 +42,11 @@ class State:
         deadlines: Of the tickets.
         batches: Batch store.
         purges: Journal of purges.
+        holds: What legal holds stop.
         ledger: Ledger store.
         suppressed: Who was removed and may not come back.
         epochs: Of the pseudonym keys.
+        coverage: The coverage map.
     """
 
     workspace: Workspace
@@ -54,9 +60,18 @@ class State:
     deadlines: Deadlines
     batches: BatchStore
     purges: PurgeJournal
+    holds: Holds
     ledger: LedgerStore
     suppressed: Suppression
     epochs: KeyEpochs
+    coverage: CoverageStore
+
+    @property
+    def placement(self) -> Placement:
+        """Which partitions of the dataset can hold a person."""
+        return Placement(
+            load_key(self.workspace.keys_dir / PARTITION_KEY), self.workspace.state / PLACEMENT_FILE
+        )
 
 
 def open_state(path: Path | None = None) -> State:
@@ -102,7 +117,9 @@ def open_state(path: Path | None = None) -> State:
         deadlines=Deadlines(database),
         batches=BatchStore(database),
         purges=PurgeJournal(database),
+        holds=Holds(database),
         ledger=LedgerStore(database),
         suppressed=Suppression(database, pseudonymiser),
         epochs=epochs,
+        coverage=CoverageStore(database),
     )

@@ -8,10 +8,10 @@ import pandas as pd
 
 from expunge.datasets.ingest import install, read_backup, read_dump, sort_out, stage
 from expunge.errors import RefusedError, WorkspaceError
-from expunge.pseudonyms import load_key
 from expunge.scratch import scratch
-from expunge.state import PARTITION_KEY, State
+from expunge.state import State
 from tasks.adapters import access
+from tasks.coverage import record_dataset
 from tasks.leases import lineage_lease
 
 _PLAN = "plan.json"
@@ -70,7 +70,7 @@ def finish_import(state: State) -> None:
                 remedy=f"check that version out with git, or give the import up by removing {staging.name} in .expunge",
             )
         install(staging, state.workspace.dataset_dir)
-        repo.track_dataset(content["message"])
+        record_dataset(state, repo.track_dataset(content["message"]).md5)
         plan.unlink()  # last: what names the work outlives the work
     if staging.is_dir():
         staging.rmdir()
@@ -99,7 +99,7 @@ def _staging(state: State) -> Path:
 
 def _bring_in(state: State, frame: pd.DataFrame, dry_run: bool) -> dict[str, Any]:
     directory, repo = state.workspace.dataset_dir, access.repository(state)
-    key = load_key(state.workspace.keys_dir / PARTITION_KEY)
+    placement = state.placement
     with lineage_lease(state):
         require_no_batch(state)
         finish_import(state)
@@ -109,13 +109,13 @@ def _bring_in(state: State, frame: pd.DataFrame, dry_run: bool) -> dict[str, Any
                 remedy="see `dvc diff`; keep it with `dvc commit`, or undo it with `dvc checkout`",
             )
         suppressed = state.suppressed.among(frame["subject_id"].unique())
-        arrivals = sort_out(frame, directory, key, suppressed)
+        arrivals = sort_out(frame, directory, placement, suppressed)
         rows, people = len(arrivals.frame), int(arrivals.frame["subject_id"].nunique())
         if rows and not dry_run:
             with scratch(state.workspace.scratch_dir) as place:
                 staging = place / "import"
                 staging.mkdir()
-                stage(arrivals.frame, directory, key, staging)
+                stage(arrivals.frame, directory, placement.key, staging)
                 plan = {"before": repo.current().md5, "message": f"Add {rows} records of {people} subjects"}
                 (staging / _PLAN).write_text(json.dumps(plan), encoding="utf-8")
                 staging.rename(_staging(state))  # from here on it is done, whoever does it

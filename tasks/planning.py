@@ -11,6 +11,7 @@ from expunge.state import State, open_state
 from expunge.tickets.batches import Batch, BatchStage
 from tasks.adapters import access
 from tasks.adapters.registry import Version
+from tasks.coverage import catch_up, settle
 from tasks.ingest import finish_import
 from tasks.step import log, step
 
@@ -87,15 +88,19 @@ def plan(batch_id: str) -> list[str]:
     Raises:
         InputError: If ``EXPUNGE_DEVICE`` names no device of this machine.
         CertificateRefusedError: If policy admits none.
+        CoverageError: If nothing was said of a declared artefact that saw the people, and policy refuses that.
     """
     chosen_device()  # the first step of a batch: refused before a record is removed
     state = open_state()
     finish_import(state)  # one that was killed: a batch begins on a whole version
     batch = state.batches.get(batch_id)
+    catch_up(state)
     refused = batch.data.get("refused", [])
     order = [name for name in batch.data.get("order", []) if name not in refused]
     if order and batch.stage is not BatchStage.PLANNED:
         return order
+    if batch.stage is BatchStage.PLANNED:
+        settle(state, batch_id)
     context, parent = champion_context(state, batch)
     made = make_plan(context)
     order = [name for name in made.order if name not in refused]

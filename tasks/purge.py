@@ -7,8 +7,10 @@ from expunge.errors import ResidueError
 from expunge.residue.scan import ScanReport, Target, scan
 from expunge.state import State, open_state
 from expunge.tickets.batches import Batch, BatchStage
+from expunge.tickets.holds import PURGE
 from expunge.tickets.purge_journal import DONE, KEPT, PENDING, Entry
 from tasks.adapters import access
+from tasks.coverage import mark_purged
 from tasks.destruction import destroy, plan
 from tasks.residue import scan_workspace
 from tasks.step import Timer, log, step
@@ -25,17 +27,20 @@ def purge(batch_id: str) -> int:
         Bytes destroyed.
 
     Raises:
+        BatchWaitsError: If a ticket on hold may need what would be destroyed; nothing is changed then.
         ResidueError: If anything is left: a partial failure is a failure.
     """
     state, timer = open_state(), Timer()
     batch = state.batches.get(batch_id)
     if batch.done(BatchStage.PURGED):
         return int(batch.data["purged_bytes"])
+    state.holds.begin(batch_id, PURGE)
     entries = state.purges.write(batch_id, plan(state, batch))
     _execute(state, batch_id, entries)
     report = _search(state, batch)
     destroyed, kept = _sum(state.purges.entries(batch_id))
-    state.batches.record(batch_id, purged_bytes=destroyed, scan_report=report.to_json())
+    declared = [backup.model_dump() for backup in state.policy.backups]  # for the receipt: policy may change
+    state.batches.record(batch_id, purged_bytes=destroyed, scan_report=report.to_json(), backups=declared)
     state.ledger.append(
         state.lineage,
         kind="purge",
@@ -48,6 +53,7 @@ def purge(batch_id: str) -> int:
             **({"kept": kept} if kept else {}),
         },
     )
+    mark_purged(state, batch)
     registry = access.registry(state)
     registry.tag(batch.data["model_version"], "superseded.purged", "true")
     state.batches.advance(batch_id, BatchStage.PURGED, seconds=timer.seconds(batch.data, "purge"))

@@ -16,7 +16,14 @@ import pyarrow.parquet as pq
 
 from expunge.datasets import catalogue
 from expunge.datasets.contract import RESERVED, DatasetContract, SplitRule, canonical_frame
-from expunge.datasets.partitions import partition_files, partition_index, partition_name
+from expunge.datasets.partitions import (
+    find_subjects,
+    partition_files,
+    partition_index,
+    partition_name,
+    write_partition,
+)
+from expunge.datasets.placement import Placement
 from expunge.errors import DatasetError
 
 
@@ -113,13 +120,15 @@ def read_backup(folder: Path, contract: DatasetContract) -> pd.DataFrame:
     return canonical_frame(frame, contract.model_copy(update=rules), whole=False)
 
 
-def sort_out(frame: pd.DataFrame, directory: Path, key: bytes, suppressed: Mapping[str, str]) -> Arrivals:
+def sort_out(
+    frame: pd.DataFrame, directory: Path, placement: Placement, suppressed: Mapping[str, str]
+) -> Arrivals:
     """Tell the removed, the present and the new apart.
 
     Args:
         frame: Canonical rows of a dump.
         directory: The dataset.
-        key: Secret of the workspace's partitions.
+        placement: Which partitions can hold them.
         suppressed: People who were removed, by subject id.
 
     Returns:
@@ -127,7 +136,8 @@ def sort_out(frame: pd.DataFrame, directory: Path, key: bytes, suppressed: Mappi
     """
     people = frame["subject_id"]
     removed = people.isin(list(suppressed))
-    there = people.isin(_present(directory, set(people.unique()) - set(suppressed), key))
+    counts = find_subjects(directory, set(people.unique()) - set(suppressed), placement)
+    there = people.isin([person for person, rows in counts.items() if rows])
 
     def figures(rows: "pd.Series[bool]") -> tuple[int, int]:
         return int(rows.sum()), int(people[rows].nunique())
@@ -140,22 +150,19 @@ def sort_out(frame: pd.DataFrame, directory: Path, key: bytes, suppressed: Mappi
     )
 
 
-def _present(directory: Path, people: Iterable[str], key: bytes) -> list[str]:
-    """Who of them is in the dataset: each is looked for in their own partition only."""
-    found: list[str] = []
-    for path, wanted in _by_partition(directory, people, key).items():
-        column = pq.read_table(path, columns=["subject_id"]).column("subject_id").cast(pa.string())
-        values = pa.array(wanted, type=pa.string())
-        found += pc.unique(column.filter(pc.is_in(column, value_set=values))).to_pylist()
-    return found
-
-
 def _by_partition(directory: Path, people: Iterable[str], key: bytes) -> dict[Path, list[str]]:
     count = len(partition_files(directory))
     groups: dict[Path, list[str]] = {}
     for person in sorted(people):
         name = partition_name(key, partition_index(key, person, count))
         groups.setdefault(directory / name, []).append(person)
+    if any(not path.is_file() for path in groups):
+        raise DatasetError(
+            "the dataset's partitions are not those of the workspace's key",
+            expected="the files that `expunge init` wrote, by their names",
+            got="others",
+            remedy="restore them with `expunge data checkout`",
+        )
     return groups
 
 
@@ -169,7 +176,7 @@ def stage(frame: pd.DataFrame, directory: Path, key: bytes, staging: Path) -> No
         staging: An empty folder.
 
     Raises:
-        DatasetError: If a column is of another kind than in the dataset.
+        DatasetError: If a column is of another kind than in the dataset, or the partitions are others.
     """
     columns = [pq.read_table(path, columns=["record_id"])["record_id"] for path in partition_files(directory)]
     largest = max((pc.max(column).as_py() or 0) for column in columns if len(column))
@@ -187,7 +194,7 @@ def stage(frame: pd.DataFrame, directory: Path, key: bytes, staging: Path) -> No
                 got=type(error).__name__,
                 remedy="bring the dump into the dataset's form",
             ) from error
-        pq.write_table(both, staging / path.name, compression="zstd", store_schema=False)
+        write_partition(both, staging / path.name)
 
 
 def install(staging: Path, directory: Path) -> None:

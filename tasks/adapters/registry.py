@@ -254,8 +254,17 @@ class Registry:
         Returns:
             The version, if there is one.
         """
-        versions = self.client.search_model_versions(f"name = '{self.name}'")
-        return next((_version(v) for v in versions if v.tags.get(BATCH_TAG) == batch), None)
+        return next((found for found in self.versions() if found.tags.get(BATCH_TAG) == batch), None)
+
+    @_translated
+    def versions(self) -> list[Version]:
+        """Every version.
+
+        Returns:
+            Versions, the first one first.
+        """
+        found = self.client.search_model_versions(f"name = '{self.name}'")
+        return sorted((_version(version) for version in found), key=lambda version: version.version)
 
     @_translated
     def next_version(self) -> int:
@@ -264,8 +273,7 @@ class Registry:
         Returns:
             One more than the highest.
         """
-        versions = self.client.search_model_versions(f"name = '{self.name}'")
-        return 1 + max((int(version.version) for version in versions), default=0)
+        return 1 + max((found.version for found in self.versions()), default=0)
 
     @_translated
     def get(self, number: int) -> Version:
@@ -326,6 +334,18 @@ class Registry:
             value: Without personal data.
         """
         self.client.set_model_version_tag(self.name, str(number), name, value)
+
+    @_translated
+    def mark(self, version: Version, name: str, value: str) -> None:
+        """Tag a version and its run.
+
+        Args:
+            version: Which.
+            name: Of the tag.
+            value: Without personal data.
+        """
+        self.client.set_tag(version.run_id, name, value)
+        self.tag(version.version, name, value)  # the version last: what is looked for
 
     @_translated
     def metrics(self, version: Version) -> dict[str, float]:

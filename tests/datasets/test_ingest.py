@@ -15,6 +15,7 @@ from expunge.datasets.partitions import (
     remove_subjects,
     write_partitions,
 )
+from expunge.datasets.placement import Placement
 from expunge.errors import DatasetError
 from tests.conftest import clinic_rows, make_clinic
 
@@ -35,14 +36,18 @@ def directory(tmp_path: Path) -> Path:
     return tmp_path / "dataset"
 
 
+def placed(directory: Path) -> Placement:
+    return Placement(KEY, directory.parent / "placement.json")
+
+
 def contract(dump: Path):
     return read_contract(dump / "contract.yaml")
 
 
 def test_the_removed_the_present_and_the_new_are_told_apart(dump: Path, directory: Path) -> None:
-    remove_subjects(directory, [ANN])
+    remove_subjects(directory, [ANN], placed(directory))
     frame = read_dump(str(dump), contract(dump))
-    arrivals = sort_out(frame, directory, KEY, {ANN: "p1-x"})
+    arrivals = sort_out(frame, directory, placed(directory), {ANN: "p1-x"})
     assert set(arrivals.frame["subject_id"]) == {f"person-{number:05d}-x" for number in range(20, 24)}
     assert arrivals.suppressed == (2, 1)
     assert arrivals.read == (len(frame), 25)
@@ -53,7 +58,7 @@ def test_the_removed_the_present_and_the_new_are_told_apart(dump: Path, director
 
 def test_new_people_go_into_their_own_partitions(dump: Path, directory: Path) -> None:
     before, files = read_dataset(directory), {path: path.read_bytes() for path in directory.iterdir()}
-    arrivals = sort_out(read_dump(str(dump), contract(dump)), directory, KEY, {})
+    arrivals = sort_out(read_dump(str(dump), contract(dump)), directory, placed(directory), {})
     staging = directory.parent / "staging"
     staging.mkdir()
     stage(arrivals.frame, directory, KEY, staging)
@@ -75,7 +80,7 @@ def test_new_people_go_into_their_own_partitions(dump: Path, directory: Path) ->
     pd.testing.assert_frame_equal(
         added[columns], arrivals.frame[columns].reset_index(drop=True), check_dtype=False
     )
-    assert sort_out(read_dump(str(dump), contract(dump)), directory, KEY, {}).frame.empty
+    assert sort_out(read_dump(str(dump), contract(dump)), directory, placed(directory), {}).frame.empty
 
 
 def test_one_new_person_is_dump_enough(tmp_path: Path, directory: Path, dump: Path) -> None:
@@ -84,14 +89,14 @@ def test_one_new_person_is_dump_enough(tmp_path: Path, directory: Path, dump: Pa
     with pytest.raises(DatasetError, match="no rows fall into"):
         load(str(dump))
     frame = read_dump(str(dump), contract(dump))
-    assert set(sort_out(frame, directory, KEY, {}).frame["subject_id"]) == {"person-00020-x"}
+    assert set(sort_out(frame, directory, placed(directory), {}).frame["subject_id"]) == {"person-00020-x"}
 
 
 def test_whole_numbers_and_fractions_meet_in_one_column(directory: Path, dump: Path) -> None:
     rows = clinic_rows(24)
     rows[rows["person"] == "person-00020-x"].assign(age=41, dose=2.5).to_csv(dump / "visits.csv", index=False)
     before = read_dataset(directory)
-    frame = sort_out(read_dump(str(dump), contract(dump)), directory, KEY, {}).frame
+    frame = sort_out(read_dump(str(dump), contract(dump)), directory, placed(directory), {}).frame
     staging = directory.parent / "staging"
     staging.mkdir()
     stage(frame, directory, KEY, staging)
@@ -154,3 +159,21 @@ def test_a_faulty_backup_is_refused(directory: Path, dump: Path, fault: str) -> 
         (folder / "part-1.parquet").write_bytes(b"PAR1 nothing")
     with pytest.raises(DatasetError):
         read_backup(folder, contract(dump))
+
+
+def test_partitions_of_another_key_are_refused(dump: Path, directory: Path) -> None:
+    frame = sort_out(read_dump(str(dump), contract(dump)), directory, placed(directory), {}).frame
+    with pytest.raises(DatasetError, match="not those of the workspace's key"):
+        stage(frame, directory, b"x" * 32, directory.parent)
+
+
+def test_a_person_who_lies_elsewhere_is_found_all_the_same(dump: Path, directory: Path) -> None:
+    """Somebody wrote rows into another partition by hand: they are there, and not brought in twice."""
+    frame = sort_out(read_dump(str(dump), contract(dump)), directory, placed(directory), {}).frame
+    person = frame["subject_id"].iloc[0]
+    own = partition_name(KEY, partition_index(KEY, person, 8))
+    path = next(path for path in directory.iterdir() if path.name != own)
+    rows = frame[frame["subject_id"] == person]
+    pd.concat([pd.read_parquet(path), rows]).to_parquet(path, index=False)
+    again = sort_out(read_dump(str(dump), contract(dump)), directory, placed(directory), {})
+    assert person not in set(again.frame["subject_id"])
