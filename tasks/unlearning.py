@@ -156,6 +156,7 @@ def _problem(
         records=len(features),
         account=account_of(state.ledger.entries(state.lineage)),
         draws=batch.draws,
+        same_data=bool(batch.data.get("same_data", False)),
     )
     same = preprocessing.feature_names == parent.preprocessing.feature_names
     return Problem(
