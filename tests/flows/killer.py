@@ -45,7 +45,8 @@ def run(root, *, where="", when="after", seconds=None, purge="") -> int:
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(_PRELOAD)
-    process = context.Process(target=_run, args=(str(root), where, when, purge))
+    database = os.environ.get("EXPUNGE_DATABASE_URL")  # the fork server keeps the environment it began with
+    process = context.Process(target=_run, args=(str(root), where, when, purge, database))
     process.start()
     process.join(300 if seconds is None else seconds)
     if process.is_alive():
@@ -62,8 +63,10 @@ def _kill(pid) -> None:
         os.kill(pid, signal.SIGKILL)
 
 
-def _run(root: str, where: str, when: str, purge: str) -> None:
+def _run(root: str, where: str, when: str, purge: str, database: str | None) -> None:
     os.setsid()
+    if database:
+        os.environ["EXPUNGE_DATABASE_URL"] = database
     from cli.main import invoke
 
     if where:
