@@ -17,6 +17,7 @@ def add_to(app: typer.Typer) -> None:
     """
     app.command()(plan)
     app.command()(run)
+    app.command()(rollback)
 
 
 def plan(
@@ -39,6 +40,7 @@ def plan(
     }
     records = records_of(state, [t.ticket_id for t in chosen])
     waiting = waiting_for(chosen, state.policy.batch, datetime.now(UTC))
+    unresolved = state.coverage.unresolved()
     if json:
         assessed = [
             {k: (None if v == float("inf") else v) for k, v in a.to_json().items()} for a in made.assessments
@@ -53,6 +55,7 @@ def plan(
                 "why": made.why,
                 "ledger_left": left,
                 "waiting": waiting,
+                "unresolved": [item.to_json() for item in unresolved],
             }
         )
         return
@@ -84,6 +87,8 @@ def plan(
     for a in made.assessments:
         if a.refusal:
             out.print(f"  {a.mechanism}: {a.remedy}", markup=False)
+    for item in unresolved:
+        out.print(f"Nobody has said what becomes of {item.label}: `expunge coverage resolve`.", markup=False)
     if not made.order:
         out.print("Tickets would fail. See policy.yaml.")
 
@@ -102,7 +107,8 @@ def run(
     champion_context(state)
     done: list[dict[str, Any]] = []
     with showing_progress():
-        if not state.batches.unfinished() and not state.tickets.due_for_batch() and not watch:
+        left = {batch.batch_id for batch in state.batches.unfinished()} - set(state.waiting())
+        if not left and not state.tickets.due_for_batch() and not watch:
             code = 0
         else:
             with prefect_server(state.workspace.prefect_home):
@@ -110,6 +116,8 @@ def run(
                 while watch:
                     time.sleep(every)
                     _process(state, done)
+    reported = {batch["batch_id"] for batch in done}
+    done += [summary(state, name) for name in state.waiting() if name not in reported]
     if json:
         emit(done)
         return code
@@ -118,6 +126,44 @@ def run(
     for batch in done:
         _print_batch(batch)
     return code
+
+
+def rollback(
+    version: Annotated[int, typer.Argument(help="Of the parent of the version that serves.")],
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    workspace: WorkspaceOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Let the parent version serve again; its batch is unlearned anew. Data never comes back."""
+    from expunge.errors import InputError
+    from tasks.rollback import roll_back, undone_by
+
+    state = use_workspace(workspace)
+    batch = undone_by(state, version)
+    if json and not yes:
+        raise InputError("nobody can be asked", expected="--yes with --json")
+    people = f"{len(batch.tickets)} {'person' if len(batch.tickets) == 1 else 'people'}"
+    if not yes:
+        typer.confirm(
+            f"{people} of batch {batch.batch_id} will be in the model that serves, until the batch is unlearned "
+            f"again. Roll back to version {version}?",
+            abort=True,
+        )
+    batch = roll_back(state, version)
+    if json:
+        emit(
+            {
+                "version": version,
+                "batch_id": batch.batch_id,
+                "stage": str(batch.stage),
+                "tickets": batch.tickets,
+            }
+        )
+        return
+    out.print(
+        f"version {version} serves; {people} of batch {batch.batch_id} are in it: `expunge run` unlearns them again",
+        markup=False,
+    )
 
 
 def _process(state: Any, done: list[dict[str, Any]]) -> int:
@@ -159,10 +205,14 @@ def summary(state: Any, batch_id: str) -> dict[str, Any]:
         "scan": batch.data.get("scan_report"),
         "seconds": batch.data.get("seconds", {}),
         "error": batch.error,
+        "waiting": state.waiting().get(batch_id),
     }
 
 
 def _print_batch(batch: dict[str, Any]) -> None:
+    if batch["waiting"]:
+        out.print(f"{batch['batch_id']}: {batch['stage']}, waits: {batch['waiting']}", markup=False)
+        return
     if batch["error"]:
         out.print(f"{batch['batch_id']}: FAILED, {batch['error']}", markup=False)
         return

@@ -2,18 +2,25 @@
 
 import json
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from expunge.database import Database, open_database
 from expunge.datasets.contract import DatasetContract, read_contract
 from expunge.datasets.placement import Placement
 from expunge.errors import WorkspaceError
+from expunge.evidence.coverage_store import CoverageStore
 from expunge.evidence.store import LedgerStore
-from expunge.pseudonyms import Pseudonymiser, load_key
+from expunge.pseudonyms import Pseudonymiser, load_key, load_keyring
 from expunge.settings import Params, Policy, Workspace, load_params, load_policy
 from expunge.tickets.batches import BatchStore
 from expunge.tickets.deadlines import Deadlines
+from expunge.tickets.epochs import KeyEpochs
+from expunge.tickets.holds import Holds
+from expunge.tickets.purge_journal import PurgeJournal
+from expunge.tickets.purge_waits import reason_to_wait
 from expunge.tickets.store import TicketStore
+from expunge.tickets.suppression import Suppression
 
 PSEUDONYM_KEY = "pseudonym-1.key"
 PARTITION_KEY = "partition.key"
@@ -36,7 +43,12 @@ class State:
         tickets: Ticket store.
         deadlines: Of the tickets.
         batches: Batch store.
+        purges: Journal of purges.
+        holds: What legal holds stop.
         ledger: Ledger store.
+        suppressed: Who was removed and may not come back.
+        epochs: Of the pseudonym keys.
+        coverage: The coverage map.
     """
 
     workspace: Workspace
@@ -49,7 +61,12 @@ class State:
     tickets: TicketStore
     deadlines: Deadlines
     batches: BatchStore
+    purges: PurgeJournal
+    holds: Holds
     ledger: LedgerStore
+    suppressed: Suppression
+    epochs: KeyEpochs
+    coverage: CoverageStore
 
     @property
     def placement(self) -> Placement:
@@ -57,6 +74,19 @@ class State:
         return Placement(
             load_key(self.workspace.keys_dir / PARTITION_KEY), self.workspace.state / PLACEMENT_FILE
         )
+
+    def waiting(self) -> dict[str, str]:
+        """Batches that cannot go on as things are; no failure.
+
+        Returns:
+            Why, by batch id, oldest batch first: a hold, an approval that is missing, or a quarantine.
+        """
+        held, now = self.holds.waiting(), datetime.now(UTC)
+        found = {
+            batch.batch_id: held.get(batch.batch_id) or reason_to_wait(batch, self.policy, now)
+            for batch in self.batches.unfinished()
+        }
+        return {batch_id: why for batch_id, why in found.items() if why}
 
 
 def open_state(path: Path | None = None) -> State:
@@ -86,8 +116,10 @@ def open_state(path: Path | None = None) -> State:
         load_params(workspace),
         read_contract(workspace.contract_path),
     )
-    pseudonymiser = Pseudonymiser(load_key(workspace.keys_dir / PSEUDONYM_KEY))
+    pseudonymiser = load_keyring(workspace.keys_dir)
     database = open_database(workspace.database_url)
+    epochs = KeyEpochs(database, workspace.keys_dir)
+    epochs.require()
     return State(
         workspace=workspace,
         lineage=lineage,
@@ -99,5 +131,10 @@ def open_state(path: Path | None = None) -> State:
         tickets=TicketStore(database, pseudonymiser),
         deadlines=Deadlines(database),
         batches=BatchStore(database),
+        purges=PurgeJournal(database),
+        holds=Holds(database),
         ledger=LedgerStore(database),
+        suppressed=Suppression(database, pseudonymiser),
+        epochs=epochs,
+        coverage=CoverageStore(database),
     )

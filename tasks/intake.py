@@ -120,6 +120,8 @@ def open_due_batch(state: State) -> str | None:
 def batches_to_run(state: State) -> Iterable[str]:
     """Batches to process, one after the other: unfinished ones first, then the due tickets.
 
+    Later batches may overtake one that a hold stops: it has removed nothing yet, or its model is registered.
+
     Args:
         state: The workspace.
 
@@ -127,7 +129,8 @@ def batches_to_run(state: State) -> Iterable[str]:
         Batch ids.
     """
     for batch in state.batches.unfinished():
-        yield batch.batch_id
+        if batch.batch_id not in state.waiting():
+            yield batch.batch_id
     fresh = open_due_batch(state)
     if fresh is not None:
         yield fresh

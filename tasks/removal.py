@@ -6,7 +6,9 @@ from expunge.datasets.partitions import count_rows, remove_subjects, rows_of
 from expunge.residue.fingerprints import row_fingerprints
 from expunge.state import open_state
 from expunge.tickets.batches import BatchStage
+from expunge.tickets.holds import REMOVAL
 from tasks.adapters import access
+from tasks.coverage import record_dataset
 from tasks.step import Timer, log, step
 
 
@@ -19,11 +21,16 @@ def remove(batch_id: str) -> int:
 
     Returns:
         Number of records removed.
+
+    Raises:
+        BatchWaitsError: If its ticket is on hold; nothing is changed then.
     """
     state, timer = open_state(), Timer()
     batch = state.batches.get(batch_id)
     if batch.done(BatchStage.REMOVED):
         return int(batch.data["records"])
+    state.holds.begin(batch_id, REMOVAL)
+    batch = state.batches.get(batch_id)  # a ticket that was held just before has left it
     workspace, placement, repo = state.workspace, state.placement, access.repository(state)
     subjects = state.tickets.subject_ids(batch_id)
     if "before" not in batch.data:
@@ -41,9 +48,11 @@ def remove(batch_id: str) -> int:
             # forgotten when the batch closes
             scan={"key": key.hex(), "columns": columns, "rows": row_fingerprints(frame, columns, key)},
         )
+    state.suppressed.add(subjects, batch_id)  # before they leave: from then on nothing may bring them back
     remove_subjects(workspace.dataset_dir, subjects, placement)
     records, people = batch.data["records"], len(batch.tickets)
     after = repo.track_dataset(f"Remove {records} records of {people} subjects ({batch_id})")
+    record_dataset(state, after.md5)
     state.batches.advance(
         batch_id,
         BatchStage.REMOVED,

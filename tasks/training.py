@@ -11,6 +11,8 @@ from expunge.stages import MODEL_FOLDER, metrics
 from expunge.state import open_state
 from tasks.adapters import access, git
 from tasks.adapters.registry import VersionSpec
+from tasks.coverage import record_dataset, record_model
+from tasks.ingest import finish_import
 from tasks.step import log, step
 
 OPENING = "opening"
@@ -28,6 +30,7 @@ def reproduce() -> None:
             got="a champion version",
             remedy="`expunge run` unlearns and retrains; a new model wants a new workspace",
         )
+    finish_import(state)
     access.repository(state).reproduce()
 
 
@@ -46,6 +49,7 @@ def register_opening() -> int:
     ]
     revision = git.commit(workspace.root, tracked, "Train the first version")
     data = repo.current()
+    record_dataset(state, data.md5)
     folder = workspace.build_dir / MODEL_FOLDER
     model = load_model(folder, workspace.root)
     example = synthetic_example(model.preprocessing)
@@ -72,6 +76,7 @@ def register_opening() -> int:
             records=int(model.training["records"]),
         )
     )
+    record_model(state, version)
     state.ledger.append(
         state.lineage,
         kind="opening",

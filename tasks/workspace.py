@@ -14,9 +14,10 @@ from expunge.errors import WorkspaceError
 from expunge.evidence.annex import create_auditor_keys
 from expunge.pseudonyms import create_key
 from expunge.settings import Workspace, template
-from expunge.state import PARTITION_KEY, PLACEMENT_FILE, PSEUDONYM_KEY, WORKSPACE_FILE
-from tasks.adapters import git
+from expunge.state import PARTITION_KEY, PLACEMENT_FILE, PSEUDONYM_KEY, WORKSPACE_FILE, open_state
+from tasks.adapters import git, guard
 from tasks.adapters.versioning import Repository
+from tasks.coverage import record_dataset
 
 _IGNORED = ("/.expunge/", "/build/", "__pycache__/")
 _TEMPLATES = ("policy.yaml", "params.yaml", "dvc.yaml")
@@ -80,12 +81,14 @@ def create(root: Path, dataset: str, source: Path | None) -> dict[str, object]:
         version = repository.track_dataset(f"Add dataset {loaded.contract.name}")
         # looked through now, so that the first request need not
         Placement(key, workspace.state / PLACEMENT_FILE).partitions_of(workspace.dataset_dir, ())
+        guard.install(root)
         content = {
             "version": 1,
             "lineage": f"expunge-{loaded.contract.name}",
             "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
         }
         (workspace.state / WORKSPACE_FILE).write_text(json.dumps(content, indent=1), encoding="utf-8")
+        record_dataset(open_state(root), version.md5)
     except BaseException:
         for path in made if existed else [root]:
             shutil.rmtree(path, ignore_errors=True)

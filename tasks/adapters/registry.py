@@ -27,6 +27,9 @@ ALIAS = "champion"
 BATCH_TAG = "expunge.batch"
 _MODEL_TAG = "expunge.logged_model"  # MLflow does not return a version's model id again
 PURGED_TAG = "weights.purged_at"
+QUARANTINE_TAG = "quarantined.until"
+ROLLED_BACK_TAG = "rolled_back"
+_UNDONE = " (rolled back)"
 _EXPERIMENT = "expunge"
 _ABSENT = (
     "RESOURCE_DOES_NOT_EXIST",
@@ -254,8 +257,17 @@ class Registry:
         Returns:
             The version, if there is one.
         """
-        versions = self.client.search_model_versions(f"name = '{self.name}'")
-        return next((_version(v) for v in versions if v.tags.get(BATCH_TAG) == batch), None)
+        return next((found for found in self.versions() if found.tags.get(BATCH_TAG) == batch), None)
+
+    @_translated
+    def versions(self) -> list[Version]:
+        """Every version.
+
+        Returns:
+            Versions, the first one first.
+        """
+        found = self.client.search_model_versions(f"name = '{self.name}'")
+        return sorted((_version(version) for version in found), key=lambda version: version.version)
 
     @_translated
     def next_version(self) -> int:
@@ -264,8 +276,7 @@ class Registry:
         Returns:
             One more than the highest.
         """
-        versions = self.client.search_model_versions(f"name = '{self.name}'")
-        return 1 + max((int(version.version) for version in versions), default=0)
+        return 1 + max((found.version for found in self.versions()), default=0)
 
     @_translated
     def get(self, number: int) -> Version:
@@ -317,6 +328,27 @@ class Registry:
         self.client.set_registered_model_alias(self.name, ALIAS, str(number))
 
     @_translated
+    def roll_back(self, number: int, target: int, at: str) -> None:
+        """Let an earlier version serve, and mark the one that served; repeating it does no harm.
+
+        Its batch registers another version later, so the batch is not found by this one any more.
+
+        Args:
+            number: Of the version that served.
+            target: Of the version that is to serve.
+            at: When, for the tag.
+        """
+        self.promote(target)
+        version = self.get(number)
+        if ROLLED_BACK_TAG in version.tags:
+            return
+        batch = f"{version.tags[BATCH_TAG].removesuffix(_UNDONE)}{_UNDONE}"
+        self.client.set_tag(version.run_id, BATCH_TAG, batch)
+        self.client.set_tag(version.run_id, ROLLED_BACK_TAG, at)
+        self.tag(number, BATCH_TAG, batch)
+        self.tag(number, ROLLED_BACK_TAG, at)  # last: it says that all is done
+
+    @_translated
     def tag(self, number: int, name: str, value: str) -> None:
         """Tag a version.
 
@@ -326,6 +358,18 @@ class Registry:
             value: Without personal data.
         """
         self.client.set_model_version_tag(self.name, str(number), name, value)
+
+    @_translated
+    def mark(self, version: Version, name: str, value: str) -> None:
+        """Tag a version and its run.
+
+        Args:
+            version: Which.
+            name: Of the tag.
+            value: Without personal data.
+        """
+        self.client.set_tag(version.run_id, name, value)
+        self.tag(version.version, name, value)  # the version last: what is looked for
 
     @_translated
     def metrics(self, version: Version) -> dict[str, float]:
@@ -351,8 +395,17 @@ class Registry:
             Folder of the saved model.
 
         Raises:
-            InputError: If its weights were purged.
+            InputError: If its weights were purged, or are in quarantine and it does not serve.
         """
+        if QUARANTINE_TAG in version.tags and PURGED_TAG not in version.tags:
+            champion = self.champion()
+            if champion is None or champion.version != version.version:
+                raise InputError(
+                    f"the weights of version {version.version} are in quarantine",
+                    expected="a version that was not superseded by an erasure",
+                    got=f"one that is kept until {version.tags[QUARANTINE_TAG]}, out of use",
+                    remedy="use the current version",
+                )
         if PURGED_TAG in version.tags:
             raise InputError(
                 f"the weights of version {version.version} were purged",
@@ -368,6 +421,32 @@ class Registry:
         os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
         folder = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=str(destination)))
         return next(path.parent for path in folder.rglob("model.json"))
+
+    @_translated
+    def weights_size(self, number: int) -> int | None:
+        """How many bytes the weights of a version take.
+
+        Args:
+            number: Of the version.
+
+        Returns:
+            Bytes; None where a purge was interrupted that had destroyed them.
+        """
+        import mlflow
+        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+        try:
+            location = self.client.get_logged_model(self.get(number).logged_model_id).artifact_location
+        except mlflow.MlflowException as error:
+            if error.error_code not in _ABSENT:
+                raise
+            return None
+        store, total, folders = get_artifact_repository(location), 0, [""]
+        while folders:
+            for found in store.list_artifacts(folders.pop() or None):
+                total += found.file_size or 0
+                folders += [found.path] if found.is_dir else []
+        return total
 
     @_translated
     def purge_weights(self, number: int) -> None:
