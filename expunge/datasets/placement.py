@@ -93,7 +93,7 @@ class Placement:
     def _save(self, count: int, files: dict[str, list[int]]) -> None:
         staging = self.known.with_name(f".{self.known.name}.{os.getpid()}.tmp")
         staging.write_text(json.dumps({"count": count, "files": files}), encoding="utf-8")
-        os.replace(staging, self.known)
+        staging.rename(self.known)
 
     def _keeps(self, path: Path, index: int, count: int) -> bool:
         return all(
