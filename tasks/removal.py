@@ -48,12 +48,10 @@ def remove(batch_id: str) -> int:
             # forgotten when the batch closes
             scan={"key": key.hex(), "columns": columns, "rows": row_fingerprints(frame, columns, key)},
         )
+    state.suppressed.add(subjects, batch_id)  # before they leave: from then on nothing may bring them back
     remove_subjects(workspace.dataset_dir, subjects, placement)
     records, people = batch.data["records"], len(batch.tickets)
     after = repo.track_dataset(f"Remove {records} records of {people} subjects ({batch_id})")
-    placement.partitions_of(
-        workspace.dataset_dir, ()
-    )  # rewritten files are looked at now, not at the next request
     record_dataset(state, after.md5)
     state.batches.advance(
         batch_id,

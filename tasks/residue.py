@@ -1,9 +1,11 @@
 """The residue scan of a workspace: nothing of an erased person may be left in any of its stores."""
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
 
 from expunge.errors import ResidueError
+from expunge.pseudonyms import epoch_of
 from expunge.residue.scan import ScanReport, Target, scan
 from expunge.state import State, open_state
 from tasks.adapters import access, dvc_objects, git
@@ -63,7 +65,15 @@ def scan_workspace(state: State, target: Target, *, with_tickets: bool = True) -
     shared = state.purges.kept() if state.policy.purge.shared_remotes else []
     left = dvc_objects.left_to_others(access.repository(state), shared) if shared else []
     report = scan([root], target, extra=git.objects(root), skip=[*skip, *left], relative_to=root)
-    if not left:
-        return report
-    note = f"not searched: {len(left)} objects that another dataset needs; remove the people there too"
-    return replace(report, notes=(*report.notes, note))
+    notes = list(report.notes)
+    if left:
+        notes.append(
+            f"not searched: {len(left)} objects that another dataset needs; remove the people there too"
+        )
+    lost = Counter(epoch_of(one) for one in target.pseudonyms)
+    notes += [
+        f"{people} people erased under key epoch {epoch}, whose key is destroyed, cannot be searched for"
+        for epoch, people in sorted(lost.items())
+        if epoch not in state.pseudonymiser.epochs
+    ]
+    return replace(report, notes=tuple(notes))

@@ -6,6 +6,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Collection, Iterable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -246,10 +247,10 @@ def remove_subjects(
         ".part-*.tmp"
     ):  # of a run that was killed: rows that nobody would look for
         leftover.unlink()
-    held = [
-        path for path in _candidates(directory, subject_ids, placement) if _holds(path, _values(subject_ids))
-    ]
-    return sum(rewrite_partition(path, subject_ids) for path in held)
+    erased = _values(subject_ids)
+    held = [path for path in _candidates(directory, subject_ids, placement) if _holds(path, erased)]
+    with nullcontext() if placement is None else placement.losing_rows(held):
+        return sum(rewrite_partition(path, subject_ids) for path in held)
 
 
 def rewrite_partition(path: Path, subject_ids: Iterable[str]) -> int:

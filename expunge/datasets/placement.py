@@ -7,7 +7,8 @@ a file, and remembered by size, inode and times.
 
 import json
 import os
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -61,10 +62,26 @@ class Placement:
             if before.get(path.name) == seen or self._keeps(path, places[path.name], len(files)):
                 after[path.name] = seen
         if after != before:
-            staging = self.known.with_name(f".{self.known.name}.{os.getpid()}.tmp")
-            staging.write_text(json.dumps({"count": len(files), "files": after}), encoding="utf-8")
-            os.replace(staging, self.known)
+            self._save(len(files), after)
         return set(after)
+
+    @contextmanager
+    def losing_rows(self, paths: Sequence[Path]) -> Iterator[None]:
+        """What is known of partitions stays known when some of their rows leave.
+
+        Args:
+            paths: The partitions, rewritten meanwhile without some of their rows.
+
+        Yields:
+            Nothing.
+        """
+        before = {path: _identity(path) for path in paths}
+        yield
+        if paths:
+            count = len(partition_files(paths[0].parent))
+            known = self._load(count)
+            kept = {path.name: _identity(path) for path in paths if known.get(path.name) == before[path]}
+            self._save(count, known | kept)
 
     def _load(self, count: int) -> dict[str, list[int]]:
         try:
@@ -72,6 +89,11 @@ class Placement:
             return dict(content["files"]) if content["count"] == count else {}
         except (OSError, ValueError, KeyError, TypeError):
             return {}  # then every partition is looked at again
+
+    def _save(self, count: int, files: dict[str, list[int]]) -> None:
+        staging = self.known.with_name(f".{self.known.name}.{os.getpid()}.tmp")
+        staging.write_text(json.dumps({"count": count, "files": files}), encoding="utf-8")
+        os.replace(staging, self.known)
 
     def _keeps(self, path: Path, index: int, count: int) -> bool:
         return all(

@@ -59,7 +59,8 @@ class Target:
         """
         if value in self.subjects:
             return True
-        return self.pseudonymiser is not None and self.pseudonymiser.of(value) in self.pseudonyms
+        maker = self.pseudonymiser
+        return maker is not None and not self.pseudonyms.isdisjoint(maker.every(value))
 
 
 class Scanner:
