@@ -1,19 +1,22 @@
-"""A purge that fails in part, one that waits for an approval, and one whose weights are in quarantine."""
+"""A purge that fails in part, or waits for approval or for a quarantine's end, or has to leave objects to others."""
 
 import errno
 import json
+import shutil
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from expunge.errors import InputError
-from tasks.adapters import access
+from tasks.adapters import access, git
+from tasks.adapters.versioning import Repository
 from tasks.destruction import preview
 from tasks.watch import left_to_nobody
 from tests.flows.test_pipeline import policy
+from tests.tasks.test_dvc_objects import checksums, dvc
 
-FIRST, SECOND, THIRD = "person-00005-x", "person-00011-x", "person-00017-x"
+FIRST, SECOND, THIRD, FOURTH = "person-00005-x", "person-00011-x", "person-00017-x", "person-00023-x"
 
 
 def objects(clinic, batch_id):
@@ -110,3 +113,43 @@ def test_approval_and_quarantine_put_a_purge_off_and_nothing_else(clinic, capsys
     assert {batch.stage for batch in clinic.batches()} == {"closed"}
     assert clinic("purge", "verify", "--subject", SECOND, "--subject", THIRD) == 0
     assert clinic("ledger", "verify") == 0
+
+
+def test_what_a_second_dataset_needs_stays_in_the_shared_remote(clinic, tmp_path, capsys):
+    second = tmp_path / "second"
+    shutil.copytree(clinic.root / "data" / "dataset", second / "data" / "dataset")
+    (second / "data" / "dataset" / "more.parquet").write_bytes(
+        next((second / "data" / "dataset").iterdir()).read_bytes()
+    )
+    other = Repository(second, second / ".expunge")
+    remote = clinic.root / ".expunge" / "dvc-remote"
+    other.init(remote)
+    other.track_dataset("a second dataset")
+    git.commit(second, [".dvc/config", ".dvc/.gitignore"], "its remote")
+    expected = checksums(second / "data" / "dataset")
+
+    clinic.ticket(FOURTH)
+    stored = sorted(remote.rglob("*"))
+    assert clinic("run") == 1
+    assert "purge.shared_remotes: true" in " ".join(capsys.readouterr().err.split())
+    assert set(stored) <= set(remote.rglob("*"))  # nothing was destroyed
+    assert clinic.batches()[-1].stage == "failed"
+
+    policy(clinic, purge={"shared_remotes": True})
+    assert clinic("run") == 0
+    batch = clinic.batches()[-1]
+    assert batch.stage == "closed"
+    entry = clinic.state().ledger.entries(clinic.state().lineage)[-1]
+    kept = [item for item in clinic.state().purges.kept() if item.kind == "shared object"]
+    assert [one["what"] for one in entry.details["kept"]] == [item.what for item in kept]
+    assert kept
+    assert "another dataset needs" in " ".join(batch.data["scan_report"]["notes"])
+    assert clinic("ledger", "verify") == 0
+    assert clinic("purge", "verify", "--subject", FOURTH) == 0  # policy says so
+    policy(clinic, purge={"shared_remotes": False})
+    assert clinic("purge", "verify", "--subject", FOURTH) == 1  # the rows are there
+
+    git.git(tmp_path, "clone", "--quiet", str(second), "fresh")
+    dvc(tmp_path / "fresh", "remote", "modify", "--local", "storage", "url", str(remote))
+    dvc(tmp_path / "fresh", "pull")
+    assert checksums(tmp_path / "fresh" / "data" / "dataset") == expected
