@@ -243,7 +243,7 @@ class PurgePolicy(_Strict):
 
 
 class RetentionPolicy(_Strict):
-    """How long superseded models are kept, out of use."""
+    """How long superseded models are kept, out of use, and whether one may serve again before its purge."""
 
     quarantine_days: int = Field(0, ge=0)
     rollback: bool = False

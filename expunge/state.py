@@ -8,7 +8,7 @@ from pathlib import Path
 from expunge.database import Database, open_database
 from expunge.datasets.contract import DatasetContract, read_contract
 from expunge.datasets.placement import Placement
-from expunge.errors import WorkspaceError
+from expunge.errors import BatchWaitsError, WorkspaceError
 from expunge.evidence.coverage_store import CoverageStore
 from expunge.evidence.store import LedgerStore
 from expunge.pseudonyms import Pseudonymiser, load_key, load_keyring
@@ -87,6 +87,19 @@ class State:
             for batch in self.batches.unfinished()
         }
         return {batch_id: why for batch_id, why in found.items() if why}
+
+    def require_free(self, batch_id: str) -> None:
+        """Refuse a batch that cannot go on, before a stage of it begins.
+
+        Args:
+            batch_id: Of the batch.
+
+        Raises:
+            BatchWaitsError: If it waits.
+        """
+        why = self.waiting().get(batch_id)
+        if why is not None:
+            raise BatchWaitsError(why)
 
 
 def open_state(path: Path | None = None) -> State:

@@ -36,7 +36,7 @@ def erase(batch_id: str) -> None:
             require_leases(state)
             report_stage(batch_id, stage.__name__, done, len(stages))
             try:
-                state.holds.require_free(batch_id)
+                state.require_free(batch_id)
                 stage(batch_id)
             except BatchWaitsError as hold:
                 report_waiting(batch_id, str(hold))

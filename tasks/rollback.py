@@ -13,6 +13,7 @@ from expunge.scratch import scratch
 from expunge.stages import install_model
 from expunge.state import State
 from expunge.tickets.batches import Batch, BatchStage
+from expunge.tickets.holds import PURGE
 from expunge.tickets.rollback import roll_back as record_rollback
 from tasks.adapters import access
 from tasks.adapters.registry import BATCH_TAG, PURGED_TAG, Version
@@ -54,7 +55,12 @@ def undone_by(state: State, number: int) -> Batch:
             remedy="have it allowed; the people of the batch are in the earlier model",
         )
     batch = next((b for b in state.batches.unfinished() if b.batch_id == champion.tags[BATCH_TAG]), None)
-    if batch is None or batch.stage is not BatchStage.REGISTERED or batch.data["parent_version"] != number:
+    free = (
+        batch is not None
+        and batch.stage is BatchStage.REGISTERED
+        and PURGE not in batch.data.get("begun", [])
+    )
+    if batch is None or not free or batch.data["parent_version"] != number:
         raise RefusedError(
             "only the release that serves can be undone, and only until its purge",
             expected=f"the parent of version {champion.version}, and its batch at registered",
