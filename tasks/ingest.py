@@ -10,6 +10,7 @@ from expunge.datasets.ingest import install, read_backup, read_dump, sort_out, s
 from expunge.errors import RefusedError, WorkspaceError
 from expunge.scratch import scratch
 from expunge.state import State
+from expunge.tickets.batches import BatchStage
 from tasks.adapters import access
 from tasks.coverage import record_dataset
 from tasks.leases import lineage_lease
@@ -76,19 +77,26 @@ def finish_import(state: State) -> None:
         staging.rmdir()
 
 
-def require_no_batch(state: State) -> None:
-    """Refuse to change the dataset under a batch that works on it.
+def require_no_batch(state: State, *, at_work: bool = False) -> None:
+    """Refuse to change the dataset under a batch that rests on it.
 
     Args:
         state: The workspace, its lineage leased.
+        at_work: Only one that has begun to remove people, and whose model is not registered yet: one that waits to
+            begin, or to be purged, may wait for long, and takes the dataset as it is then.
 
     Raises:
-        RefusedError: If one is unfinished.
+        RefusedError: If there is one.
     """
-    if unfinished := state.batches.unfinished():
+    unfinished = [
+        batch.batch_id
+        for batch in state.batches.unfinished()
+        if not at_work or ("before" in batch.data and not batch.done(BatchStage.REGISTERED))
+    ]
+    if unfinished:
         raise RefusedError(
-            "a batch is unfinished, and works on the dataset as it is",
-            got=", ".join(batch.batch_id for batch in unfinished),
+            "a batch is unfinished, and rests on the dataset as it is",
+            got=", ".join(unfinished),
             remedy="finish it with `expunge run`, then try again; nothing was changed",
         )
 
@@ -101,7 +109,7 @@ def _bring_in(state: State, frame: pd.DataFrame, dry_run: bool) -> dict[str, Any
     directory, repo = state.workspace.dataset_dir, access.repository(state)
     placement = state.placement
     with lineage_lease(state):
-        require_no_batch(state)
+        require_no_batch(state, at_work=True)
         finish_import(state)
         if not repo.is_tracked_clean():
             raise RefusedError(

@@ -28,8 +28,18 @@ def pointer_at(root: Path, revision: str) -> str:
     Raises:
         WorkspaceError: If there is no such revision, or it has no dataset.
     """
-    commit = git.git(root, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}")
-    return git.git(root, "show", f"{commit}:{DATASET_FILE}") + "\n"
+    try:
+        if revision.startswith("-"):
+            raise WorkspaceError("an option is no revision")
+        commit = git.git(root, "rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}")
+        return git.git(root, "show", f"{commit}:{DATASET_FILE}") + "\n"
+    except WorkspaceError as error:
+        raise WorkspaceError(
+            "no dataset version of that name",
+            expected=f"a commit, branch or tag with {DATASET_FILE}",
+            got=revision,
+            remedy="see `git log -- data/dataset.dvc`",
+        ) from error
 
 
 def lacking(repository: Repository, md5: str) -> str:

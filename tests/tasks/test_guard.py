@@ -212,8 +212,8 @@ def test_what_no_version_has_is_not_overwritten(root: Path) -> None:
 
 
 def test_what_is_no_revision_is_refused(root: Path) -> None:
-    for name in ("nothing-of-that-name", "--all"):
-        with pytest.raises(WorkspaceError):
+    for name in ("nothing-of-that-name", "--all", "old:data/dataset.dvc"):
+        with pytest.raises(WorkspaceError, match="no dataset version"):
             checkout(open_state(root), name)
 
 
