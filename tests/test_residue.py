@@ -17,10 +17,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from expunge.errors import ResidueError
 from expunge.residue.fingerprints import row_fingerprints
 from expunge.residue.scan import Target, scan
 from expunge.residue.search import Scanner
+from expunge.residue.stores import folder, streams
 
 KEY = b"k" * 32
 PERSON, SHORT, NUMBER = "person-000313", "77", "482913"
@@ -55,7 +55,8 @@ RETAINED = rows().drop(index=313)
 
 
 def kinds(root: Path, extra: tuple[tuple[str, bytes], ...] = (), target: Target = TARGET) -> set[str]:
-    report = scan([root], target, extra=extra, relative_to=root)
+    objects = [(name, io.BytesIO(content)) for name, content in extra]
+    report = scan([folder(root, "files"), streams(objects, "git", "git object")], target)
     text = json.dumps(report.to_json())
     assert PERSON not in text
     assert NUMBER not in text
@@ -208,20 +209,20 @@ def test_what_cannot_be_read_is_not_clean(tmp_path: Path, pack: Callable[[bytes]
 
 
 def test_a_missing_folder_is_not_a_clean_one(tmp_path: Path) -> None:
-    with pytest.raises(ResidueError, match="not there"):
-        scan([tmp_path / "typo"], TARGET)
+    assert kinds(tmp_path / "typo") == {"unreadable"}
 
 
 def test_the_report_counts_what_was_searched_and_says_what_it_could_not(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(parquet(RETAINED))
     (tmp_path / "b").write_text("nothing")
-    report = scan([tmp_path], TARGET, extra=[("git blob 1", b"nothing")])
-    assert [(item["kind"], item["files"]) for item in report.searched] == [
-        ("bytes", 1),
-        ("git object", 1),
-        ("parquet", 1),
+    objects = streams([("git blob 1", io.BytesIO(b"nothing"))], "git", "git object")
+    report = scan([folder(tmp_path, "here"), objects], TARGET)
+    assert [(item["store"], item["kind"], item["files"]) for item in report.searched] == [
+        ("git", "git object", 1),
+        ("here", "bytes", 1),
+        ("here", "parquet", 1),
     ]
-    assert report.searched[0]["bytes"] == 7
+    assert report.searched[1]["bytes"] == 7
     assert any("1 id(s) shorter" in note for note in report.notes)
 
 
@@ -292,6 +293,6 @@ def test_the_search_finds_what_one_expression_of_all_ids_finds(ids: set[str], da
 def test_every_copy_of_a_table_is_named(tmp_path: Path) -> None:
     for name in ("cache", "dataset", "remote"):
         (tmp_path / name).write_bytes(parquet(rows()))
-    report = scan([tmp_path], TARGET, relative_to=tmp_path)
+    report = scan([folder(tmp_path, "files")], TARGET)
     expected = {(name, kind) for name in ("cache", "dataset", "remote") for kind in ("subject-id", "row")}
     assert {(hit["where"], hit["kind"]) for hit in report.hits} == expected

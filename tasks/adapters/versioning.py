@@ -309,6 +309,19 @@ class Repository:
             )
         return destroyed
 
+    def remotes(self) -> dict[str, Path | None]:
+        """Every remote that is configured, the default one or not.
+
+        Returns:
+            Folders by name; None for one that is something else.
+        """
+        found: dict[str, Path | None] = {}
+        with self._repo() as repo:
+            for name in sorted(repo.config["remote"]):
+                remote = repo.cloud.get_remote(name)
+                found[name] = Path(remote.path) if remote.fs.protocol == "local" else None
+        return found
+
     def reproduce(self) -> None:
         """Run the stages of dvc.yaml that are out of date; their output streams to standard error.
 

@@ -1,0 +1,70 @@
+"""The residue scan of a workspace: nothing of an erased person may be left in any of its stores."""
+
+from collections.abc import Iterable, Iterator
+
+import pandas as pd
+import pyarrow.parquet as pq
+
+from expunge.datasets.partitions import partition_files
+from expunge.errors import ResidueError
+from expunge.residue.scan import ScanReport, Target, scan
+from expunge.state import State, open_state
+from tasks.adapters.stores import every_store
+from tasks.step import log, step
+
+
+@step
+def search_residue() -> int:
+    """Search the whole workspace for everyone who was erased.
+
+    Returns:
+        Number of files and objects searched.
+
+    Raises:
+        ResidueError: If anything is found.
+    """
+    state = open_state()
+    report = scan_workspace(state, erased(state))
+    if not report.clean:
+        raise ResidueError(
+            "the residue scan found something",
+            got=f"{len(report.hits)} hits",
+            remedy="see `expunge purge verify`",
+        )
+    searched = sum(int(item["files"]) for item in report.searched)
+    log(f"residue scan of {searched} files and objects: clean")
+    return searched
+
+
+def erased(state: State, also: Iterable[str] = ()) -> Target:
+    """Everyone who was erased, by pseudonym.
+
+    Args:
+        state: The workspace.
+        also: Subject ids to look for as they are.
+
+    Returns:
+        What to search for.
+    """
+    pseudonyms = frozenset(ticket.pseudonym for ticket in state.tickets.select(states=["closed"]))
+    return Target(subjects=frozenset(also), pseudonyms=pseudonyms, pseudonymiser=state.pseudonymiser)
+
+
+def scan_workspace(state: State, target: Target, *, with_tickets: bool = True) -> ScanReport:
+    """Search every store of a workspace.
+
+    Args:
+        state: The workspace.
+        target: Whom and which rows to look for.
+        with_tickets: Whether the tickets database is searched too; open tickets hold their ids there.
+
+    Returns:
+        The report.
+    """
+    stores, notes = every_store(state, with_tickets=with_tickets)
+    return scan(stores, target, retained=lambda: _retained(state), notes=notes)
+
+
+def _retained(state: State) -> Iterator[pd.DataFrame]:
+    for path in partition_files(state.workspace.dataset_dir):
+        yield pq.read_table(path).to_pandas()
