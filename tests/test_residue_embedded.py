@@ -4,8 +4,6 @@ import bz2
 import gzip
 import io
 import pickle
-import tarfile
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,6 +18,7 @@ from safetensors.numpy import save as save_safetensors
 from expunge.residue.embedded import Embedded, embeddings
 from expunge.residue.scan import ScanReport, Target, scan
 from expunge.residue.stores import folder
+from tests.test_residue import in_tar, zipped
 
 KEY = b"k" * 32
 WIDTH = 12
@@ -60,22 +59,6 @@ def saved_by_numpy(numbers: np.ndarray) -> bytes:
 def compressed_by_numpy(numbers: np.ndarray) -> bytes:
     buffer = io.BytesIO()
     np.savez_compressed(buffer, examples=numbers, more=np.zeros(100_000))
-    return buffer.getvalue()
-
-
-def in_tar(content: bytes) -> bytes:
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as archive:
-        entry = tarfile.TarInfo("inside")
-        entry.size = len(content)
-        archive.addfile(entry, io.BytesIO(content))
-    return buffer.getvalue()
-
-
-def zipped(content: bytes) -> bytes:
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("inside", content)
     return buffer.getvalue()
 
 

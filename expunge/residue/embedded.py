@@ -105,7 +105,7 @@ class Embedded:
             return
         words = np.frombuffer(content, f"<u{unit}", count=(len(content) - offset) // unit, offset=offset)
         longest = max(form.length for form in forms)
-        sums = np.zeros(_CHUNK + longest + 1, np.uint64)
+        sums, room = (np.zeros(_CHUNK + longest + 1, np.uint64) for _ in range(2))
         for start in range(0, len(words), _CHUNK):
             part = words[start : start + _CHUNK + longest - 1]
             size = len(part)
@@ -117,7 +117,7 @@ class Embedded:
                 windows = size + 1 - form.length
                 if windows < 1:
                     continue
-                hashes = sums[form.length : size + 1] - sums[:windows]
+                hashes = np.subtract(sums[form.length : size + 1], sums[:windows], out=room[:windows])
                 hashes *= self._inverse[:windows]
                 for place in form.hits(hashes):
                     yield form, offset + unit * (start + int(place))

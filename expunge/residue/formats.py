@@ -95,7 +95,12 @@ def scan_stream(
     head = stream.read(_HEAD)
     kind, size = _kind(head), stream.seek(0, os.SEEK_END)
     stream.seek(0)
-    try:
+    blocks = iter(lambda: stream.read(BLOCK), b"")
+    pages, packed = kind in ("sqlite", "sqlite-log"), kind in ("parquet", "compressed")
+    scanner.raw(where, blocks, pages=pages, packed=packed)
+    scanner.count(label or kind, size)
+    stream.seek(0)
+    try:  # last: some of these close the stream
         if kind == "parquet":
             scanner.parquet(where, stream)
         elif kind == "sqlite":
@@ -119,11 +124,6 @@ def scan_stream(
             _text_table(scanner, where, stream, head)
     except _BROKEN:
         scanner.found(where, "unreadable")
-    stream.seek(0)
-    blocks = iter(lambda: stream.read(BLOCK), b"")
-    pages, packed = kind in ("sqlite", "sqlite-log"), kind in ("parquet", "compressed")
-    scanner.raw(where, blocks, pages=pages, packed=packed)
-    scanner.count(label or kind, size)
 
 
 def _kind(head: bytes) -> str:
