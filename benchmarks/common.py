@@ -97,12 +97,12 @@ def extra_bytes(call: Callable[[], object], device: torch.device) -> int:
         return torch.cuda.max_memory_allocated(device) - before
     with contextlib.suppress(OSError):  # Linux: the peak so far is forgotten
         Path("/proc/self/clear_refs").write_text("5")
-    before = _high_water()
+    before = high_water()
     call()
-    return _high_water() - before
+    return high_water() - before
 
 
-def _high_water() -> int:
+def high_water() -> int:
     """Peak resident bytes. Linux: of this program alone, while ``ru_maxrss`` also holds what its parent held."""
     with contextlib.suppress(OSError, StopIteration):
         status = Path("/proc/self/status").read_text().splitlines()

@@ -23,10 +23,10 @@ def read_activity(state: State, prefect_api: str | None) -> dict[str, Any]:
         prefect_api: URL of Prefect's API, if there is one.
 
     Returns:
-        Plain data: ``queue``, ``at_work``, ``last_runs``, ``ledger_left``.
+        Plain data: ``queue``, ``at_work``, ``waiting``, ``last_runs``, ``ledger_left``.
     """
     counts, batches = read_figures(state.database).tickets, open_batches(state.database)
-    entries = state.ledger.since_exact(state.lineage)
+    entries, waiting = state.ledger.since_exact(state.lineage), state.waiting()
     return {
         "queue": {
             "waiting": counts["verified"],
@@ -34,7 +34,8 @@ def read_activity(state: State, prefect_api: str | None) -> dict[str, Any]:
             "due_within_7d": sum(count_near_deadline(state.database).values()),
             "batches": dict(sorted(Counter(batch.stage for batch in batches).items())),
         },
-        "at_work": _at_work(state, batches),
+        "at_work": _at_work(state, [batch for batch in batches if batch.batch_id not in waiting]),
+        "waiting": waiting,
         "last_runs": {name: _last_run(prefect_api, name) for name in _WATCHED},
         "ledger_left": vars(left_of(entries, LedgerLimits(**state.policy.ledger.model_dump()))),
     }
@@ -87,6 +88,7 @@ def print_activity(activity: dict[str, Any]) -> None:
         f"{queue['due_within_7d']} are due within 7 days; open batches: {batches}"
     ]
     lines += [f"At work: {_words(work)}" for work in activity["at_work"]] or ["At work: nothing"]
+    lines += [f"Waits: batch {batch_id}, {why}" for batch_id, why in activity["waiting"].items()]
     for name, run in activity["last_runs"].items():
         when = f" at {_time(run['ended_at'])}" if run["ended_at"] else ""
         why = f": {run['message']}" if run["outcome"] in ("failed", "crashed") and run["message"] else ""

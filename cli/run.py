@@ -39,6 +39,7 @@ def plan(
     }
     records = records_of(state, [t.ticket_id for t in chosen])
     waiting = waiting_for(chosen, state.policy.batch, datetime.now(UTC))
+    unresolved = state.coverage.unresolved()
     if json:
         assessed = [
             {k: (None if v == float("inf") else v) for k, v in a.to_json().items()} for a in made.assessments
@@ -53,6 +54,7 @@ def plan(
                 "why": made.why,
                 "ledger_left": left,
                 "waiting": waiting,
+                "unresolved": [item.to_json() for item in unresolved],
             }
         )
         return
@@ -84,6 +86,8 @@ def plan(
     for a in made.assessments:
         if a.refusal:
             out.print(f"  {a.mechanism}: {a.remedy}", markup=False)
+    for item in unresolved:
+        out.print(f"Nobody has said what becomes of {item.label}: `expunge coverage resolve`.", markup=False)
     if not made.order:
         out.print("Tickets would fail. See policy.yaml.")
 
@@ -102,7 +106,8 @@ def run(
     champion_context(state)
     done: list[dict[str, Any]] = []
     with showing_progress():
-        if not state.batches.unfinished() and not state.tickets.due_for_batch() and not watch:
+        left = {batch.batch_id for batch in state.batches.unfinished()} - set(state.waiting())
+        if not left and not state.tickets.due_for_batch() and not watch:
             code = 0
         else:
             with prefect_server(state.workspace.prefect_home):
@@ -110,6 +115,8 @@ def run(
                 while watch:
                     time.sleep(every)
                     _process(state, done)
+    reported = {batch["batch_id"] for batch in done}
+    done += [summary(state, name) for name in state.waiting() if name not in reported]
     if json:
         emit(done)
         return code
@@ -159,10 +166,14 @@ def summary(state: Any, batch_id: str) -> dict[str, Any]:
         "scan": batch.data.get("scan_report"),
         "seconds": batch.data.get("seconds", {}),
         "error": batch.error,
+        "waiting": state.waiting().get(batch_id),
     }
 
 
 def _print_batch(batch: dict[str, Any]) -> None:
+    if batch["waiting"]:
+        out.print(f"{batch['batch_id']}: {batch['stage']}, waits: {batch['waiting']}", markup=False)
+        return
     if batch["error"]:
         out.print(f"{batch['batch_id']}: FAILED, {batch['error']}", markup=False)
         return

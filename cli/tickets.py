@@ -57,7 +57,8 @@ def import_file(
     from expunge.tickets.intake import read_tickets_csv
 
     state = use_workspace(workspace)
-    rows = read_tickets_csv(file, lambda subjects: find_subjects(state.workspace.dataset_dir, subjects))
+    dataset, placement = state.workspace.dataset_dir, state.placement
+    rows = read_tickets_csv(file, lambda subjects: find_subjects(dataset, subjects, placement))
     done = state.tickets.submit_all((row.subject, row.regime, row.idempotency_key) for row in rows)
     if json:
         emit([outcome.ticket.to_json() for outcome in done])
@@ -111,19 +112,55 @@ def show(ticket: _TicketArgument, workspace: WorkspaceOption = None, json: JsonO
 
 
 @app.command()
+def receipt(
+    ticket: _TicketArgument,
+    html: Annotated[Path | None, typer.Option(help="Write the page here.")] = None,
+    workspace: WorkspaceOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Show what became of the person of a closed ticket; names nobody."""
+    from expunge.errors import InputError, storage_full
+    from expunge.reports.receipt import render_receipt
+    from tasks.receipt import receipt_of
+
+    found = receipt_of(use_workspace(workspace), ticket)
+    if html is not None:
+        try:
+            html.write_text(render_receipt(found), encoding="utf-8")
+        except OSError as error:
+            raise storage_full(error) or InputError(
+                "the page cannot be written", expected="a file in a folder that is there", got=str(html)
+            ) from error
+    if json:
+        emit(found)
+        return
+    purged, scan = found["purged"], found["scan"]
+    out.print(f"{found['ticket_id']} ({found['pseudonym']}) closed {found['closed_at']}", markup=False)
+    out.print(found["guarantee"]["verdict"], markup=False)
+    out.print(found["guarantee"]["words"], markup=False)
+    out.print(f"Batch {found['batch_id']}, certificate {found['certificate_id']}", markup=False)
+    out.print(f"Purged {purged['at']}: {'; '.join(purged['what'])}", markup=False)
+    searched = sum(item["files"] for item in scan["searched"])
+    out.print(f"Residue scan of {searched:,} files and objects: {scan['hits']} hits", markup=False)
+    backups = [tuple(backup.values()) for backup in found["backups"]]
+    table("Backups", ("name", "holds", "forgotten by"), backups)
+    table("Not covered", ("artefact", "reason"), [tuple(item.values()) for item in found["not_covered"]])
+
+
+@app.command()
 def hold(
     ticket: _TicketArgument,
     reason: _ReasonOption,
     workspace: WorkspaceOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Put a ticket on hold."""
+    """Put a ticket on hold, a legal one too: at any state, until its purge has begun."""
     _report(use_workspace(workspace).tickets.hold(ticket, reason), json)
 
 
 @app.command()
 def release(ticket: _TicketArgument, workspace: WorkspaceOption = None, json: JsonOption = False) -> None:
-    """Release a held ticket."""
+    """Release a held ticket: its deadline moves by the time held, and its batch continues."""
     _report(use_workspace(workspace).tickets.release(ticket), json)
 
 

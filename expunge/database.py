@@ -1,7 +1,8 @@
 """The database of tickets, batches, leases and ledgers: SQLite by default, PostgreSQL in production."""
 
+import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,13 @@ from sqlalchemy.exc import ArgumentError, DatabaseError, OperationalError
 from sqlalchemy.orm import DeclarativeBase, Session, sessionmaker
 from sqlalchemy.types import TypeDecorator
 
-from expunge.errors import ExpungeError, InputError, ServiceUnavailableError, StorageFullError
+from expunge.errors import (
+    ExpungeError,
+    InputError,
+    ServiceUnavailableError,
+    StorageFullError,
+    storage_full_text,
+)
 
 _BACKENDS = ("sqlite", "postgresql")
 _WAIT_S = 10  # for another process's transaction: all of them are short
@@ -122,7 +129,9 @@ def open_database(url: str) -> Database:
         ServiceUnavailableError: If it cannot be reached, or is no database of ours.
     """
     # Table modules register themselves on Base.
+    from expunge.evidence import coverage_store as _coverage  # noqa: F401
     from expunge.evidence import store as _evidence  # noqa: F401
+    from expunge.tickets import purge_journal as _purges  # noqa: F401
     from expunge.tickets import requests as _requests  # noqa: F401
     from expunge.tickets import tables as _tickets  # noqa: F401
     from expunge.tickets import tokens as _tokens  # noqa: F401
@@ -163,6 +172,30 @@ def open_database(url: str) -> Database:
     except DatabaseError as error:
         raise _unreachable(engine, error) from error
     return Database(engine)
+
+
+def vacuum(path: Path) -> None:
+    """Rebuild another program's SQLite file, so that what it deleted is in no page of it any more; others may use it.
+
+    Args:
+        path: The file.
+
+    Raises:
+        ServiceUnavailableError: If others keep it busy.
+    """
+    try:
+        with closing(sqlite3.connect(path, timeout=_WAIT_S, isolation_level=None)) as connection:
+            connection.execute("PRAGMA secure_delete=ON")
+            connection.execute("VACUUM")
+            if connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]:
+                raise sqlite3.OperationalError("its log of changes is being read")
+    except sqlite3.OperationalError as error:
+        raise storage_full_text(str(error)) or ServiceUnavailableError(
+            "a database cannot be compacted",
+            expected=f"{path.name} free for a moment",
+            got=str(error),
+            remedy="run `expunge run` again",
+        ) from error
 
 
 def _configure_sqlite(connection: Any, _record: Any) -> None:

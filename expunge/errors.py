@@ -10,10 +10,12 @@ ExpungeError                    exit 1
 │   └── WorkspaceError                  no workspace here, or a part of it is missing
 ├── RefusedError                exit 1  a gate, a verification or a budget said no
 │   ├── LeaseHeldError                  another process is at work there
+│   ├── BatchWaitsError                 a ticket on hold stops a batch: no failure, it continues after the release
 │   ├── NotConvergedError               a solver stopped short: nothing may be certified
 │   ├── CertificateRefusedError         a mechanism cannot state an admissible certificate
 │   ├── BudgetExceededError             the lineage's sequential budget is spent
 │   ├── GateError                       a validation gate failed
+│   ├── CoverageError                   nothing was said of an artefact that saw the people
 │   ├── ResidueError                    bytes of an erased person were found
 │   └── VerificationError               evidence does not hold
 └── ServiceUnavailableError     exit 3  a server or database cannot be reached
@@ -90,6 +92,10 @@ class LeaseHeldError(RefusedError):
     """Another process is at work on the same model or batch; it is left to it."""
 
 
+class BatchWaitsError(RefusedError):
+    """A ticket on hold stops a batch before a destructive act: no failure, it continues after the release."""
+
+
 class NotConvergedError(RefusedError):
     """A solver stopped short of its tolerance: nothing may be certified from it."""
 
@@ -104,6 +110,10 @@ class BudgetExceededError(RefusedError):
 
 class GateError(RefusedError):
     """A validation gate failed."""
+
+
+class CoverageError(RefusedError):
+    """Nothing that holds was said of a declared artefact that saw the people."""
 
 
 class ResidueError(RefusedError):

@@ -30,8 +30,24 @@ def scratch(folder: Path) -> Iterator[Path]:
         shutil.rmtree(own, ignore_errors=True)
 
 
+def abandoned(folder: Path) -> list[Path]:
+    """Scratch folders of processes that are dead, and those older than a day.
+
+    Args:
+        folder: The workspace's folder of scratch folders.
+
+    Returns:
+        Their paths.
+    """
+    return [
+        own
+        for own in sorted(folder.glob("*"))
+        if not may_be_alive(own.name.rpartition("-")[0]) or time.time() - own.stat().st_mtime > _LONGEST_S
+    ]
+
+
 def destroy_abandoned(folder: Path) -> int:
-    """Destroy the scratch folders of processes that are dead, and those older than a day.
+    """Destroy abandoned scratch folders.
 
     Args:
         folder: The workspace's folder of scratch folders.
@@ -39,10 +55,7 @@ def destroy_abandoned(folder: Path) -> int:
     Returns:
         How many there were.
     """
-    destroyed = 0
-    for own in sorted(folder.glob("*")) if folder.is_dir() else ():
-        owner = own.name.rpartition("-")[0]
-        if not may_be_alive(owner) or time.time() - own.stat().st_mtime > _LONGEST_S:
-            shutil.rmtree(own)
-            destroyed += 1
-    return destroyed
+    found = abandoned(folder)
+    for own in found:
+        shutil.rmtree(own)
+    return len(found)

@@ -235,6 +235,33 @@ class BatchPolicy(_Strict):
     deadline_margin_days: int = Field(7, ge=0)
 
 
+class PurgePolicy(_Strict):
+    """What may be destroyed, and whether a person has to agree."""
+
+    approval: Literal["automatic", "required"] = "automatic"
+    shared_remotes: bool = False
+
+
+class RetentionPolicy(_Strict):
+    """How long superseded models are kept, out of use."""
+
+    quarantine_days: int = Field(0, ge=0)
+
+
+class BackupPolicy(_Strict):
+    """A backup outside the workspace, and how long after a purge it may still have the bytes."""
+
+    name: str = Field(min_length=1)
+    holds: Literal["dataset", "model", "database"]
+    expires_days: int = Field(30, ge=0, le=36500)
+
+
+class CoveragePolicy(_Strict):
+    """What happens while nothing was said of a declared artefact that saw the people."""
+
+    unresolved: Literal["refuse", "state"] = "refuse"
+
+
 class AlarmsPolicy(_Strict):
     """Whom to tell when a deadline is near."""
 
@@ -253,7 +280,11 @@ class Policy(_Strict):
     ledger: LedgerPolicy = LedgerPolicy()
     gates: GatesPolicy = GatesPolicy()
     batch: BatchPolicy = BatchPolicy()
+    purge: PurgePolicy = PurgePolicy()
+    retention: RetentionPolicy = RetentionPolicy()
+    coverage: CoveragePolicy = CoveragePolicy()
     alarms: AlarmsPolicy = AlarmsPolicy()
+    backups: tuple[BackupPolicy, ...] = ()
 
 
 class ModelParams(_Strict):

@@ -2,20 +2,27 @@
 
 import json
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from expunge.database import Database, open_database
 from expunge.datasets.contract import DatasetContract, read_contract
+from expunge.datasets.placement import Placement
 from expunge.errors import WorkspaceError
+from expunge.evidence.coverage_store import CoverageStore
 from expunge.evidence.store import LedgerStore
 from expunge.pseudonyms import Pseudonymiser, load_key
 from expunge.settings import Params, Policy, Workspace, load_params, load_policy
 from expunge.tickets.batches import BatchStore
 from expunge.tickets.deadlines import Deadlines
+from expunge.tickets.holds import Holds
+from expunge.tickets.purge_journal import PurgeJournal
+from expunge.tickets.purge_waits import reason_to_wait
 from expunge.tickets.store import TicketStore
 
 PSEUDONYM_KEY = "pseudonym-1.key"
 PARTITION_KEY = "partition.key"
+PLACEMENT_FILE = "placement.json"
 WORKSPACE_FILE = "workspace.json"
 
 
@@ -34,7 +41,10 @@ class State:
         tickets: Ticket store.
         deadlines: Of the tickets.
         batches: Batch store.
+        purges: Journal of purges.
+        holds: What legal holds stop.
         ledger: Ledger store.
+        coverage: The coverage map.
     """
 
     workspace: Workspace
@@ -47,7 +57,30 @@ class State:
     tickets: TicketStore
     deadlines: Deadlines
     batches: BatchStore
+    purges: PurgeJournal
+    holds: Holds
     ledger: LedgerStore
+    coverage: CoverageStore
+
+    @property
+    def placement(self) -> Placement:
+        """Which partitions of the dataset can hold a person."""
+        return Placement(
+            load_key(self.workspace.keys_dir / PARTITION_KEY), self.workspace.state / PLACEMENT_FILE
+        )
+
+    def waiting(self) -> dict[str, str]:
+        """Batches that cannot go on as things are; no failure.
+
+        Returns:
+            Why, by batch id, oldest batch first: a hold, an approval that is missing, or a quarantine.
+        """
+        held, now = self.holds.waiting(), datetime.now(UTC)
+        found = {
+            batch.batch_id: held.get(batch.batch_id) or reason_to_wait(batch, self.policy, now)
+            for batch in self.batches.unfinished()
+        }
+        return {batch_id: why for batch_id, why in found.items() if why}
 
 
 def open_state(path: Path | None = None) -> State:
@@ -90,5 +123,8 @@ def open_state(path: Path | None = None) -> State:
         tickets=TicketStore(database, pseudonymiser),
         deadlines=Deadlines(database),
         batches=BatchStore(database),
+        purges=PurgeJournal(database),
+        holds=Holds(database),
         ledger=LedgerStore(database),
+        coverage=CoverageStore(database),
     )

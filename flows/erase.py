@@ -2,7 +2,7 @@
 
 from prefect import flow
 
-from expunge.errors import CertificateRefusedError, NotConvergedError
+from expunge.errors import BatchWaitsError, CertificateRefusedError, NotConvergedError
 from expunge.state import open_state
 from flows.unlearn import unlearn_somewhere
 from tasks.certification import certify
@@ -12,14 +12,14 @@ from tasks.planning import plan
 from tasks.purge import close, purge
 from tasks.registration import register
 from tasks.removal import remove
-from tasks.summary import report_stage, summarise
+from tasks.summary import report_stage, report_waiting, summarise
 from tasks.unlearning import discard
 from tasks.validation import validate
 
 
 @flow(name="erase", persist_result=False, validate_parameters=False)
 def erase(batch_id: str) -> None:
-    """Process one batch; calling it again continues from the last durable stage.
+    """Process one batch; calling it again continues from the last durable stage. A hold ends it, which is no failure.
 
     Args:
         batch_id: Of the batch.
@@ -33,7 +33,11 @@ def erase(batch_id: str) -> None:
         for done, stage in enumerate(stages):
             require_leases(state)
             report_stage(batch_id, stage.__name__, done, len(stages))
-            stage(batch_id)
+            try:
+                stage(batch_id)
+            except BatchWaitsError as hold:
+                report_waiting(batch_id, str(hold))
+                return
         summarise(batch_id)
 
 

@@ -6,7 +6,6 @@ import secrets
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 import expunge
 from expunge.errors import CertificateRefusedError
@@ -20,6 +19,7 @@ from expunge.reports.page import render_certificate
 from expunge.state import State, open_state
 from expunge.tickets.batches import Batch, BatchStage
 from tasks.adapters import access, git
+from tasks.coverage import record_certificate, rows_for
 from tasks.step import Timer, log, step
 
 
@@ -89,6 +89,7 @@ def certify(batch_id: str) -> str:
             got="; ".join(outcome.findings),
             remedy="report this; nothing was released",
         )
+    record_certificate(state, certificate)
     folder = state.workspace.evidence_dir / certificate.certificate_id
     folder.mkdir(parents=True, exist_ok=True)
     plain = [entry.to_json() for entry in entries]
@@ -151,7 +152,7 @@ def _certificate(state: State, batch: Batch) -> Certificate:
             },
             "constants": release["constants"],
             "scope": scope_of(release["guarantee"]),
-            "coverage": _coverage(data),
+            "coverage": rows_for(state, batch),
             "sequential": {
                 "step": account.step,
                 "accumulated_error": account.accumulated_error,
@@ -184,67 +185,3 @@ def _code() -> dict[str, str | None]:
         "commit": git.head(root) if (root / ".git").exists() else None,
         "lock_digest": f"sha256:{hashlib.sha256(lock.read_bytes()).hexdigest()}" if lock.is_file() else None,
     }
-
-
-def _coverage(data: dict[str, Any]) -> list[dict[str, str]]:
-    """What became of each artefact that may have seen the people, as far as that is true at issue."""
-    exact = data["release"]["guarantee"] == "exact"
-    proof = "destroyed after registration; proved by this batch's purge entry in the ledger"
-    weights = (
-        ("recomputed", "trained from scratch on the retain set")
-        if exact
-        else ("covered", "by epsilon and delta of this certificate")
-    )
-    columns = data["from_data"]
-    statistics = (
-        ("recomputed", f"from the retain set, for {len(columns)} columns")
-        if columns
-        else ("not present", "all constants are public, in the contract")
-    )
-    rows = [
-        ("released weights", *weights),
-        ("preprocessing statistics and categories", *statistics),
-        (
-            "rows in the current dataset version",
-            "purged",
-            "partitions rewritten; checked by data expectations",
-        ),
-        ("rows in earlier dataset versions (cache, remote)", "purge pending", proof),
-        ("weights of the parent version", "purge pending", proof),
-        (
-            "subject ids in the tickets database",
-            "purge pending",
-            "erased when the tickets close, free pages too",
-        ),
-        ("buffers (running statistics)", "not present", "models with buffers are refused"),
-        ("optimiser state, checkpoints, early stopping", "not present", "none is kept"),
-        ("cached gradients, features, embeddings", "not present", "none is kept"),
-        (
-            (
-                "curvature kept from the parent's release",
-                "purge pending",
-                f"served this release alone; {proof}",
-            )
-            if data.get("kept_curvature")
-            else ("curvature kept from the parent's release", "not present", "none was kept")
-        ),
-        ("input example of the registered model", "not present", "made up from preprocessing constants"),
-        ("noiseless unlearned weights", "not present", "held in memory only, never written"),
-        (
-            "test metrics of earlier versions in MLflow",
-            "not covered",
-            "measured on test rows that may have been theirs; an aggregate, kept as evidence",
-        ),
-        (
-            "earlier releases that someone copied, models derived from them",
-            "not covered",
-            "out of reach from here",
-        ),
-        (
-            "the source file given to `expunge init`",
-            "not covered",
-            "outside the workspace: the controller's to delete",
-        ),
-        ("timing and choice of mechanism", "not covered", "visible to operators; depends on the forget set"),
-    ]
-    return [{"artefact": a, "status": s, "reason": r} for a, s, r in rows]

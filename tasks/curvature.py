@@ -6,11 +6,12 @@ from expunge.datasets.partitions import read_dataset
 from expunge.datasets.preprocessing import encode
 from expunge.devices import device_in_use
 from expunge.errors import WorkspaceError
-from expunge.models.kept import kept_path, rebuild_kept
+from expunge.models.kept import keeps, kept_path, rebuild_kept
 from expunge.models.serving import load_model, model_digest
 from expunge.scratch import scratch
 from expunge.state import open_state
 from tasks.adapters import access
+from tasks.coverage import record_curvature
 from tasks.step import Timer, log, step
 
 
@@ -35,7 +36,10 @@ def keep_curvature(batch_id: str = "") -> bool:
     with scratch(workspace.scratch_dir) as place:
         folder = registry.download(champion, place)
         digest, model = model_digest(folder), load_model(folder, workspace.root)
-    if kept_path(workspace.curvature_dir, digest).is_file():  # repeating does no harm
+    path = kept_path(workspace.curvature_dir, digest)
+    if keeps(model.spec):
+        record_curvature(state, champion, path)
+    if path.is_file():  # repeating does no harm
         return True
     frame = read_dataset(workspace.dataset_dir)
     encoded = encode(frame[frame["split"] == "train"], model.preprocessing)

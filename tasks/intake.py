@@ -24,7 +24,8 @@ def require_known(state: State, subject_id: str) -> None:
     """
     if state.tickets.open_for(subject_id) is not None:
         return
-    if not subject_id.strip() or not find_subjects(state.workspace.dataset_dir, [subject_id])[subject_id]:
+    dataset, placement = state.workspace.dataset_dir, state.placement
+    if not subject_id.strip() or not find_subjects(dataset, [subject_id], placement)[subject_id]:
         raise TicketError(
             "nobody of that id is in the dataset",
             expected="a subject id of the current dataset version",
@@ -119,6 +120,8 @@ def open_due_batch(state: State) -> str | None:
 def batches_to_run(state: State) -> Iterable[str]:
     """Batches to process, one after the other: unfinished ones first, then the due tickets.
 
+    Later batches may overtake one that a hold stops: it has removed nothing yet, or its model is registered.
+
     Args:
         state: The workspace.
 
@@ -126,7 +129,8 @@ def batches_to_run(state: State) -> Iterable[str]:
         Batch ids.
     """
     for batch in state.batches.unfinished():
-        yield batch.batch_id
+        if batch.batch_id not in state.waiting():
+            yield batch.batch_id
     fresh = open_due_batch(state)
     if fresh is not None:
         yield fresh

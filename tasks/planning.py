@@ -10,6 +10,7 @@ from expunge.scratch import scratch
 from expunge.state import State, open_state
 from expunge.tickets.batches import BatchStage
 from tasks.adapters import access
+from tasks.coverage import catch_up, settle
 from tasks.step import log, step
 
 
@@ -73,14 +74,18 @@ def plan(batch_id: str) -> list[str]:
     Raises:
         InputError: If ``EXPUNGE_DEVICE`` names no device of this machine.
         CertificateRefusedError: If policy admits none.
+        CoverageError: If nothing was said of a declared artefact that saw the people, and policy refuses that.
     """
     chosen_device()  # the first step of a batch: refused before a record is removed
     state = open_state()
     batch = state.batches.get(batch_id)
+    catch_up(state)
     refused = batch.data.get("refused", [])
     order = [name for name in batch.data.get("order", []) if name not in refused]
     if order and batch.stage is not BatchStage.PLANNED:
         return order
+    if batch.stage is BatchStage.PLANNED:
+        settle(state, batch_id)
     context, parent = champion_context(state, batch.draws)
     made = make_plan(context)
     order = [name for name in made.order if name not in refused]

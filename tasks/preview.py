@@ -17,4 +17,4 @@ def records_of(state: State, ticket_ids: Sequence[str]) -> int:
         Number of rows in the current dataset version.
     """
     known = state.tickets.subjects_of(ticket_ids)
-    return sum(find_subjects(state.workspace.dataset_dir, known).values()) if known else 0
+    return sum(find_subjects(state.workspace.dataset_dir, known, state.placement).values()) if known else 0

@@ -1,18 +1,19 @@
 """Purge: superseded bytes are destroyed, and a residue scan proves it; then the tickets close."""
 
-import shutil
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
-from expunge.errors import ResidueError
-from expunge.models.kept import destroy_kept
-from expunge.residue.scan import Target, scan
+from expunge.errors import BatchWaitsError, ResidueError
+from expunge.residue.scan import ScanReport, Target, scan
 from expunge.residue.stores import database
 from expunge.state import State, open_state
-from expunge.tickets.batches import BatchStage
+from expunge.tickets.batches import Batch, BatchStage
+from expunge.tickets.holds import PURGE
+from expunge.tickets.purge_journal import DONE, KEPT, PENDING, Entry
+from expunge.tickets.purge_waits import begin_quarantine, reason_to_wait
 from tasks.adapters import access
-from tasks.adapters.registry import PURGED_TAG
+from tasks.coverage import mark_purged
+from tasks.destruction import FREE_PAGES, WEIGHTS, destroy, plan, quarantine
 from tasks.residue import scan_workspace
 from tasks.step import Timer, log, step
 
@@ -25,28 +26,79 @@ def purge(batch_id: str) -> int:
         batch_id: Of the batch.
 
     Returns:
-        Bytes of data destroyed.
+        Bytes destroyed.
 
     Raises:
+        BatchWaitsError: If a ticket on hold may need what would be destroyed, or an approval is missing; nothing is
+            changed then. Or if all but weights in quarantine is destroyed.
         ResidueError: If anything is left: a partial failure is a failure.
     """
     state, timer = open_state(), Timer()
     batch = state.batches.get(batch_id)
     if batch.done(BatchStage.PURGED):
         return int(batch.data["purged_bytes"])
-    repo, registry = access.repository(state), access.registry(state)
-    destroyed = repo.purge(repo.superseded(batch.data["partitions"]))
-    registry.purge_weights(batch.data["parent_version"])
-    shutil.rmtree(state.workspace.releases_dir / batch_id, ignore_errors=True)
-    destroy_kept(state.workspace.curvature_dir)
+    now = datetime.now(UTC)
+    if (waits := reason_to_wait(batch, state.policy, now)) is not None:
+        raise BatchWaitsError(waits)
+    state.holds.begin(batch_id, PURGE)
+    entries = state.purges.write(batch_id, plan(state, batch))
+    if state.policy.retention.quarantine_days and "only_weights_left" not in batch.data:
+        _destroy_all_but_weights(state, batch, entries, now)
+    _execute(state, batch_id, entries)
+    report = _search(state, batch)
+    destroyed, kept = _sum(state.purges.entries(batch_id))
+    declared = [backup.model_dump() for backup in state.policy.backups]  # for the receipt: policy may change
+    state.batches.record(batch_id, purged_bytes=destroyed, scan_report=report.to_json(), backups=declared)
+    state.ledger.append(
+        state.lineage,
+        kind="purge",
+        issued_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        batch=batch_id,
+        certificate_id=batch.data["certificate_id"],
+        details={
+            "purged_version": batch.data["parent_version"],
+            "scan": report.to_json(),
+            **({"kept": kept} if kept else {}),
+        },
+    )
+    mark_purged(state, batch)
+    registry = access.registry(state)
+    registry.tag(batch.data["model_version"], "superseded.purged", "true")
+    state.batches.advance(batch_id, BatchStage.PURGED, seconds=timer.seconds(batch.data, "purge"))
+    log(f"batch {batch_id}: superseded bytes purged, residue scan clean")
+    return destroyed
+
+
+def _destroy_all_but_weights(state: State, batch: Batch, entries: list[Entry], now: datetime) -> None:
+    """Put the superseded weights into quarantine, where there is time for one, and destroy everything else."""
+    days = state.policy.retention.quarantine_days
+    until = begin_quarantine(state.batches, state.database, batch, days, now)
+    if until <= now:
+        return
+    quarantine(state, entries, until.isoformat(timespec="seconds"))
+    _execute(state, batch.batch_id, [e for e in entries if e.item.kind not in (WEIGHTS, FREE_PAGES)])
+    batch = state.batches.record(batch.batch_id, only_weights_left=True)
+    raise BatchWaitsError(str(reason_to_wait(batch, state.policy, now)))
+
+
+def _execute(state: State, batch_id: str, entries: list[Entry]) -> None:
+    """Destroy what is pending, in the journal's order, and mark each when it is gone."""
+    needed = access.repository(state).needed()
+    for entry in entries:
+        if entry.state == PENDING:
+            destroy(state, entry.item, needed)
+            state.purges.done(batch_id, entry.number)
+
+
+def _search(state: State, batch: Batch) -> ScanReport:
     saved = batch.data["scan"]
     target = Target(
-        subjects=frozenset(state.tickets.subject_ids(batch_id)),
+        subjects=frozenset(state.tickets.subject_ids(batch.batch_id)),
         fingerprints=frozenset(saved["rows"]),
         columns=tuple(saved["columns"]),
         key=bytes.fromhex(saved["key"]),
-        texts=tuple(saved["texts"]),
-        embedded=saved["embedded"],
+        texts=tuple(saved.get("texts", ())),  # not there in a batch of an earlier release
+        embedded=saved.get("embedded", {}),
     )
     report = scan_workspace(state, target, with_tickets=False)
     if not report.clean:
@@ -57,20 +109,14 @@ def purge(batch_id: str) -> int:
             got="; ".join(places[:5]),
             remedy="remove it, run again",
         )
-    total = batch.data.get("purged_bytes", 0) + destroyed
-    state.batches.record(batch_id, purged_bytes=total, scan_report=report.to_json())
-    state.ledger.append(
-        state.lineage,
-        kind="purge",
-        issued_at=datetime.now(UTC).isoformat(timespec="seconds"),
-        batch=batch_id,
-        certificate_id=batch.data["certificate_id"],
-        details={"purged_version": batch.data["parent_version"], "scan": report.to_json()},
-    )
-    registry.tag(batch.data["model_version"], "superseded.purged", "true")
-    state.batches.advance(batch_id, BatchStage.PURGED, seconds=timer.seconds(batch.data, "purge"))
-    log(f"batch {batch_id}: superseded bytes purged, residue scan clean")
-    return int(total)
+    return report
+
+
+def _sum(entries: list[Entry]) -> tuple[int, list[dict[str, Any]]]:
+    """Bytes destroyed, and what had to stay."""
+    destroyed = sum(entry.item.bytes or 0 for entry in entries if entry.state == DONE)
+    kept = [entry.item for entry in entries if entry.state == KEPT]
+    return destroyed, [{"what": item.what, "where": item.where, "why": item.why} for item in kept]
 
 
 @step
@@ -104,53 +150,3 @@ def close(batch_id: str) -> None:
 
     state.batches.close(batch_id, prove)
     log(f"batch {batch_id}: closed")
-
-
-def preview(state: State) -> list[dict[str, Any]]:
-    """What a purge would destroy now: superseded data objects and weights of versions that do not serve.
-
-    Args:
-        state: The workspace.
-
-    Returns:
-        ``{what, where, bytes, why}``; nothing is changed.
-    """
-    return [*_data(state), *_weights(state), *_curvature(state)]
-
-
-def _data(state: State) -> Iterator[dict[str, Any]]:
-    removed: set[str] = set()
-    for batch in state.batches.every():
-        removed |= set(batch.data.get("partitions", []))
-    for item in access.repository(state).superseded(removed):
-        yield {
-            "what": f"data object {item.md5[:12]}" if item.md5 else "run-cache entry",
-            "where": item.where,
-            "bytes": item.size,
-            "why": "holds rows of removed people, or their partition's earlier contents",
-        }
-
-
-def _weights(state: State) -> Iterator[dict[str, Any]]:
-    registry = access.registry(state)
-    champion = registry.champion()
-    for number in range(1, champion.version if champion else 0):
-        if PURGED_TAG not in registry.get(number).tags:
-            yield {
-                "what": f"weights of version {number}",
-                "where": "MLflow",
-                "bytes": None,
-                "why": "superseded",
-            }
-
-
-def _curvature(state: State) -> Iterator[dict[str, Any]]:
-    """Kept curvature serves the next request and goes with what that supersedes."""
-    folder = state.workspace.curvature_dir
-    for path in sorted(folder.glob("*")) if folder.is_dir() and state.batches.unfinished() else ():
-        yield {
-            "what": "kept curvature",
-            "where": path.relative_to(state.workspace.root).as_posix(),
-            "bytes": path.stat().st_size,
-            "why": "was computed from records that are being removed",
-        }

@@ -14,6 +14,7 @@ from expunge.state import State, open_state
 from expunge.tickets.batches import Batch, BatchStage
 from tasks.adapters import access
 from tasks.adapters.registry import VersionSpec
+from tasks.coverage import mark_metrics, record_model
 from tasks.step import Timer, log, step
 
 
@@ -43,6 +44,8 @@ def register(batch_id: str) -> int:
             got=str(version.version),
             remedy="let only `expunge run` register versions of this model",
         )
+    record_model(state, version)
+    mark_metrics(state, batch_id, version.version)
     released = state.workspace.releases_dir / batch_id / MODEL_FOLDER
     install_model(released, state.workspace, {"accuracy": batch.data["metrics"]["accuracy"]})
     access.repository(state).commit_stages(f"Release version {version.version} ({batch_id})")

@@ -18,7 +18,9 @@ from expunge.residue.fingerprints import row_fingerprints
 from expunge.stages import MODEL_FOLDER
 from expunge.state import State, open_state
 from expunge.tickets.batches import BatchStage
+from expunge.tickets.holds import REMOVAL
 from tasks.adapters import access
+from tasks.coverage import record_dataset
 from tasks.step import Timer, log, step
 
 
@@ -31,16 +33,21 @@ def remove(batch_id: str) -> int:
 
     Returns:
         Number of records removed.
+
+    Raises:
+        BatchWaitsError: If its ticket is on hold; nothing is changed then.
     """
     state, timer = open_state(), Timer()
     batch = state.batches.get(batch_id)
     if batch.done(BatchStage.REMOVED):
         return int(batch.data["records"])
-    workspace, repo = state.workspace, access.repository(state)
+    state.holds.begin(batch_id, REMOVAL)
+    batch = state.batches.get(batch_id)  # a ticket that was held just before has left it
+    workspace, placement, repo = state.workspace, state.placement, access.repository(state)
     subjects = state.tickets.subject_ids(batch_id)
     if "before" not in batch.data:
         version = repo.current()
-        frame, partitions = rows_of(workspace.dataset_dir, subjects)
+        frame, partitions = rows_of(workspace.dataset_dir, subjects, placement)
         batch = state.batches.record(
             batch_id,
             before={"md5": version.md5, "git_revision": version.git_revision},
@@ -50,9 +57,10 @@ def remove(batch_id: str) -> int:
             partitions=list(partitions),
             scan=_recognisable(state, frame),  # forgotten when the batch closes
         )
-    remove_subjects(workspace.dataset_dir, subjects)
+    remove_subjects(workspace.dataset_dir, subjects, placement)
     records, people = batch.data["records"], len(batch.tickets)
     after = repo.track_dataset(f"Remove {records} records of {people} subjects ({batch_id})")
+    record_dataset(state, after.md5)
     state.batches.advance(
         batch_id,
         BatchStage.REMOVED,

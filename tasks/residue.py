@@ -9,6 +9,7 @@ from expunge.datasets.partitions import partition_files
 from expunge.errors import ResidueError
 from expunge.residue.scan import ScanReport, Target, scan
 from expunge.state import State, open_state
+from tasks.adapters import access, dvc_objects
 from tasks.adapters.stores import every_store
 from tasks.step import log, step
 
@@ -61,7 +62,13 @@ def scan_workspace(state: State, target: Target, *, with_tickets: bool = True) -
     Returns:
         The report.
     """
-    stores, notes = every_store(state, with_tickets=with_tickets)
+    shared = state.purges.kept() if state.policy.purge.shared_remotes else []
+    left = dvc_objects.left_to_others(access.repository(state), shared) if shared else []
+    stores, notes = every_store(state, with_tickets=with_tickets, skip=left)
+    if left:
+        notes.append(
+            f"not searched: {len(left)} objects that another dataset needs; remove the people there too"
+        )
     return scan(stores, target, retained=lambda: _retained(state), notes=notes)
 
 

@@ -32,6 +32,17 @@ def report_stage(batch_id: str, name: str, done: int, total: int) -> None:
     show_progress(f"{batch_id}-progress", 100 * done / total, said)
 
 
+def report_waiting(batch_id: str, why: str) -> None:
+    """Show that a hold stops a batch.
+
+    Args:
+        batch_id: Of the batch.
+        why: Without personal data.
+    """
+    show_progress(f"{batch_id}-progress", 0.0, f"Batch {batch_id} waits: {why}")
+    log(f"batch {batch_id} waits: {why}")
+
+
 @step
 def summarise(batch_id: str) -> bool:
     """Show the outcome of a closed batch and where its model version is.

@@ -11,6 +11,7 @@ from expunge.stages import MODEL_FOLDER, metrics
 from expunge.state import open_state
 from tasks.adapters import access, git
 from tasks.adapters.registry import VersionSpec
+from tasks.coverage import record_dataset, record_model
 from tasks.step import log, step
 
 OPENING = "opening"
@@ -46,6 +47,7 @@ def register_opening() -> int:
     ]
     revision = git.commit(workspace.root, tracked, "Train the first version")
     data = repo.current()
+    record_dataset(state, data.md5)
     folder = workspace.build_dir / MODEL_FOLDER
     model = load_model(folder, workspace.root)
     example = synthetic_example(model.preprocessing)
@@ -72,6 +74,7 @@ def register_opening() -> int:
             records=int(model.training["records"]),
         )
     )
+    record_model(state, version)
     state.ledger.append(
         state.lineage,
         kind="opening",

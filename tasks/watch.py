@@ -42,12 +42,14 @@ def left_to_nobody(state: State) -> bool:
         state: The workspace.
 
     Returns:
-        False too where a gate said no: a person has to look at that first.
+        False too where a gate said no, or a hold stops the batch: a person has to look at that first.
     """
+    waiting = state.waiting()
     left = [
         batch
         for batch in state.batches.unfinished()
-        if batch.stage is not BatchStage.FAILED or batch.data.get("outage")
+        if (batch.stage is not BatchStage.FAILED or batch.data.get("outage"))
+        and batch.batch_id not in waiting
     ]
     return bool(left) and not state.batches.lease_held(state.lineage, alive=may_be_alive)
 

@@ -9,13 +9,15 @@ from expunge.database import open_database
 from expunge.datasets.catalogue import load
 from expunge.datasets.contract import write_contract
 from expunge.datasets.partitions import write_partitions
+from expunge.datasets.placement import Placement
 from expunge.errors import WorkspaceError
 from expunge.evidence.annex import create_auditor_keys
 from expunge.pseudonyms import create_key
 from expunge.settings import Workspace, template
-from expunge.state import PARTITION_KEY, PSEUDONYM_KEY, WORKSPACE_FILE
+from expunge.state import PARTITION_KEY, PLACEMENT_FILE, PSEUDONYM_KEY, WORKSPACE_FILE, open_state
 from tasks.adapters import git
 from tasks.adapters.versioning import Repository
+from tasks.coverage import record_dataset
 
 _IGNORED = ("/.expunge/", "/build/", "__pycache__/")
 _TEMPLATES = ("policy.yaml", "params.yaml", "dvc.yaml")
@@ -77,12 +79,15 @@ def create(root: Path, dataset: str, source: Path | None) -> dict[str, object]:
         ]
         git.commit(root, [path for path in tracked if (root / path).exists()], "Make an Expunge workspace")
         version = repository.track_dataset(f"Add dataset {loaded.contract.name}")
+        # looked through now, so that the first request need not
+        Placement(key, workspace.state / PLACEMENT_FILE).partitions_of(workspace.dataset_dir, ())
         content = {
             "version": 1,
             "lineage": f"expunge-{loaded.contract.name}",
             "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
         }
         (workspace.state / WORKSPACE_FILE).write_text(json.dumps(content, indent=1), encoding="utf-8")
+        record_dataset(open_state(root), version.md5)
     except BaseException:
         for path in made if existed else [root]:
             shutil.rmtree(path, ignore_errors=True)

@@ -5,8 +5,10 @@ import hmac
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import pyarrow as pa
@@ -15,6 +17,10 @@ import pyarrow.parquet as pq
 
 from expunge.errors import DatasetError
 
+if TYPE_CHECKING:
+    from expunge.datasets.placement import Placement
+
+_FORMAT: dict[str, Any] = {"compression": "zstd", "store_schema": False}
 _ROWS_A_PARTITION, _FEWEST, _MOST = 2000, 8, 256
 
 
@@ -28,7 +34,7 @@ def partition_name(key: bytes, index: int) -> str:
     Returns:
         ``part-<12 hex>.parquet``.
     """
-    return f"part-{hmac.new(key, f'partition:{index}'.encode(), hashlib.sha256).hexdigest()[:12]}.parquet"
+    return f"part-{hmac.digest(key, f'partition:{index}'.encode(), hashlib.sha256).hex()[:12]}.parquet"
 
 
 def partition_index(key: bytes, subject_id: str, count: int) -> int:
@@ -42,7 +48,7 @@ def partition_index(key: bytes, subject_id: str, count: int) -> int:
     Returns:
         In [0, count).
     """
-    hashed = hmac.new(key, f"subject:{subject_id}".encode(), hashlib.sha256).digest()
+    hashed = hmac.digest(key, f"subject:{subject_id}".encode(), hashlib.sha256)
     return int.from_bytes(hashed[:8]) % count
 
 
@@ -76,7 +82,7 @@ def write_partitions(
     staging = Path(tempfile.mkdtemp(dir=directory.parent, prefix=".staging-"))
     try:
         for number in range(count):
-            _write(table.filter(pc.equal(placed, number)), staging / partition_name(key, number))
+            write_partition(table.filter(pc.equal(placed, number)), staging / partition_name(key, number))
         if directory.exists():
             directory.rmdir()
         staging.chmod(0o755)
@@ -87,8 +93,14 @@ def write_partitions(
     return sorted(directory.glob("part-*.parquet"))
 
 
-def _write(table: pa.Table, path: Path) -> None:
-    pq.write_table(table.replace_schema_metadata(None), path, compression="zstd", store_schema=False)
+def write_partition(table: pa.Table, path: Path) -> None:
+    """Write the rows of one partition.
+
+    Args:
+        table: Canonical rows.
+        path: The file.
+    """
+    pq.write_table(table.replace_schema_metadata(None), path, **_FORMAT)
 
 
 def partition_files(directory: Path) -> list[Path]:
@@ -101,7 +113,7 @@ def partition_files(directory: Path) -> list[Path]:
         Files, sorted by name.
 
     Raises:
-        DatasetError: If there is none.
+        DatasetError: If there is none, or something else lies among them: a removal would not look into it.
     """
     files = sorted(directory.glob("part-*.parquet"))
     if not files:
@@ -110,6 +122,13 @@ def partition_files(directory: Path) -> list[Path]:
             expected="Parquet partitions in data/dataset",
             got="an empty folder",
             remedy="run `dvc checkout` on the newest revision; purged revisions cannot come back",
+        )
+    if others := sum(not path.name.startswith(".") for path in directory.iterdir()) - len(files):
+        raise DatasetError(
+            "something other than partitions lies in the dataset folder",
+            expected="part-*.parquet",
+            got=f"{others} other files",
+            remedy="move them elsewhere: people's rows in them would not be found",
         )
     return files
 
@@ -146,51 +165,72 @@ def count_rows(directory: Path) -> int:
     return sum(pq.read_metadata(path).num_rows for path in partition_files(directory))
 
 
-def find_subjects(directory: Path, subject_ids: Iterable[str]) -> dict[str, int]:
+def subject_column(path: Path) -> Iterator[pa.Array]:
+    """Whose the rows of a partition are; nothing else of it is read.
+
+    Args:
+        path: The partition.
+
+    Yields:
+        Ids as text, some ten thousand rows at a time.
+    """
+    with pq.ParquetFile(path) as source:
+        for batch in source.iter_batches(columns=["subject_id"]):
+            yield batch.column(0).cast(pa.string())
+
+
+def find_subjects(
+    directory: Path, subject_ids: Collection[str], placement: "Placement | None" = None
+) -> dict[str, int]:
     """How many rows each subject has; reads the subject column only.
 
     Args:
         directory: The dataset.
         subject_ids: Whom to look for.
+        placement: Says which partitions can hold them; without it all are read.
 
     Returns:
         Rows by subject, 0 for unknown ones.
     """
-    wanted = set(subject_ids)
-    counts = dict.fromkeys(wanted, 0)
-    values = pa.array(sorted(wanted), type=pa.string())
-    for path in partition_files(directory):
-        column = pq.read_table(path, columns=["subject_id"]).column("subject_id").cast(pa.string())
-        for subject in column.filter(pc.is_in(column, value_set=values)).to_pylist():
-            counts[subject] += 1
+    counts, wanted = dict.fromkeys(subject_ids, 0), _values(subject_ids)
+    for path in _candidates(directory, subject_ids, placement):
+        for column in subject_column(path):
+            for subject in column.filter(pc.is_in(column, value_set=wanted)).to_pylist():
+                counts[subject] += 1
     return counts
 
 
-def rows_of(directory: Path, subject_ids: Iterable[str]) -> tuple[pd.DataFrame, tuple[str, ...]]:
-    """Rows of some subjects, and the partitions that hold them.
+def rows_of(
+    directory: Path, subject_ids: Collection[str], placement: "Placement | None" = None
+) -> tuple[pd.DataFrame, tuple[str, ...]]:
+    """Rows of some subjects, and the partitions that hold them; a row group is in memory at a time.
 
     Args:
         directory: The dataset.
         subject_ids: Whose.
+        placement: Says which partitions can hold them; without it all are read.
 
     Returns:
         Canonical rows, in their original order, and file names.
     """
-    values = pa.array(sorted(set(subject_ids)), type=pa.string())
+    wanted = _values(subject_ids)
     tables: list[pa.Table] = []
     names: list[str] = []
-    for path in partition_files(directory):
-        table = pq.read_table(path)
-        kept = table.filter(pc.is_in(table.column("subject_id").cast(pa.string()), value_set=values))
-        if kept.num_rows or not tables:
-            tables.append(kept)
-        if kept.num_rows:
+    for path in _candidates(directory, subject_ids, placement):
+        if _holds(path, wanted):
+            with pq.ParquetFile(path) as source:
+                groups = map(source.read_row_group, range(source.num_row_groups))
+                tables += [group.filter(_are_of(group, wanted)) for group in groups]
             names.append(path.name)
+    if not tables:
+        tables = [pq.read_schema(partition_files(directory)[0]).empty_table()]
     frame: pd.DataFrame = pa.concat_tables(tables, promote_options="permissive").to_pandas()
     return frame.sort_values("record_id", ignore_index=True), tuple(names)
 
 
-def remove_subjects(directory: Path, subject_ids: Iterable[str]) -> int:
+def remove_subjects(
+    directory: Path, subject_ids: Collection[str], placement: "Placement | None" = None
+) -> int:
     """Rewrite the partitions that hold these subjects, without their rows; repeating it changes nothing.
 
     All rows of a subject leave together, in training and test.
@@ -198,28 +238,65 @@ def remove_subjects(directory: Path, subject_ids: Iterable[str]) -> int:
     Args:
         directory: The dataset.
         subject_ids: Whom to remove.
+        placement: Says which partitions can hold them; without it all are read.
 
     Returns:
         Number of rows removed.
     """
-    values = pa.array(sorted(set(subject_ids)), type=pa.string())
     for leftover in directory.glob(
         ".part-*.tmp"
     ):  # of a run that was killed: rows that nobody would look for
         leftover.unlink()
-    removed = 0
-    for path in partition_files(directory):
-        column = pq.read_table(path, columns=["subject_id"]).column("subject_id").cast(pa.string())
-        erased = pc.is_in(column, value_set=values)
-        count = pc.sum(erased).as_py() or 0
-        if not count:
-            continue
-        staging = path.with_name(f".{path.name}.tmp")
-        try:
-            _write(pq.read_table(path).filter(pc.invert(erased)), staging)
-            os.replace(staging, path)
-        except OSError:
-            staging.unlink(missing_ok=True)  # a full disk needs the room
-            raise
-        removed += count
+    removed, erased = 0, _values(subject_ids)
+    for path in _candidates(directory, subject_ids, placement):
+        if _holds(path, erased):
+            with nullcontext() if placement is None else placement.losing_rows(path):
+                removed += rewrite_partition(path, subject_ids)
     return removed
+
+
+def rewrite_partition(path: Path, subject_ids: Iterable[str]) -> int:
+    """Put a partition without some subjects' rows in its place; a row group is in memory at a time.
+
+    Args:
+        path: The partition.
+        subject_ids: Whom to leave out.
+
+    Returns:
+        Number of rows left out.
+    """
+    erased, removed = _values(subject_ids), 0
+    staging = path.with_name(f".{path.name}.tmp")
+    try:
+        with (
+            pq.ParquetFile(path) as source,
+            pq.ParquetWriter(staging, source.schema_arrow.remove_metadata(), **_FORMAT) as target,
+        ):
+            for number in range(source.num_row_groups):
+                group = source.read_row_group(number)
+                kept = group.filter(pc.invert(_are_of(group, erased)))
+                target.write_table(kept, row_group_size=max(1, kept.num_rows))
+                removed += group.num_rows - kept.num_rows
+        os.replace(staging, path)
+    except OSError:
+        staging.unlink(missing_ok=True)  # a full disk needs the room
+        raise
+    return removed
+
+
+def _candidates(directory: Path, subject_ids: Collection[str], placement: "Placement | None") -> list[Path]:
+    return (
+        partition_files(directory) if placement is None else placement.partitions_of(directory, subject_ids)
+    )
+
+
+def _values(subject_ids: Iterable[str]) -> pa.Array:
+    return pa.array(sorted(set(subject_ids)), type=pa.string())
+
+
+def _are_of(rows: pa.Table, subjects: pa.Array) -> pa.ChunkedArray:
+    return pc.is_in(rows.column("subject_id").cast(pa.string()), value_set=subjects)
+
+
+def _holds(path: Path, subjects: pa.Array) -> bool:
+    return any(pc.any(pc.is_in(column, value_set=subjects)).as_py() for column in subject_column(path))

@@ -32,6 +32,18 @@ def kept_path(folder: Path, model_digest: str) -> Path:
     return folder / f"{model_digest.removeprefix('sha256:')}.safetensors"
 
 
+def keeps(spec: ModelSpec) -> bool:
+    """Whether curvature is kept for a model.
+
+    Args:
+        spec: The model.
+
+    Returns:
+        False for deep models, and where kept_rank is 0.
+    """
+    return spec.linearize and spec.kept_rank > 0
+
+
 def rebuild_kept(
     folder: Path,
     model_digest: str,
@@ -58,7 +70,7 @@ def rebuild_kept(
         Whether anything is kept: not for deep models, nor where kept_rank is 0.
     """
     destroy_kept(folder)
-    if not spec.linearize or spec.kept_rank == 0:
+    if not keeps(spec):
         return False
     network = build(spec, search, device)
     objective = LinearizedObjective(network, network.initial(), features, labels, spec.l2)

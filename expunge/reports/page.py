@@ -29,19 +29,32 @@ def render_certificate(certificate: dict[str, Any], entries: Sequence[dict[str, 
     Returns:
         HTML.
     """
-    environment = Environment(
+    plot = accumulated_error_plot(entries, certificate["sequential"]["limits"]["accumulated_error"])
+    return (
+        environment()
+        .get_template("certificate.html")
+        .render(
+            c=certificate,
+            verdict=verdict(certificate),
+            class_words=CLASS_WORDS[certificate["guarantee"]],
+            recognition=recognition(certificate["epsilon"], certificate["delta"]),
+            plot=base64.b64encode(plot).decode(),
+            marks=_STATUS_MARKS,
+        )
+    )
+
+
+def environment() -> Environment:
+    """What pages are rendered with: everything is escaped, and a name that is missing is an error.
+
+    Returns:
+        The templates of this package.
+    """
+    made = Environment(
         loader=PackageLoader("expunge.reports"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
-    environment.filters["figure"] = _figure
-    plot = accumulated_error_plot(entries, certificate["sequential"]["limits"]["accumulated_error"])
-    return environment.get_template("certificate.html").render(
-        c=certificate,
-        verdict=verdict(certificate),
-        class_words=CLASS_WORDS[certificate["guarantee"]],
-        recognition=recognition(certificate["epsilon"], certificate["delta"]),
-        plot=base64.b64encode(plot).decode(),
-        marks=_STATUS_MARKS,
-    )
+    made.filters["figure"] = _figure
+    return made
 
 
 def _figure(value: float | None) -> str:

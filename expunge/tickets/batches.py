@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 from expunge.database import Database
 from expunge.errors import LeaseHeldError, TicketError
 from expunge.tickets.lifecycle import TicketState
-from expunge.tickets.steps import move, put
+from expunge.tickets.steps import move, not_held, put, take_held_along
 from expunge.tickets.tables import BatchRow, LeaseRow, TicketRow
 
 
@@ -182,7 +182,13 @@ class BatchStore:
                 if _FOLLOWING.get(BatchStage(row.stage)) != stage:
                     raise TicketError("a batch cannot leave out a stage", got=f"{row.stage} to {stage}")
                 row.stage = stage
-                move(session, TicketRow.batch_id == batch_id, TicketState(stage))
+                if stage in (BatchStage.PURGED, BatchStage.CLOSED):
+                    move(
+                        session, TicketRow.batch_id == batch_id, TicketState(stage)
+                    )  # refused for one on hold
+                else:
+                    move(session, not_held(batch_id), TicketState(stage))
+                    take_held_along(session, batch_id, TicketState(stage))
                 if "certificate_id" in data:
                     certified = {"certificate_id": data["certificate_id"]}
                     session.execute(update(TicketRow).where(TicketRow.batch_id == batch_id).values(certified))
@@ -202,9 +208,8 @@ class BatchStore:
             row = _row(session, batch_id)
             if row.stage == BatchStage.UNLEARNED:
                 row.stage = BatchStage.REMOVED
-                put(
-                    session, TicketRow.batch_id == batch_id, TicketState.REMOVED, "a gate refused the release"
-                )
+                put(session, not_held(batch_id), TicketState.REMOVED, "a gate refused the release")
+                take_held_along(session, batch_id, TicketState.REMOVED)
             return _batches(session, BatchRow.batch_id == batch_id)[0]
 
     def record(self, batch_id: str, **data: Any) -> Batch:
@@ -251,7 +256,7 @@ class BatchStore:
             row = _row(session, batch_id)
             if row.stage != BatchStage.FAILED:
                 row.failed_stage, row.stage = row.stage, BatchStage.FAILED
-                move(session, TicketRow.batch_id == batch_id, TicketState.FAILED, error)
+                move(session, not_held(batch_id), TicketState.FAILED, error)
             row.error, row.data = error, {**row.data, "outage": outage}
             return _batches(session, BatchRow.batch_id == batch_id)[0]
 

@@ -1,7 +1,8 @@
 """The lifecycle of a ticket: a state machine without input or output.
 
-received -> verified -> (on_hold <->) scheduled -> removed -> unlearned -> validated -> certified -> registered
--> purged -> closed; rejected and withdrawn before removal; failed at any stage of a batch, resumable.
+received -> verified -> scheduled -> removed -> unlearned -> validated -> certified -> registered -> purged -> closed;
+on_hold from any state before purged, and back; rejected and withdrawn before a batch; failed at any stage of a batch,
+resumable.
 """
 
 import calendar
@@ -40,7 +41,8 @@ _PATH = (
     TicketState.PURGED,
     TicketState.CLOSED,
 )
-_BEFORE = (TicketState.RECEIVED, TicketState.VERIFIED, TicketState.ON_HOLD)
+_BEFORE = (TicketState.RECEIVED, TicketState.VERIFIED)  # no batch has it yet
+_HOLDABLE = frozenset({*_BEFORE, *_PATH[:-2]})
 FINAL = frozenset({TicketState.CLOSED, TicketState.REJECTED, TicketState.WITHDRAWN})
 # Named one by one, and not as all but the final ones: so an index finds them among many that are closed.
 OPEN = tuple(str(state) for state in TicketState if state not in FINAL)
@@ -56,11 +58,13 @@ _NEXT: dict[TicketState, frozenset[TicketState]] = {
     TicketState.VERIFIED: frozenset(
         {TicketState.SCHEDULED, TicketState.ON_HOLD, TicketState.REJECTED, TicketState.WITHDRAWN}
     ),
-    TicketState.ON_HOLD: frozenset(
-        {TicketState.RECEIVED, TicketState.VERIFIED, TicketState.REJECTED, TicketState.WITHDRAWN}
-    ),
+    TicketState.ON_HOLD: _HOLDABLE,
     TicketState.FAILED: frozenset(_PATH[:-1]),
-    **{state: frozenset({_PATH[index + 1], TicketState.FAILED}) for index, state in enumerate(_PATH[:-1])},
+    **{
+        state: frozenset({_PATH[index + 1], TicketState.FAILED})
+        | ({TicketState.ON_HOLD} if state in _HOLDABLE else set())
+        for index, state in enumerate(_PATH[:-1])
+    },
     **{state: frozenset() for state in FINAL},
 }
 
@@ -84,8 +88,12 @@ def advance(state: TicketState, target: TicketState, *, before: TicketState | No
         'verified'
     """
     allowed = _NEXT[state]
-    if state in (TicketState.ON_HOLD, TicketState.FAILED) and target not in FINAL:
+    if state in (TicketState.ON_HOLD, TicketState.FAILED):
         allowed = allowed & {before} if before else frozenset()
+    if state is TicketState.ON_HOLD and before in _BEFORE:
+        allowed |= {TicketState.REJECTED, TicketState.WITHDRAWN}
+    if state is TicketState.FAILED and before in _HOLDABLE:
+        allowed |= {TicketState.ON_HOLD}
     if target not in allowed:
         raise TicketError(
             "a ticket cannot take this step",

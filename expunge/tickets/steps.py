@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, insert, literal, select, update
+from sqlalchemy import ColumnElement, and_, func, insert, literal, select, update
 from sqlalchemy.orm import Session
 
 from expunge.database import UtcTime
@@ -27,7 +27,9 @@ def move(session: Session, chosen: ColumnElement[bool], target: TicketState, rea
     kinds = select(TicketRow.state, TicketRow.state_before).where(chosen).distinct()
     for state, before in session.execute(kinds).tuples():
         advance(TicketState(state), target, before=TicketState(before) if before else None)
-    kept = TicketRow.state if target in (TicketState.ON_HOLD, TicketState.FAILED) else None
+    # one that is held after it failed returns to where it was before that
+    was = func.coalesce(TicketRow.state_before, TicketRow.state)
+    kept = was if target in (TicketState.ON_HOLD, TicketState.FAILED) else None
     values: dict[str, Any] = {"reason": reason, "state_before": kept}
     if target in FINAL:
         values |= {"subject_id": None, "closed_at": datetime.now(UTC)}
@@ -59,6 +61,33 @@ def put(
     )
     session.execute(
         update(TicketRow).where(chosen).values({"state": target, **(values or {})}),
+        execution_options={"synchronize_session": False},
+    )
+
+
+def not_held(batch_id: str) -> ColumnElement[bool]:
+    """The tickets of a batch that go where it goes.
+
+    Args:
+        batch_id: Of the batch.
+
+    Returns:
+        Which they are.
+    """
+    return and_(TicketRow.batch_id == batch_id, TicketRow.state != TicketState.ON_HOLD)
+
+
+def take_held_along(session: Session, batch_id: str, target: TicketState) -> None:
+    """Tickets on hold stay on hold while their batch moves, and return to where it is then.
+
+    Args:
+        session: The transaction.
+        batch_id: Of the batch.
+        target: Where the batch is now.
+    """
+    held = and_(TicketRow.batch_id == batch_id, TicketRow.state == TicketState.ON_HOLD)
+    session.execute(
+        update(TicketRow).where(held).values(state_before=target),
         execution_options={"synchronize_session": False},
     )
 

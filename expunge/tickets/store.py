@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 from expunge.database import Database
 from expunge.errors import TicketConflictError, TicketError, UnknownTicketError
 from expunge.pseudonyms import Pseudonymiser
+from expunge.tickets.holds import put_on_hold
 from expunge.tickets.intake import check_reason, check_subject
 from expunge.tickets.lifecycle import FINAL, OPEN, TicketState, due_at
 from expunge.tickets.steps import held_since, move
@@ -281,16 +282,20 @@ class TicketStore:
             ]
 
     def hold(self, ticket_id: str, reason: str) -> Ticket:
-        """Put a ticket on hold.
+        """Put a ticket on hold, at any state before its purge has begun.
 
         Args:
             ticket_id: Its id.
             reason: Why; required.
 
         Returns:
-            The ticket.
+            The ticket; one whose rows are all there yet has left its batch, unless it was the only one.
         """
-        return self._step(ticket_id, TicketState.ON_HOLD, reason)
+        with self._database.transaction() as session:
+            row = _row(session, ticket_id)
+            check_reason(reason, row.subject_id)
+            put_on_hold(session, row, reason)
+            return _find(session, TicketRow.ticket_id == ticket_id)[0]
 
     def release(self, ticket_id: str) -> Ticket:
         """Release a held ticket to where it was; its deadline moves by the time it was held.

@@ -28,6 +28,7 @@ ALIAS = "champion"
 BATCH_TAG = "expunge.batch"
 _MODEL_TAG = "expunge.logged_model"  # MLflow does not return a version's model id again
 PURGED_TAG = "weights.purged_at"
+QUARANTINE_TAG = "quarantined.until"
 _EXPERIMENT = "expunge"
 _ABSENT = (
     "RESOURCE_DOES_NOT_EXIST",
@@ -255,8 +256,17 @@ class Registry:
         Returns:
             The version, if there is one.
         """
-        versions = self.client.search_model_versions(f"name = '{self.name}'")
-        return next((_version(v) for v in versions if v.tags.get(BATCH_TAG) == batch), None)
+        return next((found for found in self.versions() if found.tags.get(BATCH_TAG) == batch), None)
+
+    @_translated
+    def versions(self) -> list[Version]:
+        """Every version.
+
+        Returns:
+            Versions, the first one first.
+        """
+        found = self.client.search_model_versions(f"name = '{self.name}'")
+        return sorted((_version(version) for version in found), key=lambda version: version.version)
 
     @_translated
     def next_version(self) -> int:
@@ -265,8 +275,7 @@ class Registry:
         Returns:
             One more than the highest.
         """
-        versions = self.client.search_model_versions(f"name = '{self.name}'")
-        return 1 + max((int(version.version) for version in versions), default=0)
+        return 1 + max((found.version for found in self.versions()), default=0)
 
     @_translated
     def get(self, number: int) -> Version:
@@ -329,6 +338,18 @@ class Registry:
         self.client.set_model_version_tag(self.name, str(number), name, value)
 
     @_translated
+    def mark(self, version: Version, name: str, value: str) -> None:
+        """Tag a version and its run.
+
+        Args:
+            version: Which.
+            name: Of the tag.
+            value: Without personal data.
+        """
+        self.client.set_tag(version.run_id, name, value)
+        self.tag(version.version, name, value)  # the version last: what is looked for
+
+    @_translated
     def metrics(self, version: Version) -> dict[str, float]:
         """Metrics of a version's run.
 
@@ -352,8 +373,17 @@ class Registry:
             Folder of the saved model.
 
         Raises:
-            InputError: If its weights were purged.
+            InputError: If its weights were purged, or are in quarantine and it does not serve.
         """
+        if QUARANTINE_TAG in version.tags and PURGED_TAG not in version.tags:
+            champion = self.champion()
+            if champion is None or champion.version != version.version:
+                raise InputError(
+                    f"the weights of version {version.version} are in quarantine",
+                    expected="a version that was not superseded by an erasure",
+                    got=f"one that is kept until {version.tags[QUARANTINE_TAG]}, out of use",
+                    remedy="use the current version",
+                )
         if PURGED_TAG in version.tags:
             raise InputError(
                 f"the weights of version {version.version} were purged",
@@ -429,6 +459,32 @@ class Registry:
     def _downloaded(self, store: Any, path: str, folder: Path) -> Path:
         os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
         return Path(store.download_artifacts(path, str(folder)))
+
+    @_translated
+    def weights_size(self, number: int) -> int | None:
+        """How many bytes the weights of a version take.
+
+        Args:
+            number: Of the version.
+
+        Returns:
+            Bytes; None where a purge was interrupted that had destroyed them.
+        """
+        import mlflow
+        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+        try:
+            location = self.client.get_logged_model(self.get(number).logged_model_id).artifact_location
+        except mlflow.MlflowException as error:
+            if error.error_code not in _ABSENT:
+                raise
+            return None
+        store, total, folders = get_artifact_repository(location), 0, [""]
+        while folders:
+            for found in store.list_artifacts(folders.pop() or None):
+                total += found.file_size or 0
+                folders += [found.path] if found.is_dir else []
+        return total
 
     @_translated
     def purge_weights(self, number: int) -> None:

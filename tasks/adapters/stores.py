@@ -13,28 +13,31 @@ from expunge.state import State
 from tasks.adapters import access, git
 
 
-def every_store(state: State, *, with_tickets: bool = True) -> tuple[list[Store], list[str]]:
+def every_store(
+    state: State, *, with_tickets: bool = True, skip: Collection[Path] = ()
+) -> tuple[list[Store], list[str]]:
     """All places that may hold a person: files, git objects, DVC remotes, MLflow's artifacts, databases.
 
     Args:
         state: The workspace.
         with_tickets: Whether the tickets database is one of them; open tickets hold their ids there.
+        skip: Files to leave out.
 
     Returns:
         The stores, none of them part of another, and notes on what is out of reach.
     """
     root = state.workspace.root
     own = state.database.path
-    skip = [own] if own is not None and not with_tickets else []
+    left_out = {*skip, own} if own is not None and not with_tickets else {*skip}
     stores = [
-        folder(root, "workspace", skip=skip),
+        folder(root, "workspace", skip=left_out),
         streams(git.objects(root), "git objects", "git object"),
     ]
     for name, path in access.repository(state).remotes().items():
         if path is None:
             stores.append(unreadable(f"DVC remote {name}"))
         elif not _inside(path, root):
-            stores.append(_outside(path, f"DVC remote {name}"))
+            stores.append(folder(path, f"DVC remote {name}", prefix=f"DVC remote {name}", skip=left_out))
     registry = access.registry(state)
     local, distant = [], []
     for location in registry.locations():
@@ -45,7 +48,10 @@ def every_store(state: State, *, with_tickets: bool = True) -> tuple[list[Store]
             distant.append(location)
     outside = list(_outermost([path for path in local if not _inside(path, root)]))
     there = [path for path in outside if path.is_dir()]
-    stores += [_outside(path, f"MLflow artifacts {number}") for number, path in enumerate(there)]
+    stores += [
+        folder(path, f"MLflow artifacts {number}", prefix=f"MLflow artifacts {number}")
+        for number, path in enumerate(there)
+    ]
     if distant:
         scratch = state.workspace.scratch_dir
         stores.append(streams(registry.artifacts(distant, scratch), "MLflow artifacts", "MLflow artifact"))
@@ -85,10 +91,6 @@ def _is_file_in(url: str, root: Path) -> bool:
         return False
     is_file = parsed.get_backend_name() == "sqlite" and bool(parsed.database)
     return is_file and _inside(Path(str(parsed.database)), root)
-
-
-def _outside(path: Path, name: str) -> Store:
-    return folder(path, name, prefix=name)
 
 
 def _inside(path: Path, root: Path) -> bool:

@@ -1,8 +1,6 @@
-"""DVC: dataset versions, the pipeline downstream of them, and targeted purge.
+"""DVC: dataset versions, the stores that hold them, and the pipeline downstream of them.
 
-``dvc.repo`` is not a stable interface: this is the only place that calls it. DVC has no permanent removal of one
-file from all history (treeverse/dvc issue 4903); `dvc gc -w` leaves the remote, from which the next pull brings the
-data back. So superseded objects are found in every historical manifest and deleted from cache and remote here.
+``dvc.repo`` is not a stable interface: this is the only place that calls it.
 """
 
 import contextlib
@@ -11,11 +9,10 @@ import io
 import json
 import logging
 import os
-import shutil
-import stat
+import re
 import subprocess
 import sys
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +25,7 @@ from tasks.adapters import git
 DATASET = "data/dataset"
 DATASET_FILE = "data/dataset.dvc"
 _REMOTE = "storage"
+_MANIFEST = re.compile(r"\b[0-9a-f]{32}\.dir\b")
 
 
 @dataclass(frozen=True)
@@ -41,25 +39,6 @@ class DatasetVersion:
 
     md5: str
     git_revision: str
-
-
-@dataclass(frozen=True)
-class SupersededObject:
-    """Bytes that no current version needs.
-
-    Args:
-        md5: Of the object.
-        partition: File name it had.
-        where: cache, remote or run-cache.
-        path: Where the bytes lie.
-        size: In bytes.
-    """
-
-    md5: str
-    partition: str
-    where: str
-    path: str
-    size: int
 
 
 class Repository:
@@ -177,7 +156,7 @@ class Repository:
         Returns:
             Object digests by file name; empty where the manifest itself is gone.
         """
-        for store in self._stores.values():
+        for store in self.stores.values():
             path = store / md5[:2] / md5[2:]
             if path.is_file():
                 return {
@@ -186,128 +165,113 @@ class Repository:
         return {}
 
     @functools.cached_property
-    def _stores(self) -> dict[str, Path]:
-        """Folders of DVC objects: the local cache, and the remote where it is a folder."""
-        stores = {"cache": self.root / ".dvc" / "cache" / "files" / "md5"}
-        with self._repo() as repo:
-            remote = repo.cloud.get_remote()
-            if remote.fs.protocol != "local":
-                raise ExpungeError(
-                    "this remote cannot be purged yet",
-                    expected="a DVC remote that is a folder",
-                    got=str(remote.fs.protocol),
-                    remedy="use a folder (a mounted share works)",
-                )
-            stores["remote"] = Path(remote.path) / "files" / "md5"
-        return stores
-
-    def superseded(
-        self, partitions: Iterable[str], *, accept_missing: Collection[str] = ()
-    ) -> list[SupersededObject]:
-        """Objects of these partitions in any historical version that the current one does not use.
-
-        Args:
-            partitions: File names whose earlier contents must go.
-            accept_missing: Digests of versions whose manifest is known to be lost: nothing of them is listed.
-
-        Returns:
-            What lies there, in cache and remote; run-cache entries with what they hold; unfinished copies.
+    def stores(self) -> dict[str, Path]:
+        """Folders of DVC objects: the local cache and every remote, each of which must be a folder.
 
         Raises:
-            ResidueError: If a manifest is lost, or the remote lacks the current version: a list
-                that may be incomplete must not be taken for all there is.
+            ExpungeError: If a remote is something else.
+            ResidueError: If a remote's folder is not there.
         """
-        names, stores, history = set(partitions), self._stores, self.history()
-        current = self.current().md5
-        if absent := [
-            where for where, store in stores.items() if not (store / current[:2] / current[2:]).is_file()
-        ]:
+        stores = {"cache": self.root / ".dvc" / "cache" / "files" / "md5"}
+        with self._repo() as repo:
+            default = repo.cloud.get_remote().name
+            for name in dict.fromkeys([default, *sorted(repo.config["remote"])]):
+                remote = repo.cloud.get_remote(name)
+                if remote.fs.protocol != "local":
+                    raise ExpungeError(
+                        "this remote cannot be purged yet",
+                        expected="a DVC remote that is a folder",
+                        got=f"{remote.fs.protocol} ({name})",
+                        remedy="use a folder (a mounted share works)",
+                    )
+                folder = Path(remote.path) / "files" / "md5"
+                # Nothing may have been pushed to another remote yet; a share that is not mounted is no empty one.
+                if name != default and not Path(remote.path).is_dir():
+                    raise ResidueError(
+                        "a remote is not there",
+                        expected="the folder of every DVC remote",
+                        got=f"none of remote {name}",
+                        remedy="mount it, or remove it from DVC's configuration",
+                    )
+                if folder not in stores.values():
+                    stores[f"remote {name}"] = folder
+        return stores
+
+    def require_stored(self, md5: str) -> None:
+        """Make sure that cache and default remote hold a version: one that is not mounted is not an empty one.
+
+        Args:
+            md5: Digest of the folder.
+
+        Raises:
+            ResidueError: If they do not.
+        """
+        places = list(self.stores.items())[:2]
+        if absent := [where for where, store in places if not (store / md5[:2] / md5[2:]).is_file()]:
             raise ResidueError(
                 "the current version is not everywhere it should be",
                 expected="it in cache and remote",
                 got=f"none in {' and '.join(absent)}",
                 remedy="mount the remote, or run `dvc push`",
             )
-        needed = set(self.manifest(current).values())
-        uncommitted = [path.parent.name + path.name for path in sorted(stores["cache"].glob("??/*.dir"))]
-        old: dict[str, str] = {}
-        lost = []
-        for md5 in dict.fromkeys([*history, *uncommitted]):
-            entries = self.manifest(md5)
-            old |= {obj: name for name, obj in entries.items() if name in names and obj not in needed}
-            if not entries and md5 not in accept_missing:
-                lost.append(md5)
-        if lost:
-            raise ResidueError(
-                "manifests of earlier versions are lost: what to destroy cannot be listed",
-                got=", ".join(lost),
-                remedy="restore them to the remote, or accept each by its digest",
-            )
-        old |= {
-            md5: "" for md5 in self._run_cache_objects(set(history)) if md5 not in needed and md5 not in old
-        }
-        found = []
-        for where, store in stores.items():
-            for obj, name in sorted(old.items()):
-                path = store / obj[:2] / obj[2:]
-                if path.is_file():
-                    found.append(SupersededObject(obj, name, where, str(path), path.stat().st_size))
-        own = [store for store in stores.values() if store.is_relative_to(self.root)]
-        for path in sorted(path for store in own for path in store.rglob(".*.tmp")):
-            found.append(SupersededObject("", "", "unfinished", str(path), path.stat().st_size))
-        for path in self._runs():
-            found.append(SupersededObject("", "", "run-cache", str(path), path.stat().st_size))
-        return found
 
-    def _runs(self) -> list[Path]:
-        return sorted(path for path in (self.root / ".dvc" / "cache" / "runs").rglob("*") if path.is_file())
-
-    def _run_cache_objects(self, tracked: Collection[str]) -> Iterator[str]:
-        """What run-cache entries hold: outputs of stages, weights too, whatever `cache: false` says."""
-        for path in self._runs():
-            entry = yaml.safe_load(path.read_text(encoding="utf-8"))
-            for out in entry.get("outs", []) if isinstance(entry, dict) else []:
-                if (md5 := str(out.get("md5", ""))) and md5 not in tracked:
-                    yield md5
-                    yield from self.manifest(md5).values() if md5.endswith(".dir") else ()
-
-    def purge(self, objects: Iterable[SupersededObject]) -> int:
-        """Delete superseded objects, and make sure that they are gone.
-
-        Args:
-            objects: From :meth:`superseded`.
+    def needed(self) -> set[str]:
+        """Objects that may not be destroyed: of the current version, and of whatever else DVC tracks.
 
         Returns:
-            Bytes destroyed.
+            Their digests.
+        """
+        current = self.current().md5
+        return {current, *self.manifest(current).values(), *self.in_use()}
+
+    def in_use(self) -> dict[str, str]:
+        """Objects of everything else that DVC tracks, in the workspace and at the head of any branch.
+
+        Returns:
+            Path of the output that needs it, by digest.
 
         Raises:
-            ResidueError: If one is still there (a partial failure is a failure), or is in use again.
+            ResidueError: If an output's manifest is lost: what it needs cannot be told.
         """
-        objects = list(objects)
-        current = self.current().md5
-        needed = {current, *self.manifest(current).values()}
-        if in_use := needed & {item.md5 for item in objects}:
-            raise ResidueError(
-                "objects of the current version cannot be purged", got=f"{len(in_use)} of them"
-            )
-        destroyed, left = 0, 0
-        for item in objects:
-            path = Path(item.path)
-            if path.is_file():
-                path.chmod(stat.S_IRUSR | stat.S_IWUSR)  # DVC write-protects its cache
-                path.unlink()
-                destroyed += item.size
-            left += path.exists()
-        runs, experiments = self.root / ".dvc" / "cache" / "runs", self.root / ".dvc" / "tmp" / "exps"
-        if not self._runs():
-            shutil.rmtree(runs, ignore_errors=True)
-        shutil.rmtree(experiments, ignore_errors=True)
-        left += experiments.exists()
-        if left:
-            raise ResidueError(
-                "superseded objects are still there", expected="none", got=str(left), remedy="run again"
-            )
-        return destroyed
+        outs: dict[str, str] = {}
+        with self._repo() as repo:
+            for _ in repo.brancher(all_branches=True):
+                for out in repo.index.outs:
+                    path, found = out.fs.relpath(out.fs_path, repo.root_dir), out.hash_info
+                    if out.use_cache and found and found.name == "md5" and path != DATASET:
+                        outs.setdefault(found.value, path)
+        needed = dict(outs)
+        for md5, path in outs.items():
+            if not md5.endswith(".dir"):
+                continue
+            if not (entries := self.manifest(md5)):
+                raise ResidueError(
+                    "a tracked folder's manifest is lost: which objects it needs cannot be told",
+                    got=path,
+                    remedy=f"run `dvc fetch {path}`, or stop tracking it",
+                )
+            for obj in entries.values():
+                needed.setdefault(obj, path)
+        return needed
+
+    def foreign(self) -> dict[str, dict[str, str]]:
+        """Objects that manifests of other repositories list, in the remotes.
+
+        Returns:
+            By store, the foreign manifest that lists an object, by the object's digest.
+        """
+        texts = git.file_history(self.root, "*.dvc") + git.file_history(self.root, "*dvc.lock")
+        own = {md5 for text in texts for md5 in _MANIFEST.findall(text)}
+        own |= {path.parent.name + path.name for path in self.stores["cache"].glob("??/*.dir")}
+        found: dict[str, dict[str, str]] = {}
+        for where, store in self.stores.items():
+            for path in sorted(store.glob("??/*.dir")):
+                md5 = path.parent.name + path.name
+                if md5 not in own:
+                    listed = found.setdefault(where, {})
+                    for entry in json.loads(path.read_text(encoding="utf-8")):
+                        listed.setdefault(entry["md5"], f"the dataset {md5} of another repository")
+        return found
 
     def remotes(self) -> dict[str, Path | None]:
         """Every remote that is configured, the default one or not.

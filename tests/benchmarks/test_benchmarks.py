@@ -3,13 +3,15 @@
 import contextlib
 import json
 import math
+import shutil
 import sys
 
 import pytest
 import torch
 
-from benchmarks import common, convex, hessian_product, orchestration, scaling, solvers, tickets
+from benchmarks import common, convex, hessian_product, orchestration, removal, scaling, solvers, tickets
 from expunge.database import open_database
+from expunge.datasets.partitions import read_dataset, write_partitions
 from tests.tickets.conftest import postgres, url  # noqa: F401 - fixtures
 
 CPU = torch.device("cpu")
@@ -205,6 +207,50 @@ def test_tickets_on_sqlite_alone(monkeypatch, tmp_path, capsys):
     document = json.loads(capsys.readouterr().out)
     assert (document["tickets"], document["batches"], list(document["databases"])) == (200, 10, ["sqlite"])
     assert json.loads((tmp_path / "tickets.json").read_text()) == document
+
+
+def test_the_made_up_dataset_of_removal_is_placed_as_any_other(tmp_path):
+    people = removal.generate(tmp_path / "made", 3000, 12)
+    frame = read_dataset(tmp_path / "made")
+    assert frame["record_id"].tolist() == list(range(3000))
+    assert frame["subject_id"].nunique() == people
+    assert frame.groupby("subject_id")["split"].nunique().max() == 1
+    write_partitions(frame, tmp_path / "written", removal.KEY, 12)
+    made = {path.name: path.read_bytes() for path in (tmp_path / "made").iterdir()}
+    assert made == {path.name: path.read_bytes() for path in (tmp_path / "written").iterdir()}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel's figures of a process are Linux's")
+@pytest.mark.parametrize(
+    ("rows", "partitions", "subjects"),
+    [
+        (20_000, 32, 5),
+        pytest.param(
+            removal.ROWS,
+            removal.PARTITIONS,
+            removal.SUBJECTS,
+            marks=[pytest.mark.slow, pytest.mark.timeout(3600)],
+        ),
+    ],
+)
+def test_removal_costs_what_it_touches(rows, partitions, subjects, tmp_path, capsys, monkeypatch):
+    for name in ("DVC_NO_ANALYTICS", "DVC_SITE_CACHE_DIR"):  # set by Repository: restored after the test
+        monkeypatch.setenv(name, "")
+    try:
+        document = removal.measure(tmp_path / "work", rows=rows, partitions=partitions, subjects=subjects)
+    finally:
+        shutil.rmtree(tmp_path / "work", ignore_errors=True)
+    done, touched, versions = document["removal"], document["touched"]["partitions"], document["versions"]
+    assert done["removed"] == done["records"] == document["records_removed"] >= subjects
+    assert done["partitions"] == touched < partitions
+    assert 0 < done["ratio_written_of_touched"] <= 1.2
+    assert done["bytes_of_imports"] < done["peak_bytes"] < 2**30
+    assert versions["first_objects"] == partitions + 1
+    assert versions["pushed_objects"] == touched + 1  # and the manifest
+    assert versions["pushed_bytes"] < document["touched"]["bytes"] + 200 * partitions
+    assert finite_ratios(document) == 7
+    document["hardware"] = common.hardware(CPU)
+    emitted("removal", document, removal.plot, tmp_path, capsys)
 
 
 @pytest.mark.parametrize(("module", "argv"), [(solvers, []), (convex, [])])

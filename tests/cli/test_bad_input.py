@@ -51,6 +51,8 @@ BAD = {
     "ticket show, unknown": (["ticket", "show", "t-0"], 2, "no such ticket"),
     "ticket hold, unknown": (["ticket", "hold", "t-0", "--reason", "x"], 2, "no such ticket"),
     "ticket hold, no reason": (["ticket", "hold", "TICKET", "--reason", " "], 2, "a reason is needed"),
+    "ticket receipt, unknown": (["ticket", "receipt", "t-0"], 2, "no such ticket"),
+    "ticket receipt, not closed": (["ticket", "receipt", "TICKET"], 2, "a closed ticket, got verified"),
     "ticket release, not held": (["ticket", "release", "TICKET"], 2, "not on hold"),
     "ticket withdraw, no reason": (["ticket", "withdraw", "TICKET", "--reason", ""], 2, "a reason is needed"),
     "ticket reject, unknown": (["ticket", "reject", "t-0", "--reason", "x"], 2, "no such ticket"),

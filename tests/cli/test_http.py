@@ -104,7 +104,7 @@ def test_a_person_whose_rows_are_gone_already_keeps_the_open_ticket(intake: Inta
     ticket = intake.post(person(9), "mail-9").json()["ticket_id"]
     found = {"calls": 0}
 
-    def nobody(directory, subjects):
+    def nobody(directory, subjects, placement):
         found["calls"] += 1
         return dict.fromkeys(subjects, 0)
 

@@ -4,6 +4,7 @@ import hashlib
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 import yaml
 from hypothesis import given, settings
@@ -21,11 +22,14 @@ from expunge.datasets.partitions import (
     count_rows,
     find_subjects,
     partition_index,
+    partition_name,
     read_dataset,
     remove_subjects,
     rows_of,
+    write_partition,
     write_partitions,
 )
+from expunge.datasets.placement import Placement
 from expunge.datasets.preprocessing import Preprocessing, encode, encode_features, fit, synthetic_example
 from expunge.errors import DatasetError
 from tests.conftest import CONTRACT, clinic_rows, make_clinic
@@ -176,6 +180,122 @@ def test_partitions_are_never_written_over_others(partitioned, clinic_frame):
         write_partitions(clinic_frame.frame, partitioned, KEY)
     assert digests(partitioned) == before
     assert [path.name for path in partitioned.parent.iterdir()] == [partitioned.name]
+
+
+def test_row_groups_keep_their_size_and_rows_their_order(partitioned):
+    path = max(partitioned.iterdir(), key=lambda file: file.stat().st_size)
+    rows = pq.read_table(path)
+    person = rows["subject_id"][rows.num_rows // 2].as_py()
+    pq.write_table(rows, path, row_group_size=7)
+    staying = rows.to_pandas().query("subject_id != @person")
+    removed = remove_subjects(partitioned, [person])
+    assert 0 < removed == rows.num_rows - len(staying)
+    written = pq.ParquetFile(path)
+    pd.testing.assert_frame_equal(written.read().to_pandas(), staying.reset_index(drop=True))
+    groups = [written.metadata.row_group(number).num_rows for number in range(written.num_row_groups)]
+    assert len(groups) == -(-rows.num_rows // 7)
+    assert max(groups) == 7
+    assert written.metadata.row_group(0).column(0).compression == "ZSTD"
+
+
+@pytest.fixture
+def placement(tmp_path):
+    return Placement(KEY, tmp_path / "placement.json")
+
+
+@pytest.fixture
+def opened(monkeypatch):
+    """Names of the partitions whose rows are read."""
+    names = []
+
+    class Watched(pq.ParquetFile):
+        def __init__(self, path, *arguments, **named):
+            names.append(path.name)
+            super().__init__(path, *arguments, **named)
+
+    monkeypatch.setattr("expunge.datasets.partitions.pq.ParquetFile", Watched)
+    return names
+
+
+PERSON = "person-00005-x"
+PLACE = partition_name(KEY, partition_index(KEY, PERSON, 8))
+
+
+def plant(directory, person, name):
+    """A row of somebody, copied by hand into the partition of another."""
+    rows, _ = rows_of(directory, [person])
+    path = directory / name
+    there = pd.read_parquet(path)
+    new = rows.iloc[:1].assign(record_id=1_000_000)
+    pd.concat([there, new]).to_parquet(path, index=False)
+
+
+def another(directory, but=PLACE):
+    return next(path.name for path in sorted(directory.iterdir()) if path.name != but)
+
+
+def test_only_the_partitions_that_a_person_hashes_to_are_opened(partitioned, placement, opened):
+    assert find_subjects(partitioned, [PERSON], placement) == {PERSON: 6}
+    assert len(set(opened)) == 8  # nothing was known of any
+    opened.clear()
+    assert find_subjects(partitioned, [PERSON, "nobody"], placement) == {PERSON: 6, "nobody": 0}
+    nobody = partition_name(KEY, partition_index(KEY, "nobody", 8))
+    assert set(opened) == {PLACE, nobody}
+    opened.clear()
+    rows, names = rows_of(partitioned, [PERSON], placement)
+    assert (len(rows), names) == (6, (PLACE,))
+    assert remove_subjects(partitioned, [PERSON], placement) == 6
+    assert set(opened) == {PLACE}
+    opened.clear()
+    assert find_subjects(partitioned, ["nobody"], placement) == {"nobody": 0}
+    assert set(opened) == {nobody}  # the rewritten one is known to have lost rows alone
+    assert len(rows_of(partitioned, [], placement)[0].columns) == 7
+
+
+def test_a_row_put_into_another_partition_by_hand_leaves_with_its_person(partitioned, placement, opened):
+    find_subjects(partitioned, [PERSON], placement)
+    other = another(partitioned)
+    plant(partitioned, PERSON, other)
+    for _ in range(2):  # a misplaced row stays misplaced: its partition is opened every time
+        opened.clear()
+        assert find_subjects(partitioned, [PERSON], placement) == {PERSON: 7}
+        assert set(opened) == {PLACE, other}
+    rows, names = rows_of(partitioned, [PERSON], placement)
+    assert (len(rows), set(names)) == (7, {PLACE, other})
+    assert remove_subjects(partitioned, [PERSON], placement) == 7
+    assert find_subjects(partitioned, [PERSON]) == {PERSON: 0}
+    opened.clear()
+    find_subjects(partitioned, [], placement)
+    find_subjects(partitioned, [PERSON], placement)
+    assert opened.count(other) == 1  # mended by the removal
+
+
+@pytest.mark.parametrize("change", ["another key", "another count", "another name", "damaged memory"])
+def test_partitions_that_are_not_those_of_the_key_are_all_opened(
+    change, partitioned, placement, opened, clinic_frame
+):
+    find_subjects(partitioned, [PERSON], placement)
+    if change == "another key":
+        placement = Placement(b"o" * 32, placement.known)
+    elif change == "another count":  # of a name that the key would give to a ninth
+        plant(partitioned, PERSON, another(partitioned))
+        write_partition(pq.read_table(partitioned / PLACE), partitioned / partition_name(KEY, 8))
+    elif change == "another name":
+        (partitioned / PLACE).rename(partitioned / "part-of-mine.parquet")
+    else:
+        placement.known.write_text('{"count": 8}')
+    opened.clear()
+    people = read_dataset(partitioned)["subject_id"]
+    assert find_subjects(partitioned, [PERSON], placement) == {PERSON: (people == PERSON).sum()}
+    assert set(opened) == {path.name for path in partitioned.iterdir()}
+    assert remove_subjects(partitioned, [PERSON], placement) == (people == PERSON).sum()
+    assert find_subjects(partitioned, [PERSON]) == {PERSON: 0}
+
+
+def test_a_file_that_is_no_partition_is_not_passed_over(partitioned, placement):
+    (partitioned / PLACE).rename(partitioned / "mine.parquet")
+    with pytest.raises(DatasetError, match=r"other than partitions.*1 other files"):
+        find_subjects(partitioned, [PERSON], placement)
 
 
 def test_an_emptied_partition_keeps_its_file(tmp_path, clinic_frame):

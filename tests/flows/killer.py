@@ -30,7 +30,7 @@ _PRELOAD = [
 ]
 
 
-def run(root, *, where="", when="after", seconds=None) -> int:
+def run(root, *, where="", when="after", seconds=None, purge="") -> int:
     """Run what is due in a workspace, and kill the run, if it does not end before.
 
     Args:
@@ -38,13 +38,14 @@ def run(root, *, where="", when="after", seconds=None) -> int:
         where: ``module:Class.function`` of the product whose call is deadly.
         when: before or after the call.
         seconds: Or how long the run may live.
+        purge: Not a whole run: only the purge of this batch.
 
     Returns:
         The exit code; ``KILLED`` for a killed run.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(_PRELOAD)
-    process = context.Process(target=_run, args=(str(root), where, when))
+    process = context.Process(target=_run, args=(str(root), where, when, purge))
     process.start()
     process.join(300 if seconds is None else seconds)
     if process.is_alive():
@@ -61,12 +62,18 @@ def _kill(pid) -> None:
         os.kill(pid, signal.SIGKILL)
 
 
-def _run(root: str, where: str, when: str) -> None:
+def _run(root: str, where: str, when: str, purge: str) -> None:
     os.setsid()
     from cli.main import invoke
 
     if where:
         _arm(where, when)
+    if purge:
+        os.environ["EXPUNGE_WORKSPACE"] = root
+        from tasks import purge as module
+
+        module.purge.fn(purge)
+        os._exit(0)
     os._exit(invoke(["run", "--workspace", root]))
 
 

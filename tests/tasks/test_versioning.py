@@ -6,14 +6,19 @@ import stat
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
 
 from expunge.datasets.partitions import partition_index, partition_name, remove_subjects, write_partitions
 from expunge.errors import ExpungeError, ResidueError, WorkspaceError
+from expunge.settings import Workspace
+from expunge.tickets.purge_journal import Item
 from tasks.adapters import git
+from tasks.adapters.dvc_objects import superseded
 from tasks.adapters.versioning import DATASET_FILE, Repository
+from tasks.destruction import destroy
 
 KEY = b"k" * 32
 PROJECT = Path(__file__).resolve().parents[2]
@@ -103,6 +108,20 @@ def erase(repository: Repository, subject: str) -> str:
     return name
 
 
+def size_of(root: Path) -> int:
+    """Bytes of all objects, in cache and remote."""
+    places = (root / ".dvc" / "cache" / "files" / "md5", root / ".expunge" / "dvc-remote" / "files" / "md5")
+    return sum(path.stat().st_size for place in places for path in place.rglob("*") if path.is_file())
+
+
+def purge(repository: Repository, plan: list[Item]) -> int:
+    """Destroy everything planned; what that made the stores smaller."""
+    before, needed = size_of(repository.root), repository.needed()
+    for item in plan:
+        destroy(SimpleNamespace(workspace=Workspace(repository.root)), item, needed)
+    return before - size_of(repository.root)
+
+
 def test_tracking_commits_only_the_pointer_under_our_name(repository: Repository, root: Path) -> None:
     (root / "note").write_text("the user's own work")
     git.git(root, "add", "note")
@@ -147,15 +166,15 @@ def test_purge_destroys_every_superseded_object_and_no_current_one(
     erase(repository, shared)  # two superseded versions of one partition
     current = set(repository.manifest(repository.current().md5).values())
 
-    found = repository.superseded([name])
-    assert {(item.md5, item.where) for item in found} == {
-        (md5, where) for md5 in (first[name], second[name]) for where in ("cache", "remote")
+    found = superseded(repository, [name])
+    assert {(item.what, item.where) for item in found} == {
+        (md5, where) for md5 in (first[name], second[name]) for where in ("cache", "remote storage")
     }
-    assert repository.purge(found) == sum(item.size for item in found) > 0
+    assert purge(repository, found) == sum(item.bytes for item in found) > 0
     assert not {first[name], second[name]} & stored(root)
     assert current <= stored(root)
-    assert repository.superseded([name]) == []
-    assert repository.purge(found) == 0  # again: nothing left to do
+    assert superseded(repository, [name]) == []
+    assert purge(repository, found) == 0  # again: nothing left to do
 
 
 def test_a_partition_that_returned_to_earlier_bytes_is_never_superseded(
@@ -168,7 +187,7 @@ def test_a_partition_that_returned_to_earlier_bytes_is_never_superseded(
     (root / "data" / "dataset" / name).write_bytes(original)
     repository.track_dataset("back again")
     first = repository.manifest(repository.current().md5)
-    assert first[name] not in {item.md5 for item in repository.superseded([name])}
+    assert first[name] not in {item.what for item in superseded(repository, [name])}
 
 
 def test_versions_on_another_branch_are_found(repository: Repository, root: Path) -> None:
@@ -177,7 +196,7 @@ def test_versions_on_another_branch_are_found(repository: Repository, root: Path
     git.git(root, "branch", "side")
     git.git(root, "checkout", "--quiet", "--orphan", "fresh")
     erase(repository, "person-000003")
-    assert first[name] in {item.md5 for item in repository.superseded([name])}
+    assert first[name] in {item.what for item in superseded(repository, [name])}
 
 
 def test_a_shallow_history_is_refused(repository: Repository, machine: Path) -> None:
@@ -254,7 +273,7 @@ def test_a_damaged_git_repository_is_not_searched_in_part(repository: Repository
 
 def test_calls_print_nothing(repository: Repository, capfd: pytest.CaptureFixture[str]) -> None:
     erase(repository, "person-000003")
-    repository.purge(repository.superseded([partition_of("person-000003")]))
+    purge(repository, superseded(repository, [partition_of("person-000003")]))
     assert capfd.readouterr() == ("", "")
 
 
@@ -300,7 +319,7 @@ def test_outputs_that_got_into_the_run_cache_are_destroyed(repository: Repositor
             env=git.clean_environment(),
         )
     assert stored(root) > before
-    repository.purge(repository.superseded([]))
+    purge(repository, superseded(repository, []))
     assert stored(root) == before
     assert not (root / ".dvc" / "cache" / "runs").exists()
 
@@ -312,15 +331,15 @@ def test_a_lost_manifest_is_refused_until_it_is_accepted(repository: Repository,
         (place / "files" / "md5" / lost[:2] / lost[2:]).unlink()
     name = partition_of("person-000003")
     with pytest.raises(ResidueError, match=lost):
-        repository.superseded([name])
-    assert repository.superseded([name], accept_missing=[lost]) == []
+        superseded(repository, [name])
+    assert superseded(repository, [name], accept_missing=[lost]) == []
 
 
 def test_a_remote_that_is_not_mounted_is_not_an_empty_one(repository: Repository, root: Path) -> None:
     erase(repository, "person-000003")
     (root / ".expunge" / "dvc-remote").rename(root / ".expunge" / "elsewhere")
     with pytest.raises(ResidueError, match="none in remote"):
-        repository.superseded([partition_of("person-000003")])
+        superseded(repository, [partition_of("person-000003")])
 
 
 def test_a_version_that_was_never_committed_is_superseded_too(repository: Repository, root: Path) -> None:
@@ -331,20 +350,20 @@ def test_a_version_that_was_never_committed_is_superseded_too(repository: Reposi
         repo.add(str(root / "data" / "dataset"))
     uncommitted = repository.manifest(repository.current().md5)[name]
     erase(repository, "person-000003")
-    assert uncommitted in {item.md5 for item in repository.superseded([name])}
+    assert uncommitted in {item.what for item in superseded(repository, [name])}
 
 
 def test_current_objects_are_never_purged(repository: Repository, root: Path) -> None:
     name = partition_of("person-000003")
     original = (root / "data" / "dataset" / name).read_bytes()
     erase(repository, "person-000003")
-    found = repository.superseded([name])
+    found = superseded(repository, [name])
     (root / "data" / "dataset" / name).unlink()
     (root / "data" / "dataset" / name).write_bytes(original)
     repository.track_dataset("in use again")
     before = stored(root)
     with pytest.raises(ResidueError, match="current version"):
-        repository.purge(found)
+        purge(repository, found)
     assert stored(root) == before
 
 
@@ -357,7 +376,7 @@ def test_unfinished_copies_are_swept(repository: Repository, root: Path) -> None
     version = repository.track_dataset("nothing new")
     assert not half_written.exists()
     assert all(name.startswith("part-") for name in repository.manifest(version.md5))
-    repository.purge(repository.superseded([]))
+    purge(repository, superseded(repository, []))
     assert not half_pushed.exists()
 
 

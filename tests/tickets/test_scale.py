@@ -40,9 +40,9 @@ def costs(database: Database, tickets: TicketStore, batches: BatchStore, monkeyp
     """Statements of everything that is done with many tickets, all that are due in one batch."""
     looked_for: list[list[str]] = []
     monkeypatch.setattr(
-        preview, "find_subjects", lambda _, ids: looked_for.append(ids) or dict.fromkeys(ids, 2)
+        preview, "find_subjects", lambda _, ids, __: looked_for.append(ids) or dict.fromkeys(ids, 2)
     )
-    state = SimpleNamespace(tickets=tickets, workspace=SimpleNamespace(dataset_dir=Path()))
+    state = SimpleNamespace(tickets=tickets, workspace=SimpleNamespace(dataset_dir=Path()), placement=None)
     late = datetime.now(UTC) + timedelta(days=40)
     found: dict[str, int] = {}
 

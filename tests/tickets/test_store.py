@@ -208,13 +208,13 @@ def test_a_reason_is_given_and_names_nobody(tickets: TicketStore, step: str) -> 
     assert getattr(tickets, step)(ticket_id, f"about {PERSON}9, another one").state != "verified"
 
 
-def test_what_is_in_a_batch_can_no_longer_be_stopped(tickets: TicketStore, batches: BatchStore) -> None:
+def test_what_is_in_a_batch_can_no_longer_be_withdrawn(tickets: TicketStore, batches: BatchStore) -> None:
     ticket_id = tickets.submit(PERSON).ticket.ticket_id
     batch = batches.open_batch([ticket_id])
     for stage in (None, *ORDER[1:-1]):
         if stage is not None:
             batches.advance(batch.batch_id, stage)
-        for step in (tickets.hold, tickets.withdraw, tickets.reject):
+        for step in (tickets.withdraw, tickets.reject):
             with pytest.raises(TicketError, match="cannot take this step"):
                 step(ticket_id, "too late")
     assert tickets.get(ticket_id).state == BatchStage.PURGED
@@ -227,13 +227,22 @@ def test_the_same_request_at_the_same_time_is_filed_once(url: str) -> None:
     assert len({outcome.ticket.ticket_id for outcome in done}) == 1
 
 
-def test_one_of_a_hold_and_a_batch_wins(url: str) -> None:
+@pytest.mark.parametrize("step", ["hold", "withdraw"])
+def test_one_of_a_step_and_a_batch_comes_first(url: str, step: str) -> None:
     store = TicketStore(open_database(url), PSEUDONYMISER)
     for number in range(5):
         ticket_id = store.submit(f"person-{number}").ticket.ticket_id
         other = BatchStore(open_database(url))
-        done = together(
-            [lambda t=ticket_id: store.hold(t, "wait"), lambda t=ticket_id, o=other: o.open_batch([t])]
+        taken, batch = together(
+            [
+                lambda t=ticket_id: getattr(store, step)(t, "wait"),
+                lambda t=ticket_id, o=other: o.open_batch([t]),
+            ]
         )
-        assert sum(isinstance(outcome, TicketError) for outcome in done) == 1, done
+        refused = isinstance(batch, TicketError)
+        if step == "hold":  # a batch of one waits
+            assert (taken.state, store.get(ticket_id).state) == ("on_hold", "on_hold")
+            assert (store.get(ticket_id).batch_id is None) == refused
+        else:
+            assert isinstance(taken, TicketError) != refused, (taken, batch)
         assert chain(store, ticket_id)[-1] == store.get(ticket_id).state

@@ -1,0 +1,273 @@
+"""Where the coverage map is kept: what was registered stays, only its status changes."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import fields
+from datetime import UTC, datetime
+
+from sqlalchemy import JSON, ForeignKey, String, Text, delete, select, update
+from sqlalchemy.orm import Mapped, Session, mapped_column
+
+from expunge.database import Base, Database, UtcTime
+from expunge.errors import CoverageError, InputError
+from expunge.evidence.coverage import Artefact, ArtefactStatus, Kind, Resolution
+
+
+class ArtefactRow(Base):
+    """One artefact that saw people."""
+
+    __tablename__ = "artefacts"
+
+    number: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)  # parents before children
+    artefact_id: Mapped[str] = mapped_column(String(20), unique=True)
+    kind: Mapped[str] = mapped_column(String(40))
+    name: Mapped[str] = mapped_column(Text)
+    where: Mapped[str] = mapped_column(Text)
+    dataset_md5: Mapped[str | None] = mapped_column(String(80))
+    version: Mapped[int | None]
+    digest: Mapped[str | None] = mapped_column(String(80))
+    parents: Mapped[list[str]] = mapped_column(JSON)
+    declared: Mapped[bool]
+    made_at: Mapped[datetime] = mapped_column(UtcTime)
+    status: Mapped[str] = mapped_column(String(20))
+    reason: Mapped[str] = mapped_column(Text)
+    batch_id: Mapped[str | None] = mapped_column(String(40))
+
+
+class ResolutionRow(Base):
+    """What was said of a declared artefact: waiting for a batch, or taken by one."""
+
+    __tablename__ = "coverage_resolutions"
+
+    number: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
+    artefact_id: Mapped[str] = mapped_column(ForeignKey("artefacts.artefact_id"), index=True)
+    status: Mapped[str] = mapped_column(String(20))
+    reason: Mapped[str] = mapped_column(Text)
+    certificate_id: Mapped[str | None] = mapped_column(String(60))
+    standing: Mapped[bool]
+    batch_id: Mapped[str | None] = mapped_column(String(40), index=True)
+    made_at: Mapped[datetime] = mapped_column(UtcTime)
+
+
+class CoverageStore:
+    """The coverage map in a database.
+
+    Args:
+        database: Where.
+    """
+
+    def __init__(self, database: Database) -> None:
+        """Keep the database."""
+        self._database = database
+
+    def register(self, *made: Artefact) -> None:
+        """Put artefacts on the map; what is there already stays as it is.
+
+        Args:
+            *made: In order: parents before children.
+        """
+        with self._database.transaction() as session:
+            wanted = [item.artefact_id for item in made]
+            known = set(
+                session.scalars(
+                    select(ArtefactRow.artefact_id).where(ArtefactRow.artefact_id.in_(wanted))
+                ).all()
+            )
+            for item in made:
+                if item.artefact_id not in known:
+                    known.add(item.artefact_id)
+                    values = {field.name: getattr(item, field.name) for field in fields(item)}
+                    session.add(
+                        ArtefactRow(**{**values, "kind": str(item.kind), "parents": list(item.parents)})
+                    )
+                    session.flush()  # one by one: their numbers tell their order
+
+    def every(self) -> list[Artefact]:
+        """The whole map.
+
+        Returns:
+            Artefacts in the order they were registered.
+        """
+        with self._database.transaction() as session:
+            rows = session.scalars(select(ArtefactRow).order_by(ArtefactRow.number))
+            return [_artefact(row) for row in rows]
+
+    def get(self, artefact_id: str) -> Artefact:
+        """One artefact.
+
+        Args:
+            artefact_id: Its id.
+
+        Returns:
+            The artefact.
+
+        Raises:
+            InputError: If there is none.
+        """
+        with self._database.transaction() as session:
+            return _artefact(_row(session, artefact_id))
+
+    def mark(
+        self, artefact_ids: Iterable[str], status: ArtefactStatus, reason: str, batch_id: str | None = None
+    ) -> None:
+        """Record what became of artefacts; repeating it does no harm.
+
+        Args:
+            artefact_ids: Of the artefacts.
+            status: What became of them.
+            reason: How that is known.
+            batch_id: The batch that did it.
+        """
+        with self._database.transaction() as session:
+            session.execute(
+                update(ArtefactRow)
+                .where(ArtefactRow.artefact_id.in_(list(artefact_ids)))
+                .values(status=status, reason=reason, batch_id=batch_id)
+            )
+
+    def resolve(self, said: Resolution) -> None:
+        """Record what was said of a declared artefact, for the next batch; it replaces what still waits.
+
+        Args:
+            said: What.
+
+        Raises:
+            InputError: If Expunge looks after the artefact itself, or it is purged already.
+            CoverageError: If the certificate served an earlier batch.
+        """
+        with self._database.transaction() as session:
+            row = _row(session, said.artefact_id)
+            _require_open(row)
+            rows = session.scalars(
+                select(ResolutionRow).where(ResolutionRow.artefact_id == said.artefact_id)
+            ).all()
+            if said.certificate_id and any(
+                other.batch_id and other.certificate_id == said.certificate_id for other in rows
+            ):
+                raise CoverageError(
+                    "this certificate speaks of an earlier batch's people",
+                    expected="the certificate of a batch of its own",
+                    got=said.certificate_id,
+                    remedy="unlearn the next people in that workspace too",
+                )
+            session.execute(
+                delete(ResolutionRow).where(
+                    ResolutionRow.artefact_id == said.artefact_id, ResolutionRow.batch_id.is_(None)
+                )
+            )
+            session.add(_resolution_row(said))
+
+    def purged_elsewhere(self, artefact_id: str, reason: str) -> None:
+        """Record that a declared artefact was destroyed, for good.
+
+        Args:
+            artefact_id: Of the artefact.
+            reason: How that is known.
+
+        Raises:
+            InputError: If Expunge looks after the artefact itself, or it is purged already.
+        """
+        with self._database.transaction() as session:
+            row = _row(session, artefact_id)
+            _require_open(row)
+            row.status, row.reason = "purged", reason
+
+    def claim(self, batch_id: str) -> list[Artefact]:
+        """Give a batch what was said of declared artefacts and still waits; claiming again does no harm.
+
+        Args:
+            batch_id: Of the batch.
+
+        Returns:
+            The declared artefacts that nothing was said of.
+        """
+        unresolved = []
+        with self._database.transaction() as session:
+            taken = {said.artefact_id for said in _of_batch(session, batch_id)}
+            for row in _open(session):
+                waiting = _waiting(session, row.artefact_id)
+                if waiting is not None and not waiting.standing:
+                    waiting.batch_id = batch_id
+                elif row.artefact_id in taken:
+                    continue
+                elif waiting is not None:
+                    session.add(_resolution_row(_resolution(waiting), batch_id))
+                else:
+                    unresolved.append(_artefact(row))
+        return unresolved
+
+    def unresolved(self) -> list[Artefact]:
+        """Declared artefacts that nothing waits for: they would stop the next batch.
+
+        Returns:
+            Artefacts.
+        """
+        with self._database.transaction() as session:
+            return [_artefact(row) for row in _open(session) if _waiting(session, row.artefact_id) is None]
+
+    def resolutions(self, batch_id: str | None) -> dict[str, Resolution]:
+        """What was said of declared artefacts.
+
+        Args:
+            batch_id: For this batch; None: what waits for the next.
+
+        Returns:
+            The last word on each, by artefact id.
+        """
+        with self._database.transaction() as session:
+            return {said.artefact_id: said for said in _of_batch(session, batch_id)}
+
+
+def _of_batch(session: Session, batch_id: str | None) -> Sequence[Resolution]:
+    query = select(ResolutionRow).where(ResolutionRow.batch_id == batch_id).order_by(ResolutionRow.number)
+    return [_resolution(row) for row in session.scalars(query)]
+
+
+def _open(session: Session) -> Sequence[ArtefactRow]:
+    query = select(ArtefactRow).where(ArtefactRow.declared, ArtefactRow.status != "purged")
+    return session.scalars(query.order_by(ArtefactRow.number)).all()
+
+
+def _waiting(session: Session, artefact_id: str) -> ResolutionRow | None:
+    return session.scalar(
+        select(ResolutionRow).where(
+            ResolutionRow.artefact_id == artefact_id, ResolutionRow.batch_id.is_(None)
+        )
+    )
+
+
+def _require_open(row: ArtefactRow) -> None:
+    if not row.declared:
+        raise InputError(
+            "Expunge looks after this artefact itself",
+            expected="one that was declared with `expunge coverage add`",
+            got=f"{row.kind} {row.name}",
+            remedy="see `expunge coverage list`",
+        )
+    if row.status == "purged":
+        raise InputError("this artefact is purged already", got=row.artefact_id)
+
+
+def _row(session: Session, artefact_id: str) -> ArtefactRow:
+    row = session.scalar(select(ArtefactRow).where(ArtefactRow.artefact_id == artefact_id))
+    if row is None:
+        raise InputError(
+            "no such artefact",
+            expected="an id such as a-0123456789ab",
+            got=artefact_id,
+            remedy="see `expunge coverage list`",
+        )
+    return row
+
+
+def _artefact(row: ArtefactRow) -> Artefact:
+    values = {field.name: getattr(row, field.name) for field in fields(Artefact)}
+    return Artefact(**{**values, "kind": Kind(row.kind), "parents": tuple(row.parents)})
+
+
+def _resolution(row: ResolutionRow) -> Resolution:
+    return Resolution(**{field.name: getattr(row, field.name) for field in fields(Resolution)})
+
+
+def _resolution_row(said: Resolution, batch_id: str | None = None) -> ResolutionRow:
+    values = {field.name: getattr(said, field.name) for field in fields(said)}
+    return ResolutionRow(**{**values, "batch_id": batch_id or said.batch_id, "made_at": datetime.now(UTC)})

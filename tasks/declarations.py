@@ -1,0 +1,160 @@
+"""What Expunge cannot see, and what people say of it: derived models, embeddings, exports on the coverage map."""
+
+import json
+from pathlib import Path
+
+from expunge.errors import CoverageError, InputError, VerificationError
+from expunge.evidence.certificate import parse_certificate
+from expunge.evidence.coverage import Artefact, Kind, Resolution, artefact, artefact_id
+from expunge.evidence.ledger import parse_entries
+from expunge.evidence.verify import verify_certificate
+from expunge.state import State
+from expunge.tickets.intake import check_reason
+from expunge.tickets.lifecycle import OPEN
+from tasks.adapters import access
+from tasks.coverage import catch_up, model_id
+
+
+def declare(
+    state: State,
+    kind: Kind,
+    name: str,
+    where: str,
+    *,
+    from_version: int | None = None,
+    from_dataset: str | None = None,
+    parent: str | None = None,
+) -> Artefact:
+    """Put something on the map that Expunge cannot see; it saw whomever saw what it was made from.
+
+    Args:
+        state: The workspace.
+        kind: One that can be declared.
+        name: Without personal data.
+        where: Free text.
+        from_version: The model version it was made from, or
+        from_dataset: the dataset version, or
+        parent: another artefact.
+
+    Returns:
+        The artefact.
+
+    Raises:
+        InputError: If not exactly one origin is named, or it is unknown.
+    """
+    _require_no_person(state, name, where)
+    if not name.strip():
+        raise InputError("a name is needed", expected="--name NAME", got="none", remedy="name it")
+    if sum(origin is not None for origin in (from_version, from_dataset, parent)) != 1:
+        raise InputError(
+            "what was it made from",
+            expected="one of --from-version, --from-dataset and --parent",
+            remedy="name the one it was made from; its ancestors follow",
+        )
+    catch_up(state)
+    if from_version is not None:
+        origin = state.coverage.get(model_id(state, access.registry(state).get(from_version)))
+    elif from_dataset is not None:
+        origin = state.coverage.get(artefact_id(Kind.DATASET, from_dataset))
+    else:
+        origin = state.coverage.get(str(parent))
+    made = artefact(kind, name, where=where, parents=[origin.artefact_id], declared=True)
+    state.coverage.register(made)
+    found = state.coverage.get(made.artefact_id)
+    if found.parents != made.parents:
+        raise InputError(
+            "this name is taken",
+            expected="one made from the same",
+            got=found.label,
+            remedy="choose another name",
+        )
+    return found
+
+
+def resolve(
+    state: State,
+    name: str,
+    *,
+    status: str | None = None,
+    reason: str = "",
+    certificate: Path | None = None,
+    standing: bool = False,
+) -> Artefact:
+    """Say what became of a declared artefact, for the next batch.
+
+    Args:
+        state: The workspace.
+        name: Id of the artefact.
+        status: purged (for good), recomputed or not covered; or
+        reason: of it.
+        certificate: Another workspace's certificate.json, with its ledger.json beside it.
+        standing: Whether it serves every batch to come.
+
+    Returns:
+        The artefact.
+
+    Raises:
+        InputError: If it cannot be said of this artefact.
+        CoverageError: If the certificate does not cover it.
+    """
+    if certificate is not None:
+        state.coverage.resolve(_by_certificate(state, name, certificate))
+        return state.coverage.get(name)
+    _require_no_person(state, reason)
+    check_reason(reason, None)
+    if status == "purged":
+        state.coverage.purged_elsewhere(name, f"declared: {reason}")
+    elif status == "recomputed":
+        said = Resolution(name, "recomputed", f"declared: {reason}", standing=standing)
+        state.coverage.resolve(said)
+    else:
+        said = Resolution(name, "not covered", f"exception: {reason}", standing=standing)
+        state.coverage.resolve(said)
+    return state.coverage.get(name)
+
+
+def _by_certificate(state: State, name: str, path: Path) -> Resolution:
+    """What another workspace's certificate covers: it is verified here, against the ledger beside it."""
+    try:
+        certificate = parse_certificate(json.loads(path.read_text(encoding="utf-8")))
+        ledger = parse_entries(json.loads(path.with_name("ledger.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        raise InputError(
+            "the certificate cannot be read",
+            expected="certificate.json with ledger.json beside it, as in .expunge/evidence/c-...",
+            got=path.name,
+            remedy="copy both from the other workspace",
+        ) from error
+    outcome = verify_certificate(certificate, ledger=ledger)
+    if not outcome.verified:
+        raise VerificationError("the certificate does not hold", got="; ".join(outcome.findings))
+    if certificate.vacuous:
+        raise CoverageError(
+            "the certificate is vacuous: it covers nothing", got=certificate.certificate_id, remedy="retrain"
+        )
+    model = certificate.model
+    if any(
+        entry.certificate_id == certificate.certificate_id for entry in state.ledger.entries(state.lineage)
+    ):
+        raise CoverageError(
+            "the certificate is about this workspace's own model",
+            expected="one of the derived model's own workspace",
+            got=certificate.certificate_id,
+        )
+    exact = certificate.guarantee == "exact"
+    figures = "" if exact else f", epsilon {certificate.epsilon:.4g}, delta {certificate.delta:.2g}"
+    return Resolution(
+        name,
+        "recomputed" if exact else "covered",
+        f"by certificate {certificate.certificate_id} of model {model.name} version {model.version}{figures}; "
+        "verified here; that it is about the same people is the operator's word",
+        certificate_id=certificate.certificate_id,
+    )
+
+
+def _require_no_person(state: State, *texts: str) -> None:
+    """The map is shown, and kept for ever: nobody with an open ticket may be named on it."""
+    waiting = [ticket.ticket_id for ticket in state.tickets.select(states=OPEN)]
+    for subject in state.tickets.subjects_of(waiting):
+        for text in texts:
+            check_reason(text or "none", subject)

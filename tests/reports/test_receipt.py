@@ -1,0 +1,80 @@
+"""The receipt: dates, what was destroyed, backups that forget, what is not covered, and nobody's name."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from expunge.reports.receipt import make_receipt, render_receipt
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+HISTORY = [
+    {"at": "2026-01-02T00:00:00+00:00", "from": None, "to": "received", "reason": ""},
+    {"at": "2026-01-05T00:00:00+00:00", "from": "scheduled", "to": "removed", "reason": ""},
+    {"at": "2026-01-06T00:00:00+00:00", "from": "registered", "to": "removed", "reason": "rolled back"},
+]
+TICKET = {
+    "ticket_id": "t-0123456789ab",
+    "pseudonym": "p1-00",
+    "regime": "gdpr",
+    "received_at": "2026-01-02T00:00:00+00:00",
+    "due_at": "2026-02-02T00:00:00+00:00",
+    "closed_at": "2026-01-08T00:00:00+00:00",
+    "batch_id": "b-0123456789ab",
+    "reason": "not shown",
+}
+SCAN = {"clean": True, "hits": [], "searched": [{"kind": "git", "files": 3, "bytes": 99}], "notes": []}
+
+
+def made(backups=(), **details):
+    certificate = json.loads((GOLDEN / "certificate-v1-convex" / "certificate.json").read_text())
+    purge = {"issued_at": "2026-01-31T23:59:00+00:00", "sequence": 7, "details": {"scan": SCAN, **details}}
+    return certificate, make_receipt(TICKET, HISTORY, certificate, purge, backups)
+
+
+def test_it_says_what_the_evidence_says():
+    certificate, receipt = made()
+    assert receipt["removed_at"] == "2026-01-06T00:00:00+00:00"  # the last time
+    assert receipt["certificate_id"] == certificate["certificate_id"]
+    assert (receipt["guarantee"]["class"], receipt["guarantee"]["epsilon"]) == (
+        "convex",
+        certificate["epsilon"],
+    )
+    status = {item["artefact"]: item["status"] for item in certificate["coverage"]}
+    assert {status[name] for name in receipt["purged"]["what"]} <= {"purge pending", "purged"}
+    assert "weights of the parent version" in receipt["purged"]["what"]
+    assert [item["artefact"] for item in receipt["not_covered"]] == [
+        n for n, s in status.items() if s == "not covered"
+    ]
+    assert receipt["scan"] == {"clean": True, "hits": 0, "searched": SCAN["searched"]}
+
+
+def test_a_backup_has_forgotten_so_many_days_after_the_purge():
+    backups = [
+        {"name": "nightly", "holds": "dataset", "expires_days": 30},
+        {"name": "none left", "holds": "model", "expires_days": 0},
+    ]
+    _, receipt = made(backups)
+    assert [b["expired_by"] for b in receipt["backups"]] == ["2026-03-02", "2026-01-31"]
+    page = render_receipt(receipt)
+    assert "nightly" in page
+    assert "2026-03-02" in page
+    assert "None was declared" not in page
+
+
+def test_what_a_purge_had_to_keep_is_not_covered():
+    _, receipt = made(kept=[{"what": "data object 12", "where": "remote", "why": "another dataset needs it"}])
+    assert {"artefact": "data object 12", "reason": "another dataset needs it"} in receipt["not_covered"]
+
+
+@pytest.mark.parametrize("name", ["nightly", "<script>alert(1)</script>"])
+def test_the_page_is_self_contained_and_escaped(name):
+    _, receipt = made([{"name": name, "holds": "dataset", "expires_days": 1}])
+    page = render_receipt(receipt)
+    for needed in ("t-0123456789ab", receipt["guarantee"]["verdict"], "ledger entry 7"):
+        assert needed in page
+    assert "<script" not in page
+    assert "<link" not in page
+    assert "//" not in page.replace("http-equiv", "")
+    for item in receipt["not_covered"]:
+        assert item["artefact"] in page
