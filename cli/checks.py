@@ -34,6 +34,7 @@ def run_checks(path: Path | None) -> list[dict[str, Any]]:
         checks.append(_try("keys are private", lambda: _keys(state)))
         checks.append(_try("model", lambda: _champion(state)))
         checks.append(_try("ledger", lambda: _ledger(state)))
+        checks.append(_try("guard against purged versions", lambda: _guard(state)))
         checks.append(_try("Prefect", _prefect))
         free = shutil.disk_usage(state.workspace.root).free
         checks.append({"check": "disk", "ok": free > 1 << 30, "detail": f"{free / 2**30:.1f} GiB free"})
@@ -83,6 +84,17 @@ def _ledger(state: State) -> str:
             "the ledger does not verify", got=outcome.findings[0], remedy="see `expunge ledger verify`"
         )
     return f"{len(entries)} entries, verified"
+
+
+def _guard(state: State) -> str:
+    from tasks.adapters.guard import installed
+
+    if not installed(state.workspace.root):
+        raise ExpungeError(
+            "git's post-checkout hook is missing or cannot run",
+            remedy="run `expunge data guard`; without it `dvc checkout` of a purged version empties the folder",
+        )
+    return "installed"
 
 
 def _prefect() -> str:

@@ -38,13 +38,17 @@ def list_certificates(workspace: WorkspaceOption = None, json: JsonOption = Fals
 @certificates.command()
 def show(certificate: _IdArgument, workspace: WorkspaceOption = None, json: JsonOption = False) -> None:
     """Show a certificate: the verdict first, or the certificate itself with --json."""
-    content = _read(_folder(use_workspace(workspace), certificate) / "certificate.json")
+    state = use_workspace(workspace)
+    content = _read(_folder(state, certificate) / "certificate.json")
     if json:
         emit(content)
         return
     from expunge.reports.plain_words import verdict
 
     out.print(verdict(content), markup=False)
+    undone = state.batches.get(content["batch"]).data.get("rolled_back", [])
+    if any(item["certificate_id"] == content["certificate_id"] for item in undone):
+        out.print("ROLLED BACK: this version was undone; the batch is unlearned again.", markup=False)
     out.print(
         f"\n{content['guarantee']}; epsilon {content['epsilon']:.6g}, delta {content['delta']:.6g}",
         markup=False,

@@ -5,7 +5,20 @@ from typing import Any
 
 import typer
 
-from cli import coverage, evidence, purge, run, serve, stack, tickets, tokens, worker, workspace
+from cli import (
+    coverage,
+    data,
+    evidence,
+    purge,
+    run,
+    serve,
+    stack,
+    suppression,
+    tickets,
+    tokens,
+    worker,
+    workspace,
+)
 from cli.output import emit, err
 from expunge.errors import ExpungeError, storage_full
 
@@ -26,6 +39,8 @@ stack.add_to(app)
 app.add_typer(evidence.certificates, name="certificate")
 app.add_typer(evidence.ledgers, name="ledger")
 app.add_typer(purge.app, name="purge")
+app.add_typer(data.app, name="data")
+app.add_typer(suppression.app, name="suppression")
 app.add_typer(coverage.app, name="coverage")
 app.add_typer(tokens.app, name="token")
 serve.add_to(app)

@@ -17,6 +17,7 @@ def add_to(app: typer.Typer) -> None:
     """
     app.command()(plan)
     app.command()(run)
+    app.command()(rollback)
 
 
 def plan(
@@ -125,6 +126,44 @@ def run(
     for batch in done:
         _print_batch(batch)
     return code
+
+
+def rollback(
+    version: Annotated[int, typer.Argument(help="Of the parent of the version that serves.")],
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    workspace: WorkspaceOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Let the parent version serve again; its batch is unlearned anew. Data never comes back."""
+    from expunge.errors import InputError
+    from tasks.rollback import roll_back, undone_by
+
+    state = use_workspace(workspace)
+    batch = undone_by(state, version)
+    if json and not yes:
+        raise InputError("nobody can be asked", expected="--yes with --json")
+    people = f"{len(batch.tickets)} {'person' if len(batch.tickets) == 1 else 'people'}"
+    if not yes:
+        typer.confirm(
+            f"{people} of batch {batch.batch_id} will be in the model that serves, until the batch is unlearned "
+            f"again. Roll back to version {version}?",
+            abort=True,
+        )
+    batch = roll_back(state, version)
+    if json:
+        emit(
+            {
+                "version": version,
+                "batch_id": batch.batch_id,
+                "stage": str(batch.stage),
+                "tickets": batch.tickets,
+            }
+        )
+        return
+    out.print(
+        f"version {version} serves; {people} of batch {batch.batch_id} are in it: `expunge run` unlearns them again",
+        markup=False,
+    )
 
 
 def _process(state: Any, done: list[dict[str, Any]]) -> int:

@@ -246,6 +246,7 @@ class RetentionPolicy(_Strict):
     """How long superseded models are kept, out of use."""
 
     quarantine_days: int = Field(0, ge=0)
+    rollback: bool = False
 
 
 class BackupPolicy(_Strict):
@@ -268,6 +269,12 @@ class AlarmsPolicy(_Strict):
     webhook: str | None = Field(None, pattern="^https?://")
 
 
+class SuppressionPolicy(_Strict):
+    """How long it is remembered, by pseudonym, who was removed."""
+
+    retention_days: int | None = Field(None, ge=0)
+
+
 class Policy(_Strict):
     """policy.yaml: what may close a ticket, fixed before any request is seen."""
 
@@ -284,6 +291,7 @@ class Policy(_Strict):
     retention: RetentionPolicy = RetentionPolicy()
     coverage: CoveragePolicy = CoveragePolicy()
     alarms: AlarmsPolicy = AlarmsPolicy()
+    suppression: SuppressionPolicy = SuppressionPolicy()
     backups: tuple[BackupPolicy, ...] = ()
 
 

@@ -11,14 +11,16 @@ from expunge.datasets.placement import Placement
 from expunge.errors import WorkspaceError
 from expunge.evidence.coverage_store import CoverageStore
 from expunge.evidence.store import LedgerStore
-from expunge.pseudonyms import Pseudonymiser, load_key
+from expunge.pseudonyms import Pseudonymiser, load_key, load_keyring
 from expunge.settings import Params, Policy, Workspace, load_params, load_policy
 from expunge.tickets.batches import BatchStore
 from expunge.tickets.deadlines import Deadlines
+from expunge.tickets.epochs import KeyEpochs
 from expunge.tickets.holds import Holds
 from expunge.tickets.purge_journal import PurgeJournal
 from expunge.tickets.purge_waits import reason_to_wait
 from expunge.tickets.store import TicketStore
+from expunge.tickets.suppression import Suppression
 
 PSEUDONYM_KEY = "pseudonym-1.key"
 PARTITION_KEY = "partition.key"
@@ -44,6 +46,8 @@ class State:
         purges: Journal of purges.
         holds: What legal holds stop.
         ledger: Ledger store.
+        suppressed: Who was removed and may not come back.
+        epochs: Of the pseudonym keys.
         coverage: The coverage map.
     """
 
@@ -60,6 +64,8 @@ class State:
     purges: PurgeJournal
     holds: Holds
     ledger: LedgerStore
+    suppressed: Suppression
+    epochs: KeyEpochs
     coverage: CoverageStore
 
     @property
@@ -110,8 +116,10 @@ def open_state(path: Path | None = None) -> State:
         load_params(workspace),
         read_contract(workspace.contract_path),
     )
-    pseudonymiser = Pseudonymiser(load_key(workspace.keys_dir / PSEUDONYM_KEY))
+    pseudonymiser = load_keyring(workspace.keys_dir)
     database = open_database(workspace.database_url)
+    epochs = KeyEpochs(database, workspace.keys_dir)
+    epochs.require()
     return State(
         workspace=workspace,
         lineage=lineage,
@@ -126,5 +134,7 @@ def open_state(path: Path | None = None) -> State:
         purges=PurgeJournal(database),
         holds=Holds(database),
         ledger=LedgerStore(database),
+        suppressed=Suppression(database, pseudonymiser),
+        epochs=epochs,
         coverage=CoverageStore(database),
     )

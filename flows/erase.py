@@ -12,6 +12,7 @@ from tasks.planning import plan
 from tasks.purge import close, purge
 from tasks.registration import register
 from tasks.removal import remove
+from tasks.rollback import finish_rollback
 from tasks.summary import report_stage, report_waiting, summarise
 from tasks.unlearning import discard
 from tasks.validation import validate
@@ -30,10 +31,12 @@ def erase(batch_id: str) -> None:
     stages = (plan, remove, release, certify, register, purge, keep_curvature, close)
     state = open_state()
     with lineage_lease(state):
+        finish_rollback(state, batch_id)
         for done, stage in enumerate(stages):
             require_leases(state)
             report_stage(batch_id, stage.__name__, done, len(stages))
             try:
+                state.holds.require_free(batch_id)
                 stage(batch_id)
             except BatchWaitsError as hold:
                 report_waiting(batch_id, str(hold))

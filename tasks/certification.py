@@ -6,6 +6,7 @@ import secrets
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import expunge
 from expunge.errors import CertificateRefusedError
@@ -62,6 +63,7 @@ def certify(batch_id: str) -> str:
         model_digest=certificate.model.digest,
         dataset_md5=certificate.dataset.after.md5,
         records_removed=certificate.forget.records,
+        details=_details(batch),
         **{
             name: release[name]
             for name in (
@@ -174,6 +176,13 @@ def _certificate(state: State, batch: Batch) -> Certificate:
             "code": _code(),
         }
     )
+
+
+def _details(batch: Batch) -> dict[str, Any]:
+    """Which releases of the same batch were rolled back: their certificates are of versions that do not serve."""
+    undone = batch.data.get("rolled_back", [])
+    named = [{name: release[name] for name in ("version", "certificate_id", "at")} for release in undone]
+    return {"rolled_back": named} if named else {}
 
 
 def _code() -> dict[str, str | None]:

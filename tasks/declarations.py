@@ -42,9 +42,9 @@ def declare(
     Raises:
         InputError: If not exactly one origin is named, or it is unknown.
     """
-    _require_no_person(state, name, where)
     if not name.strip():
         raise InputError("a name is needed", expected="--name NAME", got="none", remedy="name it")
+    _require_no_person(state, name, where)
     if sum(origin is not None for origin in (from_version, from_dataset, parent)) != 1:
         raise InputError(
             "what was it made from",

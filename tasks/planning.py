@@ -8,18 +8,20 @@ from expunge.mechanisms.planner import Plan, make_plan
 from expunge.models.serving import load_model
 from expunge.scratch import scratch
 from expunge.state import State, open_state
-from expunge.tickets.batches import BatchStage
+from expunge.tickets.batches import Batch, BatchStage
 from tasks.adapters import access
+from tasks.adapters.registry import Version
 from tasks.coverage import catch_up, settle
+from tasks.ingest import finish_import
 from tasks.step import log, step
 
 
-def champion_context(state: State, draws: int = 0) -> tuple[Context, int]:
+def champion_context(state: State, batch: Batch | None = None) -> tuple[Context, int]:
     """Public facts about the model that serves, as a plan needs them.
 
     Args:
         state: The workspace.
-        draws: Noise draws that the batch has already spent.
+        batch: That is planned; None for the next one.
 
     Returns:
         The context and the champion's version.
@@ -43,9 +45,21 @@ def champion_context(state: State, draws: int = 0) -> tuple[Context, int]:
         training_products=int(model.training["products"]),
         records=int(model.training["records"]),
         account=account_of(state.ledger.entries(state.lineage)),
-        draws=draws,
+        draws=batch.draws if batch else 0,
+        # once the removal has begun, the files say nothing about what the batch began with
+        same_data=bool(batch.data.get("same_data", False))
+        if batch and "before" in batch.data
+        else _lies_there(state, champion),
     )
     return context, champion.version
+
+
+def _lies_there(state: State, champion: Version) -> bool:
+    """Whether the dataset is the version that a model saw: people may have come or gone, committed or not."""
+    repo, tags = access.repository(state), champion.tags
+    return (
+        tags.get("dataset_after", tags.get("dataset_md5")) == repo.current().md5 and repo.is_tracked_clean()
+    )
 
 
 def plan_for(state: State) -> tuple[Plan, Context]:
@@ -78,6 +92,7 @@ def plan(batch_id: str) -> list[str]:
     """
     chosen_device()  # the first step of a batch: refused before a record is removed
     state = open_state()
+    finish_import(state)  # one that was killed: a batch begins on a whole version
     batch = state.batches.get(batch_id)
     catch_up(state)
     refused = batch.data.get("refused", [])
@@ -86,7 +101,7 @@ def plan(batch_id: str) -> list[str]:
         return order
     if batch.stage is BatchStage.PLANNED:
         settle(state, batch_id)
-    context, parent = champion_context(state, batch.draws)
+    context, parent = champion_context(state, batch)
     made = make_plan(context)
     order = [name for name in made.order if name not in refused]
     if not order:
@@ -98,6 +113,8 @@ def plan(batch_id: str) -> list[str]:
             got="; ".join(reasons),
             remedy="admit the class exact in policy.yaml, or change what the reasons name, and run again",
         )
-    state.batches.record(batch_id, order=order, parent_version=parent, refused=refused)
+    state.batches.record(
+        batch_id, order=order, parent_version=parent, refused=refused, same_data=context.same_data
+    )
     log(f"batch {batch_id}: {', then '.join(order)}")
     return order

@@ -57,6 +57,7 @@ def remove(batch_id: str) -> int:
             partitions=list(partitions),
             scan=_recognisable(state, frame),  # forgotten when the batch closes
         )
+    state.suppressed.add(subjects, batch_id)  # before they leave: from then on nothing may bring them back
     remove_subjects(workspace.dataset_dir, subjects, placement)
     records, people = batch.data["records"], len(batch.tickets)
     after = repo.track_dataset(f"Remove {records} records of {people} subjects ({batch_id})")

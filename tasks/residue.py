@@ -1,5 +1,6 @@
 """The residue scan of a workspace: nothing of an erased person may be left in any of its stores."""
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 
 import pandas as pd
@@ -7,6 +8,7 @@ import pyarrow.parquet as pq
 
 from expunge.datasets.partitions import partition_files
 from expunge.errors import ResidueError
+from expunge.pseudonyms import epoch_of
 from expunge.residue.scan import ScanReport, Target, scan
 from expunge.state import State, open_state
 from tasks.adapters import access, dvc_objects
@@ -69,6 +71,12 @@ def scan_workspace(state: State, target: Target, *, with_tickets: bool = True) -
         notes.append(
             f"not searched: {len(left)} objects that another dataset needs; remove the people there too"
         )
+    lost = Counter(epoch_of(one) for one in target.pseudonyms)
+    notes += [
+        f"{people} people erased under key epoch {epoch}, whose key is destroyed, cannot be searched for"
+        for epoch, people in sorted(lost.items())
+        if epoch not in state.pseudonymiser.epochs
+    ]
     return scan(stores, target, retained=lambda: _retained(state), notes=notes)
 
 

@@ -12,6 +12,7 @@ from expunge.state import open_state
 from tasks.adapters import access, git
 from tasks.adapters.registry import VersionSpec
 from tasks.coverage import record_dataset, record_model
+from tasks.ingest import finish_import
 from tasks.step import log, step
 
 OPENING = "opening"
@@ -29,6 +30,7 @@ def reproduce() -> None:
             got="a champion version",
             remedy="`expunge run` unlearns and retrains; a new model wants a new workspace",
         )
+    finish_import(state)
     access.repository(state).reproduce()
 
 

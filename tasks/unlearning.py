@@ -10,9 +10,10 @@ import torch
 from expunge.datasets.partitions import read_dataset
 from expunge.datasets.preprocessing import Preprocessing, encode, fit
 from expunge.devices import device_in_use
+from expunge.errors import CertificateRefusedError
 from expunge.evidence.annex import ANNEX_FILE, recipient, seal
 from expunge.evidence.ledger import account_of
-from expunge.mechanisms.contract import Context, Problem
+from expunge.mechanisms.contract import Context, Mechanism, Problem
 from expunge.mechanisms.planner import mechanism_named
 from expunge.mechanisms.release import Release, release
 from expunge.models.kept import load_kept
@@ -63,6 +64,7 @@ def _unlearn(batch_id: str, mechanism_name: str, device: torch.device) -> str:
     train = frame[frame["split"] == "train"]
     preprocessing = fit(train, state.contract)
     problem = _problem(state, batch, parent, preprocessing, encode(train, preprocessing), device)
+    _require_composable(mechanism, problem.context, batch)
     unlearned = mechanism.unlearn(problem)
     recipient(state.workspace.keys_dir)  # what can be missing is missed before noise is drawn
     final.parent.mkdir(parents=True, exist_ok=True)
@@ -115,6 +117,18 @@ def discard(batch_id: str, mechanism_name: str, reason: str) -> None:
     log(f"batch {batch_id}: {mechanism_name} refused")
 
 
+def _require_composable(mechanism: Mechanism, context: Context, batch: Batch) -> None:
+    """Draws are composed at this mechanism's m: one that a rolled-back release spent must not have been larger."""
+    calibration = mechanism.calibrate(context)
+    earlier = [undone["m"] for undone in batch.data.get("rolled_back", [])]
+    if calibration is not None and any(m is None or m > calibration.m * (1 + 1e-9) for m in earlier):
+        raise CertificateRefusedError(
+            f"{mechanism.name} composes with no release that was rolled back",
+            expected="draws that compose, none of a larger epsilon",
+            remedy="take the mechanism and policy of that release, or retrain",
+        )
+
+
 def _parent(state: State, batch: Batch) -> SavedModel:
     registry = access.registry(state)
     with scratch(state.workspace.scratch_dir) as place:
@@ -142,6 +156,7 @@ def _problem(
         records=len(features),
         account=account_of(state.ledger.entries(state.lineage)),
         draws=batch.draws,
+        same_data=bool(batch.data.get("same_data", False)),
     )
     same = preprocessing.feature_names == parent.preprocessing.feature_names
     return Problem(

@@ -15,7 +15,7 @@ from expunge.evidence.annex import create_auditor_keys
 from expunge.pseudonyms import create_key
 from expunge.settings import Workspace, template
 from expunge.state import PARTITION_KEY, PLACEMENT_FILE, PSEUDONYM_KEY, WORKSPACE_FILE, open_state
-from tasks.adapters import git
+from tasks.adapters import git, guard
 from tasks.adapters.versioning import Repository
 from tasks.coverage import record_dataset
 
@@ -81,6 +81,7 @@ def create(root: Path, dataset: str, source: Path | None) -> dict[str, object]:
         version = repository.track_dataset(f"Add dataset {loaded.contract.name}")
         # looked through now, so that the first request need not
         Placement(key, workspace.state / PLACEMENT_FILE).partitions_of(workspace.dataset_dir, ())
+        guard.install(root)
         content = {
             "version": 1,
             "lineage": f"expunge-{loaded.contract.name}",

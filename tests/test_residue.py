@@ -318,7 +318,7 @@ elif kind == "tar":
 elif kind == "csv":
     with path.open("w") as out:
         out.write("subject_id,text\\n")
-        for n in range(600_000):
+        for n in range(650_000):
             out.write(f"s{n},{'x' * 500}\\n")
         out.write(f"{person},x\\n")
 else:

@@ -61,12 +61,13 @@ class LoadedDataset:
     contract: DatasetContract
 
 
-def load(name: str, source: Path | None = None) -> LoadedDataset:
+def load(name: str, source: Path | None = None, *, whole: bool = True) -> LoadedDataset:
     """Load a dataset of the catalogue, or a folder of one's own.
 
     Args:
         name: Of the catalogue, or the path of a folder with contract.yaml and CSV or Parquet files.
         source: Where a catalogue dataset's files lie; None to download them.
+        whole: Whether this must be a whole dataset, and not a few people's rows to add to one.
 
     Returns:
         Canonical rows and contract.
@@ -103,7 +104,7 @@ def load(name: str, source: Path | None = None) -> LoadedDataset:
         if source is not None and not source.exists():
             raise DatasetError("the source is not there", got=str(source), remedy="check --source")
         raw, contract = entry.load(source)
-    return LoadedDataset(canonical_frame(raw, contract), contract)
+    return LoadedDataset(canonical_frame(raw, contract, whole=whole), contract)
 
 
 def _load_folder(folder: Path) -> tuple[pd.DataFrame, DatasetContract]:

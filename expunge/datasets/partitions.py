@@ -247,12 +247,10 @@ def remove_subjects(
         ".part-*.tmp"
     ):  # of a run that was killed: rows that nobody would look for
         leftover.unlink()
-    removed, erased = 0, _values(subject_ids)
-    for path in _candidates(directory, subject_ids, placement):
-        if _holds(path, erased):
-            with nullcontext() if placement is None else placement.losing_rows(path):
-                removed += rewrite_partition(path, subject_ids)
-    return removed
+    erased = _values(subject_ids)
+    held = [path for path in _candidates(directory, subject_ids, placement) if _holds(path, erased)]
+    with nullcontext() if placement is None else placement.losing_rows(held):
+        return sum(rewrite_partition(path, subject_ids) for path in held)
 
 
 def rewrite_partition(path: Path, subject_ids: Iterable[str]) -> int:

@@ -7,7 +7,7 @@ a file, and remembered by size, inode and times.
 
 import json
 import os
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -66,21 +66,22 @@ class Placement:
         return set(after)
 
     @contextmanager
-    def losing_rows(self, path: Path) -> Iterator[None]:
-        """What is known of a partition stays known when some of its rows leave.
+    def losing_rows(self, paths: Sequence[Path]) -> Iterator[None]:
+        """What is known of partitions stays known when some of their rows leave.
 
         Args:
-            path: The partition, rewritten meanwhile without some of its rows.
+            paths: The partitions, rewritten meanwhile without some of their rows.
 
         Yields:
             Nothing.
         """
-        before = _identity(path)
+        before = {path: _identity(path) for path in paths}
         yield
-        count = len(partition_files(path.parent))
-        known = self._load(count)
-        if known.get(path.name) == before:
-            self._save(count, {**known, path.name: _identity(path)})
+        if paths:
+            count = len(partition_files(paths[0].parent))
+            known = self._load(count)
+            kept = {path.name: _identity(path) for path in paths if known.get(path.name) == before[path]}
+            self._save(count, known | kept)
 
     def _load(self, count: int) -> dict[str, list[int]]:
         try:

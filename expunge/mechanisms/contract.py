@@ -37,6 +37,7 @@ class Context:
         records: Training records.
         account: Where the lineage stands.
         draws: Noise draws that this batch has already spent.
+        same_data: Whether the parent was trained on the very version of the dataset that the batch begins with.
     """
 
     spec: ModelSpec
@@ -47,6 +48,7 @@ class Context:
     records: int = 0
     account: SequentialAccount = field(default_factory=SequentialAccount)
     draws: int = 0
+    same_data: bool = True
 
     @property
     def allowed_error(self) -> float:

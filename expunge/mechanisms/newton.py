@@ -4,6 +4,10 @@ Zhang, Dong, Wang and Li (ICML 2024, arXiv 2408.00920): ``w - (H + lambda I)^-1 
 ``||w|| <= C``, bounded by N1 where its constants are assumed and by the ball 2C always (N2). With every trained
 network measured so far the ball binds; the certificate says so. Further steps linearise anew, and N1 takes the bound
 of the step before as its radius.
+
+Neither bound asks what the parent was trained on: N1 starts anywhere in the ball, and its gradient bound is that of
+the retrained model. But nobody has assumed its constants of data that came since: where the dataset is another one
+than the parent's, they are not used.
 """
 
 import math
@@ -33,6 +37,10 @@ from expunge.privacy.noise import GaussianNoise
 from expunge.settings import GuaranteeClass
 
 _SOLVER_PRODUCTS = 20  # with a damping above the norm of the Hessian; forecasts, never part of a certificate
+_OTHER_DATA = "the parent was trained on another version of the dataset: M and G were assumed of that one"
+_OTHER_DATA_REMEDY = (
+    "retrain exactly, or take a mechanism that assumes nothing of the data, once; then assume anew"
+)
 _PRODUCT_PASSES = 0.1  # of an epoch of training in small batches: a full product is one large one
 
 
@@ -76,7 +84,18 @@ class Newton:
                 remedy="use the convex mechanism",
             )
         ball = 2 * spec.norm_bound
-        assumed = policy.newton.hessian_lipschitz is not None and policy.newton.gradient_bound is not None
+        assumed = _assumes(context)
+        if assumed and not context.same_data:
+            return Assessment(
+                self.name,
+                self.guarantee,
+                gaussian_epsilon(release.delta, ball / release.sigma),
+                release.delta,
+                ball,
+                seconds,
+                refusal=_OTHER_DATA,
+                remedy=_OTHER_DATA_REMEDY,
+            )
         if ball <= allowed or assumed:
             return Assessment(
                 self.name,
@@ -148,6 +167,8 @@ class Newton:
                 "the Newton step needs the parent's weights of a deep network",
                 remedy="use the convex mechanism or retraining",
             )
+        if _assumes(context) and not context.same_data:
+            raise CertificateRefusedError(_OTHER_DATA, remedy=_OTHER_DATA_REMEDY)
         check_problem(problem)
         network = build(spec, problem.search, problem.device)
         objective = NetworkObjective(network, problem.features, problem.labels, spec.l2)
@@ -163,7 +184,7 @@ class Newton:
             )
             weights = project(weights - step, spec.norm_bound)
             taken.append(report)
-        known = policy.hessian_lipschitz is not None and policy.gradient_bound is not None
+        known = _assumes(context)
         error_bound, binding = iterated_newton_error_bound(
             hessian_lipschitz=math.inf if policy.hessian_lipschitz is None else policy.hessian_lipschitz,
             norm_bound=spec.norm_bound,
@@ -202,6 +223,12 @@ class Newton:
             ),
             sealed={"steps": [asdict(report) for report in taken]},
         )
+
+
+def _assumes(context: Context) -> bool:
+    """Whether policy names the constants of N1."""
+    newton = context.policy.newton
+    return newton.hessian_lipschitz is not None and newton.gradient_bound is not None
 
 
 def _forecast(context: Context) -> float:

@@ -6,7 +6,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from expunge.reports.plain_words import CLASS_WORDS, recognition, verdict
+from expunge.reports.plain_words import CLASS_WORDS, STATUS_WORDS, recognition, verdict
 from expunge.reports.plots import accumulated_error_plot
 
 _STATUS_MARKS = {
@@ -40,6 +40,7 @@ def render_certificate(certificate: dict[str, Any], entries: Sequence[dict[str, 
             recognition=recognition(certificate["epsilon"], certificate["delta"]),
             plot=base64.b64encode(plot).decode(),
             marks=_STATUS_MARKS,
+            status_words=STATUS_WORDS,
         )
     )
 

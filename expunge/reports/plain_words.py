@@ -11,6 +11,16 @@ CLASS_WORDS = {
     "construction, and both the released model and one trained without these people lie close to it.",
     "conditional": "The bound holds only if the constants marked as assumed are right. Nobody has proved them.",
 }
+# Of the coverage list.
+STATUS_WORDS = {
+    "covered": "kept; what it can tell about these people is bounded by a certificate",
+    "recomputed": "made again without these people",
+    "purged": "destroyed",
+    "purge pending": "to be destroyed after this certificate was issued; the purge entry of the ledger proves it, and "
+    "until that entry is there nothing does",
+    "not present": "there is no such thing here that holds anything of these people",
+    "not covered": "may still hold something of these people; the reason says why it stays",
+}
 
 
 def recognition(epsilon: float, delta: float) -> str:

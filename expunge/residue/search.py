@@ -65,7 +65,8 @@ class Target:
         """
         if value in self.subjects:
             return True
-        return self.pseudonymiser is not None and self.pseudonymiser.of(value) in self.pseudonyms
+        maker = self.pseudonymiser
+        return maker is not None and not self.pseudonyms.isdisjoint(maker.every(value))
 
 
 class Scanner:
@@ -184,7 +185,8 @@ class Scanner:
 
     def _rows(self, where: str, stream: IO[bytes]) -> None:
         """Search rows, some at a time."""
-        file = pq.ParquetFile(stream, buffer_size=BLOCK)
+        # Without these it would read a whole row group ahead, in a block for each column.
+        file = pq.ParquetFile(stream, buffer_size=1 << 16, pre_buffer=False)
         names = set(file.schema_arrow.names)
         rows = max(256, _CELLS // max(1, len(names)))
         for batch in file.iter_batches(batch_size=rows):

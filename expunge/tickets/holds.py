@@ -48,6 +48,19 @@ class Holds:
                 raise BatchWaitsError(_words(act, held))
             row.data = {**row.data, "begun": [*row.data.get("begun", []), act]}
 
+    def require_free(self, batch_id: str) -> None:
+        """Refuse a batch that cannot go on, before a stage of it begins.
+
+        Args:
+            batch_id: Of the batch.
+
+        Raises:
+            BatchWaitsError: If a hold stops it where it is.
+        """
+        why = self.waiting().get(batch_id)
+        if why is not None:
+            raise BatchWaitsError(why)
+
     def waiting(self) -> dict[str, str]:
         """Batches that cannot go on until a hold is released.
 

@@ -27,13 +27,13 @@ class Request:
     """One request, without the person.
 
     Args:
-        key: Keyed code of the idempotency key.
-        pseudonym: Of the subject.
+        keys: Keyed codes of the idempotency key, one a living key epoch, the current one's first.
+        pseudonyms: Of the subject, likewise.
         regime: gdpr or ccpa.
     """
 
-    key: str
-    pseudonym: str
+    keys: tuple[str, ...]
+    pseudonyms: tuple[str, ...]
     regime: str
 
 
@@ -64,9 +64,8 @@ class RequestStore:
         Returns:
             The request.
         """
-        return Request(
-            self._pseudonymiser.of_request(idempotency_key), self._pseudonymiser.of(subject_id), regime
-        )
+        maker = self._pseudonymiser
+        return Request(maker.every_request(idempotency_key), maker.every(subject_id), regime)
 
     def ticket_of(self, request: Request) -> str | None:
         """The ticket of a request that was answered before.
@@ -95,7 +94,8 @@ class RequestStore:
         """
         with self._database.transaction() as session:
             if _same(session, request) is None:
-                session.add(RequestRow(key=request.key, pseudonym=request.pseudonym, regime=request.regime))
+                key, pseudonym = request.keys[0], request.pseudonyms[0]
+                session.add(RequestRow(key=key, pseudonym=pseudonym, regime=request.regime))
 
     def answer(self, request: Request, ticket_id: str) -> None:
         """Record the ticket of a reserved request.
@@ -114,12 +114,12 @@ class RequestStore:
 
 
 def _same(session: Session, request: Request) -> RequestRow | None:
-    row = session.get(RequestRow, request.key)
+    row = session.scalar(select(RequestRow).where(RequestRow.key.in_(request.keys)))
     # The command line's keys are with their tickets only.
-    query = select(TicketRow.pseudonym).where(TicketRow.idempotency_key == request.key)
-    filed_for = session.scalar(query) or request.pseudonym
-    other = row is not None and (row.pseudonym, row.regime) != (request.pseudonym, request.regime)
-    if other or filed_for != request.pseudonym:
+    query = select(TicketRow.pseudonym).where(TicketRow.idempotency_key.in_(request.keys))
+    filed_for = session.scalar(query) or request.pseudonyms[0]
+    other = row is not None and (row.pseudonym not in request.pseudonyms or row.regime != request.regime)
+    if other or filed_for not in request.pseudonyms:
         raise TicketConflictError(
             "the idempotency key belongs to another request",
             expected="the body that this key came with first",

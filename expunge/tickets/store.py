@@ -1,7 +1,7 @@
 """The ticket store: SQLAlchemy, the same on SQLite and PostgreSQL."""
 
 import secrets
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
@@ -133,28 +133,32 @@ class TicketStore:
     ) -> list[Submission]:
         if received_at is not None and received_at.tzinfo is None:
             raise TicketError("the time of receipt has no time zone", expected="one in UTC", remedy="add it")
-        asked, done = [self._asked(*row, received_at) for row in rows], list[Submission]()
+        maker = self._pseudonymiser
+        asked, done = [(*row, self._new(*row[:2], received_at)) for row in rows], list[Submission]()
         filed, steps = list[dict[str, Any]](), list[dict[str, Any]]()
         with self._database.transaction() as session:
-            known = _among(session, TicketRow.idempotency_key, (key for _, key, _ in asked if key))
-            people = _among(session, TicketRow.pseudonym, (ticket.pseudonym for *_, ticket in asked))
-            for subject_id, key, new in asked:
-                same = known[key][0] if key in known else None
-                if same is not None and same.pseudonym != new.pseudonym:
+            codes = {key: maker.every_request(key) for _, _, key, _ in asked if key is not None}
+            names = {subject_id: maker.every(subject_id) for subject_id, *_ in asked}
+            known = _among(session, TicketRow.idempotency_key, codes)
+            people = _among(session, TicketRow.pseudonym, names)
+            for subject_id, _, given, new in asked:
+                key = None if given is None else codes[given][0]
+                same = known[given][0] if given is not None and known[given] else None
+                if same is not None and same.pseudonym not in names[subject_id]:
                     raise TicketConflictError(
                         "the idempotency key belongs to another request",
                         got=same.ticket_id,
                         remedy="use a new key",
                     )
-                there = people.setdefault(new.pseudonym, [])
+                there = people[subject_id]
                 if same is None:
                     _refuse_erased(there)
                     same = next((ticket for ticket in there if ticket.state in OPEN), None)
                 done.append(Submission(same or new, same is None))
                 if same is None:
                     there.append(new)
-                    if key is not None:
-                        known[key] = [new]
+                    if given is not None:
+                        known[given] = [new]
                     filed.append({"subject_id": subject_id, "idempotency_key": key, **vars(new)})
                     step = {"ticket_id": new.ticket_id, "at": new.received_at, "source": None, "reason": ""}
                     steps.append({**step, "target": TicketState.RECEIVED})
@@ -168,13 +172,11 @@ class TicketStore:
                 connection.execute(insert(TicketEventRow), steps)
         return done
 
-    def _asked(
-        self, subject_id: str, regime: str, key: str | None, received_at: datetime | None
-    ) -> tuple[str, str | None, Ticket]:
-        """Subject, keyed code of the idempotency key, and the ticket that there would be."""
+    def _new(self, subject_id: str, regime: str, received_at: datetime | None) -> Ticket:
+        """The ticket that there would be."""
         check_subject(subject_id)
         received_at = (received_at or datetime.now(UTC)).astimezone(UTC)
-        ticket = Ticket(
+        return Ticket(
             ticket_id=f"t-{secrets.token_hex(6)}",
             state=str(TicketState.VERIFIED),
             regime=regime,
@@ -186,7 +188,6 @@ class TicketStore:
             certificate_id=None,
             closed_at=None,
         )
-        return subject_id, self._pseudonymiser.of_request(key) if key is not None else None, ticket
 
     def require_not_erased(self, subject_id: str) -> None:
         """Refuse a subject whose ticket is closed.
@@ -199,7 +200,7 @@ class TicketStore:
         """
         check_subject(subject_id)
         with self._database.transaction() as session:
-            _refuse_erased(_find(session, TicketRow.pseudonym == self._pseudonymiser.of(subject_id)))
+            _refuse_erased(_find(session, TicketRow.pseudonym.in_(self._pseudonymiser.every(subject_id))))
 
     def open_for(self, subject_id: str) -> Ticket | None:
         """The open ticket of a person.
@@ -212,7 +213,8 @@ class TicketStore:
         """
         with suppress(TicketError):
             check_subject(subject_id)
-            criteria = (TicketRow.pseudonym == self._pseudonymiser.of(subject_id), TicketRow.state.in_(OPEN))
+            names = self._pseudonymiser.every(subject_id)
+            criteria = (TicketRow.pseudonym.in_(names), TicketRow.state.in_(OPEN))
             with self._database.transaction() as session:
                 return next(iter(_find(session, *criteria)), None)
         return None
@@ -421,12 +423,13 @@ def _find(session: Session, *criteria: ColumnElement[bool], limit: int | None = 
     return [Ticket(*row) for row in session.execute(query)]
 
 
-def _among(session: Session, column: Any, values: Iterable[str]) -> dict[str, list[Ticket]]:
-    """Tickets whose column has one of the values, by value."""
-    found: dict[str, list[Ticket]] = {}
-    for part in _parts(sorted(set(values))):
-        for value, *seen in session.execute(select(column, *_SEEN).where(column.in_(part))):
-            found.setdefault(value, []).append(Ticket(*seen))
+def _among(session: Session, column: Any, codes: Mapping[str, tuple[str, ...]]) -> dict[str, list[Ticket]]:
+    """Tickets whose column has one of the codes of a person or key, by that person or key."""
+    found: dict[str, list[Ticket]] = {given: [] for given in codes}
+    owner = {code: given for given, every in codes.items() for code in every}
+    for part in _parts(sorted(owner)):
+        for code, *seen in session.execute(select(column, *_SEEN).where(column.in_(part))):
+            found[owner[code]].append(Ticket(*seen))
     return found
 
 

@@ -29,6 +29,8 @@ BATCH_TAG = "expunge.batch"
 _MODEL_TAG = "expunge.logged_model"  # MLflow does not return a version's model id again
 PURGED_TAG = "weights.purged_at"
 QUARANTINE_TAG = "quarantined.until"
+ROLLED_BACK_TAG = "rolled_back"
+_UNDONE = " (rolled back)"
 _EXPERIMENT = "expunge"
 _ABSENT = (
     "RESOURCE_DOES_NOT_EXIST",
@@ -325,6 +327,27 @@ class Registry:
             number: Of the version that is to serve.
         """
         self.client.set_registered_model_alias(self.name, ALIAS, str(number))
+
+    @_translated
+    def roll_back(self, number: int, target: int, at: str) -> None:
+        """Let an earlier version serve, and mark the one that served; repeating it does no harm.
+
+        Its batch registers another version later, so the batch is not found by this one any more.
+
+        Args:
+            number: Of the version that served.
+            target: Of the version that is to serve.
+            at: When, for the tag.
+        """
+        self.promote(target)
+        version = self.get(number)
+        if ROLLED_BACK_TAG in version.tags:
+            return
+        batch = f"{version.tags[BATCH_TAG].removesuffix(_UNDONE)}{_UNDONE}"
+        self.client.set_tag(version.run_id, BATCH_TAG, batch)
+        self.client.set_tag(version.run_id, ROLLED_BACK_TAG, at)
+        self.tag(number, BATCH_TAG, batch)
+        self.tag(number, ROLLED_BACK_TAG, at)  # last: it says that all is done
 
     @_translated
     def tag(self, number: int, name: str, value: str) -> None:

@@ -122,7 +122,7 @@ class Repository:
         Returns:
             Its digest and commit.
         """
-        md5 = self._md5((self.root / DATASET_FILE).read_text(encoding="utf-8"))
+        md5 = self.md5_of((self.root / DATASET_FILE).read_text(encoding="utf-8"))
         return DatasetVersion(md5, git.git(self.root, "log", "-1", "--format=%H", "--", DATASET_FILE))
 
     def is_tracked_clean(self) -> bool:
@@ -134,8 +134,21 @@ class Repository:
         with self._repo() as repo:
             return not repo.status(targets=[str(self.root / DATASET_FILE)])
 
+    def checkout(self) -> None:
+        """Bring the dataset on disk to the version that its pointer names, from the cache."""
+        with self._repo() as repo:
+            repo.checkout(targets=[str(self.root / DATASET_FILE)], force=True)
+
     @staticmethod
-    def _md5(text: str) -> str:
+    def md5_of(text: str) -> str:
+        """The version that a pointer names.
+
+        Args:
+            text: Of data/dataset.dvc.
+
+        Returns:
+            DVC's digest of the folder.
+        """
         return str(yaml.safe_load(text)["outs"][0]["md5"])
 
     def history(self) -> list[str]:
@@ -144,7 +157,7 @@ class Repository:
         Returns:
             Newest first, each once.
         """
-        found = [self._md5(text) for text in git.file_history(self.root, DATASET_FILE)]
+        found = [self.md5_of(text) for text in git.file_history(self.root, DATASET_FILE)]
         return list(dict.fromkeys(found))
 
     def manifest(self, md5: str) -> dict[str, str]:

@@ -19,9 +19,10 @@ from expunge.mechanisms.release import release
 from expunge.mechanisms.retrain import Retrain
 from expunge.models.predictor import accuracy, predict_logits
 from expunge.models.spec import ModelSpec
-from expunge.models.training import train
+from expunge.models.training import project, train
 from expunge.models.zoo import build
 from expunge.privacy.accountant import SequentialAccount
+from expunge.privacy.bounds import iterated_newton_error_bound
 from expunge.privacy.gaussian import gaussian_delta
 from expunge.settings import Params, Policy
 from tests.oracles import dense_convex_minimum, dense_jacobian, softmax_problem
@@ -402,3 +403,69 @@ def test_all_rows_of_a_subject_must_leave_together():
 
     between = mean(retained + later_row)  # what is released after the first of two requests
     assert abs(between - mean(retained)) / sigma > 1000 * claimed
+
+
+class TestParentOfOtherData:
+    """The parent was trained on another version of the dataset than the batch begins with."""
+
+    ASSUMED = Policy.model_validate(
+        {"admit": {"classes": ["exact", "unconditional", "convex", "conditional"]}}
+        | {"newton": {"hessian_lipschitz": 1e-6, "gradient_bound": 1e-6}}
+    )
+
+    def test_only_constants_that_were_assumed_of_other_data_are_refused(self):
+        for model in ("linearized-mlp", "mlp"):
+            same = make_plan(context_of(spec_of(model), self.ASSUMED))
+            other = make_plan(context_of(spec_of(model), self.ASSUMED, same_data=False))
+            assert set(same.order) - set(other.order) == ({"newton"} if model == "mlp" else set())
+        (newton,) = [a for a in other.assessments if a.mechanism == "newton"]
+        assert "another version of the dataset" in newton.refusal
+        assert newton.epsilon > 1  # the honest figure
+
+    def test_the_step_itself_refuses_too(self):
+        problem, _ = problem_of(spec_of("mlp"), policy=self.ASSUMED)
+        other = replace(problem, context=replace(problem.context, same_data=False))
+        with pytest.raises(CertificateRefusedError, match="another version of the dataset"):
+            Newton().unlearn(other)
+
+    def test_the_ball_needs_no_assumption(self):
+        wide = Policy.model_validate({"release": {"sigma": 1e4}})
+        problem, _ = problem_of(spec_of("mlp"), policy=wide)
+        other = replace(problem, context=replace(problem.context, same_data=False))
+        assert Newton().assess(other.context).admissible
+        assert Newton().unlearn(other).binding == "ball"
+
+    def test_a_convex_release_is_as_near_to_retraining_as_it_says(self):
+        """Weights that minimise nothing of the retain set: the parent saw other people, and far fewer."""
+        spec = spec_of()
+        others, their_labels = softmax_problem(7, n=10, width=WIDTH)
+        features, labels = softmax_problem(0, n=60, width=WIDTH)
+        parent = train(spec, 3 * others + 1, their_labels).weights
+        retrained = train(spec, features, labels).weights
+        problem = Problem(context_of(spec, same_data=False), features, labels, parent)
+        done = Convex().unlearn(problem)
+        assert (parent - retrained).norm() > 100 * done.error_bound
+        assert (done.weights - retrained).norm() <= done.error_bound
+
+    def test_the_newton_bound_holds_from_any_start_in_the_ball(self):
+        """N1 on quadratics, where M = 0 and G is known: the start is random, and minimises nothing."""
+        generator = torch.Generator().manual_seed(3)
+        size, damping, norm_bound = 6, 4.0, 2.0
+        for _ in range(200):
+            factor = torch.randn(size, size, generator=generator, dtype=torch.float64) / size
+            hessian = factor @ factor.T
+            linear = torch.randn(size, generator=generator, dtype=torch.float64)
+            start, retrained = (
+                project(3 * torch.randn(size, generator=generator, dtype=torch.float64), norm_bound)
+                for _ in range(2)
+            )
+            gradient = hessian @ start + linear
+            step = torch.linalg.solve(hessian + damping * torch.eye(size).double(), gradient)
+            bound, _ = iterated_newton_error_bound(
+                hessian_lipschitz=0.0,
+                norm_bound=norm_bound,
+                damping=damping,
+                gradient_bound=float((hessian @ retrained + linear).norm()),
+                steps=[(1e-12, damping)],
+            )
+            assert (project(start - step, norm_bound) - retrained).norm() <= bound

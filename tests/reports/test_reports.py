@@ -1,16 +1,19 @@
 """The page and its words: never more than the certificate says, and nothing from outside."""
 
 import copy
+import html
 import json
 import re
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from scipy.stats import norm
 
+from expunge.evidence.certificate import Status
 from expunge.privacy.gaussian import gaussian_m
 from expunge.reports.page import render_certificate
-from expunge.reports.plain_words import recognition, verdict
+from expunge.reports.plain_words import STATUS_WORDS, recognition, verdict
 from expunge.reports.plots import accumulated_error_plot
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -49,6 +52,16 @@ def test_page_says_what_it_does_not_prove(name):
         assert line in page
     for item in content["coverage"]:
         assert item["artefact"] in page
+
+
+def test_page_says_in_words_what_each_status_of_the_coverage_list_means():
+    content, ledger = golden("convex")
+    page = render_certificate(content, ledger)
+    stated = {item["status"] for item in content["coverage"]}
+    assert {"purged", "purge pending", "not covered"} <= stated
+    for status, words in STATUS_WORDS.items():
+        assert (html.escape(words) in page) == (status in stated), status
+    assert set(STATUS_WORDS) == set(get_args(Status))
 
 
 def test_a_vacuous_certificate_says_so_first():

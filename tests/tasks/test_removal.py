@@ -30,6 +30,8 @@ def planned(tmp_path, monkeypatch):
     batch_id = state.batches.open_batch([ticket.ticket_id]).batch_id
     dataset = state.workspace.dataset_dir
     files = sorted(dataset.iterdir())
+    looked_at = json.loads(state.placement.known.read_text())["files"]
+    assert set(looked_at) == {path.name for path in files}  # by `create`: the first request need not
     place = dataset / partition_name(
         state.placement.key, partition_index(state.placement.key, PERSON, len(files))
     )

@@ -1,0 +1,161 @@
+"""Rollback to the parent before purge: the model goes back, data does not, and both draws are charged."""
+
+import json
+
+import pytest
+
+from expunge.evidence.ledger import parse_entries
+from expunge.privacy.accountant import compose_m
+from expunge.privacy.gaussian import gaussian_epsilon
+from expunge.tickets.rollback import roll_back as record_rollback
+from tasks.adapters import access, git
+from tests.flows.test_pipeline import policy
+
+FIRST, SECOND = "person-00005-x", "person-00011-x"
+
+
+@pytest.fixture(scope="module")
+def waiting(clinic):
+    """A batch of two that serves as version 2, and is not purged because of a hold."""
+    policy(clinic, gates={"max_accuracy_drop": 0.5})
+    tickets = [clinic.ticket(FIRST), clinic.ticket(SECOND)]
+    (batch_id,) = {clinic.state().batches.open_batch(tickets).batch_id}
+    clinic.state().holds.begin(batch_id, "removal")
+    assert clinic("ticket", "hold", tickets[0], "--reason", "a claim") == 0
+    assert clinic("run") == 0
+    clinic.held, clinic.other = tickets
+    return clinic
+
+
+def data_of(clinic):
+    """Everything that may bring a row back: versions, manifests, the remote, the folder itself."""
+    repo, root = access.repository(clinic.state()), clinic.root
+    files = [*(root / ".expunge" / "dvc-remote").rglob("*"), *(root / "data").rglob("*")]
+    return (
+        repo.current().md5,
+        {md5: repo.manifest(md5) for md5 in repo.history()},
+        {str(path.relative_to(root)): path.read_bytes() for path in files if path.is_file()},
+    )
+
+
+def served(clinic):
+    return access.registry(clinic.state()).champion().version
+
+
+def weights(clinic) -> bytes:
+    return (clinic.root / "build" / "model" / "weights.safetensors").read_bytes()
+
+
+def test_policy_forbids_it_by_default(waiting, capsys):
+    before = waiting.batches()
+    assert waiting("rollback", "1", "--yes") == 1
+    assert "policy allows no rollback" in capsys.readouterr().err
+    assert (waiting.batches(), served(waiting)) == (before, 2)
+    policy(waiting, retention={"rollback": True})
+
+
+@pytest.mark.parametrize(
+    ("version", "code", "told"),
+    [("2", 2, "serves already"), ("7", 2, "no such model version"), ("0", 2, "no such model version")],
+)
+def test_what_is_no_earlier_version_is_refused(waiting, capsys, version, code, told):
+    assert waiting("rollback", version, "--yes") == code
+    assert told in capsys.readouterr().err
+    assert served(waiting) == 2
+
+
+def test_nobody_is_asked_with_json(waiting, capsys):
+    assert waiting("rollback", "1", "--json") == 2
+    assert "--yes" in capsys.readouterr().err
+    assert served(waiting) == 2
+
+
+def test_the_model_goes_back_and_the_data_does_not(waiting, capsys):
+    state, before, second = waiting.state(), data_of(waiting), weights(waiting)
+    capsys.readouterr()
+    assert waiting("rollback", "1", "--yes", "--json") == 0
+    printed = json.loads(capsys.readouterr().out)
+    (batch,) = waiting.batches()
+    assert printed == {
+        "version": 1,
+        "batch_id": batch.batch_id,
+        "stage": "removed",
+        "tickets": list(batch.tickets),
+    }
+    assert data_of(waiting) == before
+    assert (served(waiting), weights(waiting) != second) == (1, True)
+    assert git.git(waiting.root, "status", "--porcelain", "--untracked-files=no") == ""
+    assert [state.tickets.get(t).state for t in (waiting.held, waiting.other)] == ["on_hold", "removed"]
+    reason = "version 2 was rolled back to 1; to be unlearned again"
+    assert state.tickets.history(waiting.other)[-1]["reason"] == reason
+    undone = access.registry(state).get(2)
+    assert undone.tags["rolled_back"] == batch.data["rolled_back"][0]["at"]
+    (certificate,) = waiting.certificates()
+    assert waiting("certificate", "show", certificate["certificate_id"]) == 0
+    assert "ROLLED BACK" in capsys.readouterr().out
+    assert waiting("rollback", "1", "--yes") == 2  # it serves already
+
+
+def test_the_batch_is_unlearned_again_and_both_draws_are_charged(waiting):
+    before = data_of(waiting)
+    assert waiting("run") == 0  # the hold lasts: it stops before its purge again
+    assert data_of(waiting) == before
+    (batch,) = waiting.batches()
+    first, second = waiting.certificates()
+    assert (batch.stage, batch.draws, served(waiting)) == ("registered", 2, 3)
+    assert (second["model"]["version"], second["model"]["parent_version"]) == (3, 1)
+    assert second["dataset"] == first["dataset"]
+    assert second["sequential"]["draws"] == 2
+    m = [c["error_bound"]["value"] / c["sigma"] for c in (first, second)]
+    assert second["sequential"]["composed_m"] >= compose_m(m) * (1 - 1e-12)
+    assert second["epsilon"] >= gaussian_epsilon(second["gaussian_delta"], compose_m(m)) * (1 - 1e-6)
+    assert second["epsilon"] > first["epsilon"]
+    for c in (first, second):
+        assert waiting("certificate", "verify", c["certificate_id"]) == 0
+    assert waiting("ledger", "verify") == 0
+    path = waiting.root / ".expunge" / "evidence" / second["certificate_id"] / "ledger.json"
+    named = parse_entries(json.loads(path.read_text()))[-1].details["rolled_back"]
+    assert [(n["version"], n["certificate_id"]) for n in named] == [(2, first["certificate_id"])]
+    assert waiting.state().tickets.get(waiting.other).certificate_id == second["certificate_id"]
+
+
+def test_a_smaller_epsilon_would_understate_the_draw_that_was_rolled_back(waiting):
+    """Another rollback, killed as soon as it is recorded; then policy asks for less than was spent: retrained."""
+    state = waiting.state()
+    (batch,) = waiting.batches()
+    record_rollback(state.database, batch.batch_id, "killed here")
+    assert served(waiting) == 3
+    policy(waiting, release={"epsilon": 0.045})
+    assert waiting("run") == 0
+    (batch,) = waiting.batches()
+    third = waiting.certificates()[-1]
+    assert (third["guarantee"], third["model"]["version"], third["model"]["parent_version"]) == (
+        "exact",
+        4,
+        1,
+    )
+    assert batch.draws == 2  # none was wasted on what could not be stated
+    assert "composes with no release" in batch.data["refusals"][0]["reason"]
+    assert access.registry(state).get(3).tags["rolled_back"]
+    assert (
+        "rolled_back" in parse_entries([e.to_json() for e in state.ledger.entries(state.lineage)])[-1].details
+    )
+
+
+def test_an_exact_training_is_not_undone(waiting, capsys):
+    assert waiting("rollback", "1", "--yes") == 1
+    assert "an exact training cannot be undone" in capsys.readouterr().err
+    assert (served(waiting), waiting.batches()[-1].stage) == (4, "registered")
+
+
+def test_after_the_purge_there_is_no_way_back(waiting, capsys):
+    assert waiting("ticket", "release", waiting.held) == 0
+    assert waiting("run") == 0
+    registry = access.registry(waiting.state())
+    assert all("weights.purged_at" in registry.get(n).tags for n in (1, 2, 3))
+    assert len(list((waiting.root / ".expunge" / "mlflow").rglob("weights.safetensors"))) == 1
+    for version in ("1", "3"):
+        assert waiting("rollback", version, "--yes") == 1
+        assert f"the weights of version {version} were purged" in capsys.readouterr().err
+    assert served(waiting) == 4
+    assert waiting("purge", "verify", "--subject", FIRST) == 0
