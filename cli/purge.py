@@ -64,7 +64,7 @@ def verify(
     workspace: WorkspaceOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Search the whole workspace for everyone who was erased; exit code 1 if anything is found."""
+    """Search every store of the workspace for everyone who was erased; exit code 1 if anything is found."""
     from expunge.errors import ResidueError
     from tasks.residue import erased, scan_workspace
 
@@ -75,8 +75,14 @@ def verify(
     if json:
         emit(report.to_json())
     else:
-        rows = [(item["kind"], f"{item['files']:,}", f"{item['bytes']:,}") for item in report.searched]
-        table(f"Searched for {len(target.pseudonyms)} erased people", ("kind", "files", "bytes"), rows)
+        rows = [
+            (item["store"], item["kind"], f"{item['files']:,}", f"{item['bytes']:,}")
+            for item in report.searched
+        ]
+        files, size = (sum(item[name] for item in report.searched) for name in ("files", "bytes"))
+        rows.append(("all", "", f"{files:,}", f"{size:,}"))
+        title = f"Searched for {len(target.pseudonyms)} erased people"
+        table(title, ("store", "kind", "files", "bytes"), rows)
         for note in report.notes:
             out.print(f"note: {note}", markup=False)
         for hit in report.hits:

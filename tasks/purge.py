@@ -5,6 +5,7 @@ from typing import Any
 
 from expunge.errors import BatchWaitsError, ResidueError
 from expunge.residue.scan import ScanReport, Target, scan
+from expunge.residue.stores import database
 from expunge.state import State, open_state
 from expunge.tickets.batches import Batch, BatchStage
 from expunge.tickets.holds import PURGE
@@ -96,6 +97,8 @@ def _search(state: State, batch: Batch) -> ScanReport:
         fingerprints=frozenset(saved["rows"]),
         columns=tuple(saved["columns"]),
         key=bytes.fromhex(saved["key"]),
+        texts=tuple(saved.get("texts", ())),  # not there in a batch of an earlier release
+        embedded=saved.get("embedded", {}),
     )
     report = scan_workspace(state, target, with_tickets=False)
     if not report.clean:
@@ -130,10 +133,15 @@ def close(batch_id: str) -> None:
     batch = state.batches.get(batch_id)
     if batch.done(BatchStage.CLOSED):
         return
-    target, file = Target(subjects=frozenset(state.tickets.subject_ids(batch_id))), state.database.path
+    # By pseudonym too: whoever continues an interrupted closing knows the ids no more.
+    target = Target(
+        subjects=frozenset(state.tickets.subject_ids(batch_id)),
+        pseudonyms=frozenset(batch.pseudonyms),
+        pseudonymiser=state.pseudonymiser,
+    )
 
     def prove() -> None:
-        if file is not None and not scan([file.parent], target, only=file).clean:
+        if not scan([database(state.workspace.database_url, "tickets database")], target).clean:
             raise ResidueError(
                 "an id is still in the tickets database",
                 expected="none after the tickets were erased",

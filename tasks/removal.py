@@ -1,10 +1,22 @@
 """Removal: the people's rows leave the dataset; a new DVC version, a git commit naming batch and counts."""
 
+import json
 import os
+from contextlib import suppress
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from pandas.api.types import is_numeric_dtype
 
 from expunge.datasets.partitions import count_rows, remove_subjects, rows_of
+from expunge.datasets.preprocessing import Preprocessing, encode_features
+from expunge.errors import DatasetError
+from expunge.models.serving import MODEL_FILE
+from expunge.residue.embedded import embeddings
 from expunge.residue.fingerprints import row_fingerprints
-from expunge.state import open_state
+from expunge.stages import MODEL_FOLDER
+from expunge.state import State, open_state
 from expunge.tickets.batches import BatchStage
 from expunge.tickets.holds import REMOVAL
 from tasks.adapters import access
@@ -36,8 +48,6 @@ def remove(batch_id: str) -> int:
     if "before" not in batch.data:
         version = repo.current()
         frame, partitions = rows_of(workspace.dataset_dir, subjects, placement)
-        columns = [name for name in frame.columns if name not in ("subject_id", "split")]
-        key = os.urandom(32)
         batch = state.batches.record(
             batch_id,
             before={"md5": version.md5, "git_revision": version.git_revision},
@@ -45,8 +55,7 @@ def remove(batch_id: str) -> int:
             records=len(frame),
             train_records=int((frame["split"] == "train").sum()),
             partitions=list(partitions),
-            # forgotten when the batch closes
-            scan={"key": key.hex(), "columns": columns, "rows": row_fingerprints(frame, columns, key)},
+            scan=_recognisable(state, frame),  # forgotten when the batch closes
         )
     state.suppressed.add(subjects, batch_id)  # before they leave: from then on nothing may bring them back
     remove_subjects(workspace.dataset_dir, subjects, placement)
@@ -61,3 +70,28 @@ def remove(batch_id: str) -> int:
     )
     log(f"batch {batch_id}: {records} records removed")
     return int(records)
+
+
+def _recognisable(state: State, frame: pd.DataFrame) -> dict[str, Any]:
+    """How the residue scan recognises the rows without keeping them, as they are and as a model sees them."""
+    key = os.urandom(32)
+    columns = [name for name in frame.columns if name not in ("subject_id", "split")]
+    features = [rule.name for rule in state.contract.columns]
+    numeric = [rule.name for rule in state.contract.columns if rule.kind == "numeric"]
+    views: list[tuple[list[str], Any]] = [
+        (numeric, frame[numeric].to_numpy(dtype="float64", na_value=np.nan))
+    ]
+    model = state.workspace.build_dir / MODEL_FOLDER / MODEL_FILE
+    if model.is_file():
+        content = json.loads(model.read_text(encoding="utf-8"))
+        with suppress(DatasetError):  # of another contract: no such row was ever encoded
+            views.append(
+                (features, encode_features(frame, Preprocessing.from_json(content["preprocessing"])))
+            )
+    return {
+        "key": key.hex(),
+        "columns": columns,
+        "texts": [name for name in columns if not is_numeric_dtype(frame[name])],
+        "rows": row_fingerprints(frame, columns, key),
+        "embedded": embeddings(frame, views, key),
+    }

@@ -1,14 +1,18 @@
 """The residue scan of a workspace: nothing of an erased person may be left in any of its stores."""
 
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import replace
+from collections.abc import Iterable, Iterator
 
+import pandas as pd
+import pyarrow.parquet as pq
+
+from expunge.datasets.partitions import partition_files
 from expunge.errors import ResidueError
 from expunge.pseudonyms import epoch_of
 from expunge.residue.scan import ScanReport, Target, scan
 from expunge.state import State, open_state
-from tasks.adapters import access, dvc_objects, git
+from tasks.adapters import access, dvc_objects
+from tasks.adapters.stores import every_store
 from tasks.step import log, step
 
 
@@ -50,7 +54,7 @@ def erased(state: State, also: Iterable[str] = ()) -> Target:
 
 
 def scan_workspace(state: State, target: Target, *, with_tickets: bool = True) -> ScanReport:
-    """Search every file of a workspace, and every git object.
+    """Search every store of a workspace.
 
     Args:
         state: The workspace.
@@ -60,12 +64,9 @@ def scan_workspace(state: State, target: Target, *, with_tickets: bool = True) -
     Returns:
         The report.
     """
-    root = state.workspace.root
-    skip = [state.database.path] if state.database.path is not None and not with_tickets else []
     shared = state.purges.kept() if state.policy.purge.shared_remotes else []
     left = dvc_objects.left_to_others(access.repository(state), shared) if shared else []
-    report = scan([root], target, extra=git.objects(root), skip=[*skip, *left], relative_to=root)
-    notes = list(report.notes)
+    stores, notes = every_store(state, with_tickets=with_tickets, skip=left)
     if left:
         notes.append(
             f"not searched: {len(left)} objects that another dataset needs; remove the people there too"
@@ -76,4 +77,9 @@ def scan_workspace(state: State, target: Target, *, with_tickets: bool = True) -
         for epoch, people in sorted(lost.items())
         if epoch not in state.pseudonymiser.epochs
     ]
-    return replace(report, notes=tuple(notes))
+    return scan(stores, target, retained=lambda: _retained(state), notes=notes)
+
+
+def _retained(state: State) -> Iterator[pd.DataFrame]:
+    for path in partition_files(state.workspace.dataset_dir):
+        yield pq.read_table(path).to_pandas()

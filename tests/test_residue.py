@@ -7,20 +7,24 @@ import json
 import lzma
 import re
 import sqlite3
+import subprocess
+import sys
+import tarfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from expunge.errors import ResidueError
 from expunge.residue.fingerprints import row_fingerprints
 from expunge.residue.scan import Target, scan
 from expunge.residue.search import Scanner
+from expunge.residue.stores import folder, streams
 
 KEY = b"k" * 32
 PERSON, SHORT, NUMBER = "person-000313", "77", "482913"
@@ -55,7 +59,8 @@ RETAINED = rows().drop(index=313)
 
 
 def kinds(root: Path, extra: tuple[tuple[str, bytes], ...] = (), target: Target = TARGET) -> set[str]:
-    report = scan([root], target, extra=extra, relative_to=root)
+    objects = [(name, io.BytesIO(content)) for name, content in extra]
+    report = scan([folder(root, "files"), streams(objects, "git", "git object")], target)
     text = json.dumps(report.to_json())
     assert PERSON not in text
     assert NUMBER not in text
@@ -70,7 +75,35 @@ def zipped(content: bytes) -> bytes:
     return buffer.getvalue()
 
 
-PACKINGS: list[Callable[[bytes], bytes]] = [bytes, gzip.compress, bz2.compress, lzma.compress, zipped]
+def in_tar(content: bytes) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        entry = tarfile.TarInfo("inside")
+        entry.size = len(content)
+        archive.addfile(entry, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+def by_arrow(codec: str) -> Callable[[bytes], bytes]:
+    def pack(content: bytes) -> bytes:
+        buffer = pa.BufferOutputStream()
+        with pa.CompressedOutputStream(buffer, codec) as out:
+            out.write(content)
+        return buffer.getvalue().to_pybytes()
+
+    return pack
+
+
+PACKINGS: list[Callable[[bytes], bytes]] = [
+    bytes,
+    gzip.compress,
+    bz2.compress,
+    lzma.compress,
+    zipped,
+    in_tar,
+    by_arrow("zstd"),
+    by_arrow("lz4"),
+]
 
 
 @pytest.mark.parametrize("pack", [*PACKINGS, lambda b: gzip.compress(zipped(b))])
@@ -189,6 +222,132 @@ def test_a_csv_file_by_id_and_by_row(tmp_path: Path) -> None:
     assert kinds(tmp_path) == {"subject-id"}
 
 
+def as_csv(frame: pd.DataFrame, separator: str) -> bytes:
+    return frame.to_csv(index=False, sep=separator).encode()
+
+
+TEXT_TABLES: dict[str, Callable[[pd.DataFrame], bytes]] = {
+    "commas": lambda frame: as_csv(frame, ","),
+    "tabs": lambda frame: as_csv(frame, "\t"),
+    "semicolons": lambda frame: as_csv(frame, ";"),
+    "byte order mark, line ends": lambda frame: frame.to_csv(index=False, lineterminator="\r\n").encode(
+        "utf-8-sig"
+    ),
+    "JSON lines": lambda frame: frame.to_json(orient="records", lines=True, double_precision=15).encode(),
+}
+
+
+@pytest.mark.parametrize("pack", [bytes, lambda content: in_tar(gzip.compress(content))])
+@pytest.mark.parametrize("form", TEXT_TABLES)
+def test_rows_in_text_however_named_and_packed(
+    tmp_path: Path, form: str, pack: Callable[[bytes], bytes]
+) -> None:
+    """Classes that are digits stay text; a number is read to its last bit."""
+    frame = rows().drop(columns="subject_id").assign(label="3")
+    if form == "JSON lines":
+        frame["value"] = frame["value"].round(9)
+    codes = frozenset(row_fingerprints(frame.iloc[[313]], COLUMNS, KEY))
+    target = Target(fingerprints=codes, columns=COLUMNS, key=KEY, texts=("label",))
+    (tmp_path / "0ab1").write_bytes(pack(TEXT_TABLES[form](frame.drop(index=313))))
+    assert kinds(tmp_path, target=target) == set()
+    (tmp_path / "0ab1").write_bytes(pack(TEXT_TABLES[form](frame[frame.columns[::-1]])))
+    assert kinds(tmp_path, target=target) == {"row"}
+
+
+def test_a_damaged_line_hides_no_other_row(tmp_path: Path) -> None:
+    content = TEXT_TABLES["commas"](rows().drop(columns="subject_id"))
+    (tmp_path / "0ab1").write_bytes(content.replace(b"\n7,", b"\n7,,,,,,,", 1))
+    assert kinds(tmp_path) == {"row"}
+    content = TEXT_TABLES["JSON lines"](rows().drop(columns="subject_id").round(9))
+    target = Target(
+        fingerprints=frozenset(row_fingerprints(ROW.round(9), COLUMNS, KEY)), columns=COLUMNS, key=KEY
+    )
+    (tmp_path / "0ab1").write_bytes(content.replace(b'{"record_id":7,', b"{{{", 1))
+    assert kinds(tmp_path, target=target) == {"row"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["bytes", "gzip", "tar", "zip", "csv", "git object", "parquet"])
+def test_memory_stays_bounded(tmp_path: Path, kind: str) -> None:
+    """A file of 300 MB in a process that may not take 150 MB more than it has at the start; the end is searched."""
+    done = subprocess.run(
+        [sys.executable, "-c", MEMORY, kind, str(tmp_path)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    grown, size, found = done.stdout.split()
+    assert int(size) > 300 << 20
+    assert found == "True"
+    assert int(grown) < 150 << 20
+
+
+MEMORY = """
+import gzip, io, os, resource, sys, tarfile, tempfile, zipfile
+from pathlib import Path
+import numpy as np, pandas as pd, pyarrow as pa, pyarrow.parquet as pq
+from expunge.residue.embedded import embeddings
+from expunge.residue.scan import Target, scan
+from expunge.residue.stores import folder, streams
+
+kind, root = sys.argv[1], Path(sys.argv[2])
+person, block = "person-000313", np.random.default_rng(0).bytes(1 << 20)
+path, numbers = root / "file", np.random.default_rng(1).normal(size=(2000, 40))
+frame = pd.DataFrame(numbers, columns=[f"x{i}" for i in range(40)])
+
+def write(out):
+    for _ in range(301):
+        out.write(block)
+    out.write(f" {person} ".encode())
+
+if kind in ("bytes", "git object"):
+    with path.open("wb") as out:
+        write(out)
+elif kind == "gzip":
+    with gzip.open(path, "wb", 1) as out:
+        write(out)
+elif kind == "zip":
+    with zipfile.ZipFile(path, "w") as archive, archive.open("x", "w", force_zip64=True) as out:
+        write(out)
+elif kind == "tar":
+    with tempfile.TemporaryFile(dir=root) as out:
+        write(out)
+        entry = tarfile.TarInfo("x")
+        entry.size = out.tell()
+        out.seek(0)
+        with tarfile.open(path, "w") as archive:
+            archive.addfile(entry, out)
+elif kind == "csv":
+    with path.open("w") as out:
+        out.write("subject_id,text\\n")
+        for n in range(650_000):
+            out.write(f"s{n},{'x' * 500}\\n")
+        out.write(f"{person},x\\n")
+else:
+    table = pa.table({f"x{i}": np.random.default_rng(i).normal(size=1_000_000) for i in range(40)})
+    table = table.append_column("subject_id", pa.array(["s"] * 999_999 + [person]))
+    pq.write_table(table, path, compression="none", row_group_size=1_000_000)
+    del table
+    pa.default_memory_pool().release_unused()
+pid = os.fork()  # its peak starts from what it has
+if pid == 0:
+    def resident():
+        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+    key = b"k" * 32
+    target = Target(frozenset({person}), key=key, embedded=embeddings(frame, [(list(frame.columns), numbers)], key))
+    Path("/proc/self/clear_refs").write_text("5")
+    before = resident()
+    store = streams([("git blob 1", path.open("rb"))], "git", "git object")
+    report = scan([store if kind == "git object" else folder(root, "files")], target)
+    status = Path("/proc/self/status").read_text()
+    peak = int(status.split("VmHWM:")[1].split()[0]) * 1024
+    size = max(item["bytes"] for item in report.searched)
+    print(peak - before, size, any(hit["kind"] == "subject-id" for hit in report.hits))
+    sys.stdout.flush()
+    os._exit(0)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+"""
+
+
 def test_git_objects_are_decoded_like_files(tmp_path: Path) -> None:
     content = parquet(rows().drop(columns="subject_id"))
     assert kinds(tmp_path, (("git blob 1", content),)) == {"row"}
@@ -208,20 +367,20 @@ def test_what_cannot_be_read_is_not_clean(tmp_path: Path, pack: Callable[[bytes]
 
 
 def test_a_missing_folder_is_not_a_clean_one(tmp_path: Path) -> None:
-    with pytest.raises(ResidueError, match="not there"):
-        scan([tmp_path / "typo"], TARGET)
+    assert kinds(tmp_path / "typo") == {"unreadable"}
 
 
 def test_the_report_counts_what_was_searched_and_says_what_it_could_not(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(parquet(RETAINED))
     (tmp_path / "b").write_text("nothing")
-    report = scan([tmp_path], TARGET, extra=[("git blob 1", b"nothing")])
-    assert [(item["kind"], item["files"]) for item in report.searched] == [
-        ("bytes", 1),
-        ("git object", 1),
-        ("parquet", 1),
+    objects = streams([("git blob 1", io.BytesIO(b"nothing"))], "git", "git object")
+    report = scan([folder(tmp_path, "here"), objects], TARGET)
+    assert [(item["store"], item["kind"], item["files"]) for item in report.searched] == [
+        ("git", "git object", 1),
+        ("here", "bytes", 1),
+        ("here", "parquet", 1),
     ]
-    assert report.searched[0]["bytes"] == 7
+    assert report.searched[1]["bytes"] == 7
     assert any("1 id(s) shorter" in note for note in report.notes)
 
 
@@ -292,6 +451,6 @@ def test_the_search_finds_what_one_expression_of_all_ids_finds(ids: set[str], da
 def test_every_copy_of_a_table_is_named(tmp_path: Path) -> None:
     for name in ("cache", "dataset", "remote"):
         (tmp_path / name).write_bytes(parquet(rows()))
-    report = scan([tmp_path], TARGET, relative_to=tmp_path)
+    report = scan([folder(tmp_path, "files")], TARGET)
     expected = {(name, kind) for name in ("cache", "dataset", "remote") for kind in ("subject-id", "row")}
     assert {(hit["where"], hit["kind"]) for hit in report.hits} == expected

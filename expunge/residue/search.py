@@ -2,11 +2,9 @@
 
 import hashlib
 import re
-import sqlite3
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import IO, Any
 
 import pandas as pd
@@ -14,15 +12,19 @@ import pyarrow.parquet as pq
 from ahocorasick_rs import BytesAhoCorasick
 
 from expunge.pseudonyms import Pseudonymiser
+from expunge.residue.embedded import Embedded
 from expunge.residue.fingerprints import row_fingerprints
 
 SHORTEST_TOKEN = 6  # shorter ids occur by chance in any text: they are searched in structured places only
 BLOCK = 1 << 22
+_CELLS = 1 << 20  # of a table in memory at a time
 _GLUED = 8  # ids this long are found in database pages even where other cells' text touches them
 # "_" is no part of a word: report_<id>.csv must be found. Nor is the letter of an escaped line end or tab.
 _BEFORE = re.compile(rb"(?:^|[^0-9A-Za-z]|\\[nrt])\Z", re.DOTALL)
 _AFTER = re.compile(rb"[^0-9A-Za-z]|\Z", re.DOTALL)
 _FRACTION, _DECIMALS = re.compile(rb"[0-9]\."), re.compile(rb"\.[0-9]")
+_MOST_TOKENS = 1 << 20  # remembered: more would not stay in bounds
+SUBJECT_COLUMNS = ("subject_id", "subject")
 _TOKEN = re.compile(rb"[0-9A-Za-z_.@+-]{6,64}")
 _SEPARATOR = re.compile(rb"[.@+-]")
 _SUBJECT_KEY = re.compile(rb'"subject(?:_id)?\\*"\s*:(?=(\s*\\*"?))')
@@ -39,6 +41,8 @@ class Target:
         key: The key they were made with.
         pseudonyms: Of erased people whose ids are no longer known.
         pseudonymiser: Makes pseudonyms of whatever is found, to compare.
+        texts: Those of the columns that are text, also where a file without types makes them look like numbers.
+        embedded: How the rows are recognised as numbers in any file, while they are known.
     """
 
     subjects: frozenset[str] = frozenset()
@@ -47,6 +51,8 @@ class Target:
     key: bytes = b""
     pseudonyms: frozenset[str] = frozenset()
     pseudonymiser: Pseudonymiser | None = None
+    texts: tuple[str, ...] = ()
+    embedded: Mapping[str, Any] = field(default_factory=dict)
 
     def is_subject(self, value: str) -> bool:
         """Whether a value is the id of an erased person.
@@ -73,8 +79,11 @@ class Scanner:
     def __init__(self, target: Target) -> None:
         self.target = target
         self.hits: list[dict[str, Any]] = []
-        self.files: Counter[str] = Counter()
-        self.bytes: Counter[str] = Counter()
+        self.store = ""
+        self.files: Counter[tuple[str, str]] = Counter()
+        self.bytes: Counter[tuple[str, str]] = Counter()
+        self.numbers = Embedded(target.embedded, target.key)
+        self.owners: list[tuple[str, set[str]]] = []
         self._seen: set[bytes] = set()
         self._tables: dict[bytes, list[str]] = {}
         self._ids = {subject.encode() for subject in target.subjects}
@@ -82,7 +91,7 @@ class Scanner:
         self._needles = sorted(one for one in self._ids if len(one) >= SHORTEST_TOKEN)
         # One pass over a text finds any of thousands of ids; a regular expression would try each at every place.
         self._automaton = BytesAhoCorasick(self._needles)
-        self._overlap = max([256, *(2 * length for length in self._lengths)])
+        self._overlap = max([256, self.numbers.overlap, *(2 * length for length in self._lengths)])
 
     def found(self, where: str, kind: str) -> None:
         """Record a hit."""
@@ -94,13 +103,24 @@ class Scanner:
         return self._holds(content, 0, len(content)) or self._any_token(content)
 
     def count(self, kind: str, size: int) -> None:
-        """Count something searched."""
-        self.files[kind] += 1
-        self.bytes[kind] += size
+        """Count something searched, in the store that is searched now."""
+        self.files[self.store, kind] += 1
+        self.bytes[self.store, kind] += size
 
-    def raw(self, where: str, blocks: Iterable[bytes], pages: bool = False) -> int:
-        """Search a stream of bytes; an id that straddles two blocks is found too."""
+    def raw(self, where: str, blocks: Iterable[bytes], *, pages: bool = False, packed: bool = False) -> int:
+        """Search a stream of bytes; an id or a row that straddles two blocks is found too.
+
+        Args:
+            where: Its name in hits.
+            blocks: The bytes.
+            pages: Whether they are a database's pages, where cells touch each other.
+            packed: Whether they are compressed: numbers cannot be recognised in them.
+
+        Returns:
+            Number of bytes.
+        """
         tail, size, hit, stream = b"", 0, False, iter(blocks)
+        owners: set[str] = set()
         block = next(stream, None)
         while block is not None:
             following = next(stream, None)
@@ -109,9 +129,12 @@ class Scanner:
             # A word cut off at an edge of the text looks complete: the neighbouring text shows it whole.
             first, last = (4 if tail else 0), (len(text) - 4 if following is not None else len(text))
             hit = hit or self._holds(text, first, last, pages) or self._any_token(text)
+            owners |= set() if packed else self.numbers.find(text)
             tail, block = text[-self._overlap :], following
         if hit:
             self.found(where, "subject-id")
+        if owners:
+            self.owners.append((where, owners))
         return size
 
     def _holds(self, text: bytes, first: int, last: int, pages: bool = False) -> bool:
@@ -143,6 +166,8 @@ class Scanner:
         }
         if any(self.target.is_subject(part.decode()) for part in parts):
             return True
+        if len(self._seen) > _MOST_TOKENS:
+            self._seen.clear()
         self._seen |= tokens
         return False
 
@@ -160,42 +185,30 @@ class Scanner:
 
     def _rows(self, where: str, stream: IO[bytes]) -> None:
         """Search rows, some at a time."""
-        file = pq.ParquetFile(stream)
+        # Without these it would read a whole row group ahead, in a block for each column.
+        file = pq.ParquetFile(stream, buffer_size=1 << 16, pre_buffer=False)
         names = set(file.schema_arrow.names)
-        rows = max(256, (1 << 22) // max(1, len(names)))
+        rows = max(256, _CELLS // max(1, len(names)))
         for batch in file.iter_batches(batch_size=rows):
             self.frame(where, batch.to_pandas(), names)
 
     def frame(self, where: str, frame: pd.DataFrame, names: set[str]) -> None:
         """Search the subject column, and every row's fingerprint."""
-        for column in sorted(names & {"subject_id", "subject"}):
+        for column in sorted(names.intersection(SUBJECT_COLUMNS)):
             if any(self.target.is_subject(value) for value in frame[column].astype(str).unique()):
                 self.found(where, "subject-id")
-        if self.target.fingerprints and set(self.target.columns) <= names:
+        if self.comparable(names):
             codes = row_fingerprints(frame, self.target.columns, self.target.key)
             if not self.target.fingerprints.isdisjoint(codes):
                 self.found(where, "row")
 
-    def sqlite(self, where: str, path: Path) -> None:
-        """Search every cell of every table."""
-        connection = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)
-        connection.text_factory = bytes
-        try:
-            schema = connection.execute(
-                "SELECT name FROM sqlite_master WHERE type = 'table' AND rootpage > 0"
-            )
-            for (name,) in schema.fetchall():
-                table = name.decode(errors="replace")
-                cursor = connection.execute('SELECT * FROM "{}"'.format(table.replace('"', '""')))
-                columns = [item[0] for item in cursor.description]
-                subject = [index for index, name in enumerate(columns) if name in ("subject_id", "subject")]
-                self.cells(f"{where} table {table}", cursor, subject)
-        finally:
-            connection.close()
+    def comparable(self, names: Iterable[str]) -> bool:
+        """Whether rows of a table with these columns can be compared with the removed ones."""
+        return bool(self.target.fingerprints) and set(self.target.columns) <= set(names)
 
-    def cells(self, where: str, rows: Iterable[tuple[Any, ...]], subject: list[int]) -> None:
+    def cells(self, where: str, rows: Iterable[tuple[Any, ...]], names: list[str]) -> None:
         """Search the cells of a table: as text, and whole where the column names subjects."""
-        named = False
+        named, subject = False, [index for index, name in enumerate(names) if name in SUBJECT_COLUMNS]
 
         def texts() -> Iterator[bytes]:
             nonlocal named

@@ -3,6 +3,7 @@
 import io
 import os
 import subprocess
+import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO
@@ -13,6 +14,7 @@ _IDENTITY = ("user.name=Expunge", "user.email=expunge@localhost", "commit.gpgsig
 _COMMAND = ("git", *(part for setting in _IDENTITY for part in ("-c", setting)))
 # Inside a hook GIT_DIR, GIT_INDEX_FILE and the like point at another repository: only these may pass.
 _HARMLESS = ("GIT_CONFIG_GLOBAL", "GIT_CONFIG_SYSTEM", "GIT_CONFIG_NOSYSTEM", "GIT_SSH", "GIT_SSH_COMMAND")
+_IN_MEMORY = 1 << 22  # bytes of one object
 
 
 def clean_environment() -> dict[str, str]:
@@ -133,17 +135,17 @@ def file_history(root: Path, path: str) -> list[str]:
     stream = io.BytesIO(
         _run(root, "cat-file", "--batch", given="".join(f"{blob}\n" for blob in wanted).encode())
     )
-    return [content.decode(errors="replace") for _, content in _batch(stream)]
+    return [content.read().decode(errors="replace") for _, content in _batch(stream)]
 
 
-def objects(root: Path) -> Iterator[tuple[str, bytes]]:
-    """Every object of the repository, unreachable ones too, unpacked; one in memory at a time.
+def objects(root: Path) -> Iterator[tuple[str, IO[bytes]]]:
+    """Every object of the repository, unreachable ones too, unpacked, one at a time.
 
     Args:
         root: The workspace's top folder.
 
     Yields:
-        ``("git <type> <id>", bytes)``.
+        ``("git <type> <id>", stream)``; a stream is closed when the next one is asked for.
 
     Raises:
         WorkspaceError: If git stops early: a search through part of the objects proves nothing.
@@ -162,15 +164,22 @@ def objects(root: Path) -> Iterator[tuple[str, bytes]]:
         raise _incomplete(f"exit code {process.returncode}")
 
 
-def _batch(stream: IO[bytes]) -> Iterator[tuple[str, bytes]]:
-    """Objects as `git cat-file --batch` prints them."""
+def _batch(stream: IO[bytes]) -> Iterator[tuple[str, IO[bytes]]]:
+    """Objects as `git cat-file --batch` prints them; large ones lie in a file without a name."""
     while header := stream.readline():
         parts = header.decode(errors="replace").split()
         if len(parts) != 3:  # "<id> missing": a partial clone or a damaged repository
             raise _incomplete(" ".join(parts))
-        content = stream.read(int(parts[2]))
-        stream.read(1)
-        yield f"git {parts[1]} {parts[0]}", content
+        with tempfile.SpooledTemporaryFile(_IN_MEMORY) as content:
+            left = int(parts[2])
+            while left and (block := stream.read(min(left, _IN_MEMORY))):
+                content.write(block)
+                left -= len(block)
+            if left:
+                raise _incomplete("the end of its answer within an object")
+            stream.read(1)
+            content.seek(0)
+            yield f"git {parts[1]} {parts[0]}", content
 
 
 def _incomplete(got: str) -> WorkspaceError:

@@ -11,13 +11,14 @@ import logging
 import os
 import shutil
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from expunge.errors import ExpungeError, InputError, ResidueError, ServiceUnavailableError, StorageFullError
+from expunge.scratch import scratch
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -423,6 +424,66 @@ class Registry:
         return next(path.parent for path in folder.rglob("model.json"))
 
     @_translated
+    def locations(self) -> list[str]:
+        """Where artifacts lie: of every experiment, run and logged model, deleted ones too.
+
+        Returns:
+            Addresses, each once; none below another's of the same store.
+        """
+        from mlflow.entities import ViewType
+
+        found: set[str] = set()
+        for experiment in _pages(self.client.search_experiments, view_type=ViewType.ALL):
+            found.add(experiment.artifact_location)
+            ids = [experiment.experiment_id]
+            for run in _pages(self.client.search_runs, experiment_ids=ids, run_view_type=ViewType.ALL):
+                found.add(run.info.artifact_uri)
+            for model in _pages(self.client.search_logged_models, experiment_ids=ids):
+                found.add(model.artifact_location)
+        outer: list[str] = []
+        for location in sorted(one.rstrip("/") for one in found if one):
+            if not any(location.startswith(f"{one}/") for one in outer):
+                outer.append(location)
+        return outer
+
+    def artifacts(self, locations: Iterable[str], scratch_dir: Path) -> Iterator[tuple[str, IO[bytes]]]:
+        """Every artifact at some addresses, streamed through MLflow, one at a time.
+
+        Args:
+            locations: From :meth:`locations`.
+            scratch_dir: The workspace's folder of scratch folders.
+
+        Yields:
+            A name and a stream of a file that has no name any more; it is closed when the next one is asked for.
+        """
+        for number, location in enumerate(locations):
+            store = self._artifact_store(location)
+            for index, path in enumerate(self._artifact_paths(store, None)):
+                with scratch(scratch_dir) as folder:
+                    stream = self._downloaded(store, path, folder).open("rb")
+                with stream:
+                    yield f"MLflow location {number} artifact {index}", stream
+
+    @_translated
+    def _artifact_store(self, location: str) -> Any:
+        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+        _ = self.client  # sets the addresses that the store looks up
+        return get_artifact_repository(location)
+
+    @_translated
+    def _artifact_paths(self, store: Any, folder: str | None) -> list[str]:
+        paths: list[str] = []
+        for item in store.list_artifacts(folder):
+            paths += self._artifact_paths(store, item.path) if item.is_dir else [item.path]
+        return paths
+
+    @_translated
+    def _downloaded(self, store: Any, path: str, folder: Path) -> Path:
+        os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
+        return Path(store.download_artifacts(path, str(folder)))
+
+    @_translated
     def weights_size(self, number: int) -> int | None:
         """How many bytes the weights of a version take.
 
@@ -488,6 +549,17 @@ class Registry:
                 remedy="run `expunge run` again",
             )
         self.client.delete_logged_model(model_id)  # after the bytes: an interrupted purge finds it again
+
+
+def _pages(search: Callable[..., Any], **arguments: Any) -> Iterator[Any]:
+    """Everything that a search of MLflow's finds: it answers in pages."""
+    token = None
+    while True:
+        page = search(**arguments, page_token=token)
+        yield from page
+        token = page.token
+        if not token:
+            return
 
 
 def _version(found: Any) -> Version:

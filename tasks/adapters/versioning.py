@@ -286,6 +286,19 @@ class Repository:
                         listed.setdefault(entry["md5"], f"the dataset {md5} of another repository")
         return found
 
+    def remotes(self) -> dict[str, Path | None]:
+        """Every remote that is configured, the default one or not.
+
+        Returns:
+            Folders by name; None for one that is something else.
+        """
+        found: dict[str, Path | None] = {}
+        with self._repo() as repo:
+            for name in sorted(repo.config["remote"]):
+                remote = repo.cloud.get_remote(name)
+                found[name] = Path(remote.path) if remote.fs.protocol == "local" else None
+        return found
+
     def reproduce(self) -> None:
         """Run the stages of dvc.yaml that are out of date; their output streams to standard error.
 

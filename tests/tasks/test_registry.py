@@ -131,6 +131,25 @@ def test_a_version_from_registration_to_purge(registry, tmp_path):
         registry.download(purged, tmp_path / "down")
 
 
+def test_every_artifact_is_streamed_also_those_of_deleted_runs(registry, tmp_path):
+    registry.register(spec_of(tmp_path)[0])
+    for experiment in ("x", "y"):
+        for name in ("a", "b"):
+            run = registry.client.create_run(
+                registry.client.create_experiment(f"{tmp_path.name}-{experiment}-{name}")
+            )
+            registry.client.log_text(run.info.run_id, f"about {experiment}{name}", f"deep/in/{name}.txt")
+        registry.client.delete_run(run.info.run_id)
+    registry.client.delete_experiment(run.info.experiment_id)
+    found = []
+    for where, stream in registry.artifacts(registry.locations(), tmp_path / "scratch"):
+        assert not list((tmp_path / "scratch").rglob("*")), where  # no name: nothing is left after a kill
+        found.append(stream.read())
+    assert {b"about xa", b"about xb", b"about ya", b"about yb"} <= set(found)
+    weights = next(registry.files.rglob("weights.safetensors")).read_bytes()
+    assert found.count(weights) == 1
+
+
 def test_two_workspaces_in_one_process_do_not_mix(tmp_path, monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     one = Registry(f"sqlite:///{tmp_path}/1/db", tmp_path / "1" / "a", "expunge-x")

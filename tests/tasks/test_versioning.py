@@ -238,11 +238,13 @@ def test_git_objects_come_unpacked_even_when_nothing_refers_to_them(
 ) -> None:
     (root / "secret").write_text("person-000003 was here")
     lost = git.git(root, "hash-object", "-w", "secret")
-    found = dict(git.objects(root))
+    found = {name: content.read() for name, content in git.objects(root)}
     assert found[f"git blob {lost}"] == b"person-000003 was here"
     git.git(root, "gc", "--quiet")
     assert any(
-        content.startswith(b"tree ") for name, content in git.objects(root) if name.startswith("git commit")
+        content.read().startswith(b"tree ")
+        for name, content in git.objects(root)
+        if name.startswith("git commit")
     )
 
 

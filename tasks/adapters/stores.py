@@ -1,0 +1,106 @@
+"""Every store of a workspace that may hold a person, in one place: what is not listed here is not searched."""
+
+import os
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from sqlalchemy import make_url
+from sqlalchemy.exc import ArgumentError
+
+from expunge.residue.stores import Store, database, folder, streams, unreadable
+from expunge.state import State
+from tasks.adapters import access, git
+
+
+def every_store(
+    state: State, *, with_tickets: bool = True, skip: Collection[Path] = ()
+) -> tuple[list[Store], list[str]]:
+    """All places that may hold a person: files, git objects, DVC remotes, MLflow's artifacts, databases.
+
+    Args:
+        state: The workspace.
+        with_tickets: Whether the tickets database is one of them; open tickets hold their ids there.
+        skip: Files to leave out.
+
+    Returns:
+        The stores, none of them part of another, and notes on what is out of reach.
+    """
+    root = state.workspace.root
+    own = state.database.path
+    left_out = {*skip, own} if own is not None and not with_tickets else {*skip}
+    stores = [
+        folder(root, "workspace", skip=left_out),
+        streams(git.objects(root), "git objects", "git object"),
+    ]
+    for name, path in access.repository(state).remotes().items():
+        if path is None:
+            stores.append(unreadable(f"DVC remote {name}"))
+        elif not _inside(path, root):
+            stores.append(folder(path, f"DVC remote {name}", prefix=f"DVC remote {name}", skip=left_out))
+    registry = access.registry(state)
+    local, distant = [], []
+    for location in registry.locations():
+        parts = urlsplit(location)
+        if parts.scheme in ("", "file"):
+            local.append(Path(unquote(parts.path)))
+        else:
+            distant.append(location)
+    outside = list(_outermost([path for path in local if not _inside(path, root)]))
+    there = [path for path in outside if path.is_dir()]
+    stores += [
+        folder(path, f"MLflow artifacts {number}", prefix=f"MLflow artifacts {number}")
+        for number, path in enumerate(there)
+    ]
+    if distant:
+        scratch = state.workspace.scratch_dir
+        stores.append(streams(registry.artifacts(distant, scratch), "MLflow artifacts", "MLflow artifact"))
+    known = _databases(state, with_tickets)
+    stores += [database(url, name) for name, url in known.items() if not _is_file_in(url, root)]
+    return stores, _unseen(state, known, absent=len(outside) - len(there))
+
+
+def _unseen(state: State, known: Collection[str], absent: int) -> list[str]:
+    """What lies behind servers, at addresses that this process does not know or reach."""
+    notes, behind_server = [], state.workspace.tracking_uri.startswith("http")
+    if behind_server and "MLflow database" not in known:
+        notes.append("MLflow's database was not searched: name it in MLFLOW_BACKEND_STORE_URI")
+    if behind_server and absent:
+        notes.append(f"{absent} folder(s) of MLflow's artifacts are not on this machine, or hold nothing yet")
+    embedded = any(state.workspace.prefect_home.glob("*.db"))
+    if os.environ.get("PREFECT_API_URL") and not embedded and "Prefect database" not in known:
+        notes.append("Prefect's database was not searched: name it in PREFECT_API_DATABASE_CONNECTION_URL")
+    return notes
+
+
+def _databases(state: State, with_tickets: bool) -> dict[str, str]:
+    """Databases that are named, by their names in the report."""
+    named = {
+        "tickets database": state.workspace.database_url if with_tickets else "",
+        "MLflow database": os.environ.get("MLFLOW_BACKEND_STORE_URI") or state.workspace.tracking_uri,
+        "Prefect database": os.environ.get("PREFECT_API_DATABASE_CONNECTION_URL", ""),
+    }
+    return {name: url for name, url in named.items() if url and not url.startswith(("http", "databricks"))}
+
+
+def _is_file_in(url: str, root: Path) -> bool:
+    """Whether a database is a file that is searched with its folder."""
+    try:
+        parsed = make_url(url)
+    except ArgumentError:
+        return False
+    is_file = parsed.get_backend_name() == "sqlite" and bool(parsed.database)
+    return is_file and _inside(Path(str(parsed.database)), root)
+
+
+def _inside(path: Path, root: Path) -> bool:
+    return path.resolve().is_relative_to(root.resolve())
+
+
+def _outermost(paths: list[Path]) -> Iterator[Path]:
+    """Those that lie in no other of them."""
+    last = None
+    for path in sorted({path.resolve() for path in paths}):
+        if last is None or not path.is_relative_to(last):
+            last = path
+            yield path
