@@ -5,20 +5,18 @@ server's own database. What works everywhere: keep run and version, delete the *
 artifact store, make sure that none is listed any more, then delete the logged model.
 """
 
-import errno
-import functools
 import logging
 import os
 import shutil
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
-from expunge.errors import ExpungeError, InputError, ResidueError, ServiceUnavailableError, StorageFullError
-from expunge.scratch import scratch
+from expunge.errors import InputError, ServiceUnavailableError
+from tasks.adapters.mlflow_artifacts import artifact_bytes, destroy_artifacts, translated
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -91,31 +89,6 @@ class Version:
     tags: Mapping[str, str]
 
 
-def _translated(method: Callable[..., Any]) -> Callable[..., Any]:
-    """MLflow's own exceptions quote addresses and stack traces: its user gets one line."""
-
-    @functools.wraps(method)
-    def called(*arguments: Any, **named: Any) -> Any:
-        try:
-            return method(*arguments, **named)
-        except Exception as error:
-            if not type(error).__module__.startswith("mlflow"):
-                raise
-            reason = " ".join(str(error).split())
-            full = os.strerror(errno.ENOSPC) in reason or "disk is full" in reason
-            # What MLflow refuses it refuses again: no outage, and nothing to be tried once more.
-            status = error.get_http_status_code() if hasattr(error, "get_http_status_code") else 500
-            kind = StorageFullError if full else ServiceUnavailableError if status >= 500 else ExpungeError
-            raise kind(
-                "the disk is full" if full else "MLflow did not do what it was asked",
-                expected=f"it to {method.__name__.replace('_', ' ')}",
-                got=reason[:200],
-                remedy=f"{'make room' if full else 'look at MLflow'}, then run `expunge run`: it continues the batch",
-            ) from error
-
-    return called
-
-
 class Registry:
     """One registered model in an MLflow tracking store or server.
 
@@ -174,7 +147,7 @@ class Registry:
             self._client = client
         return self._client
 
-    @_translated
+    @translated
     def register(self, spec: VersionSpec) -> Version:
         """Register a model with its evidence; registering the same batch again finds the first version.
 
@@ -237,7 +210,7 @@ class Registry:
             self.client.set_tag(run.info.run_id, BATCH_TAG, f"{batch} (abandoned)")
             self.client.set_terminated(run.info.run_id, "KILLED")
 
-    @_translated
+    @translated
     def attach(self, version: Version, artifacts: Mapping[str, Path]) -> None:
         """Add evidence to a version's run.
 
@@ -248,7 +221,7 @@ class Registry:
         for name, path in artifacts.items():
             _log_as(self.client, version.run_id, path, name)
 
-    @_translated
+    @translated
     def find(self, batch: str) -> Version | None:
         """The version that a batch registered.
 
@@ -260,7 +233,7 @@ class Registry:
         """
         return next((found for found in self.versions() if found.tags.get(BATCH_TAG) == batch), None)
 
-    @_translated
+    @translated
     def versions(self) -> list[Version]:
         """Every version.
 
@@ -270,7 +243,7 @@ class Registry:
         found = self.client.search_model_versions(f"name = '{self.name}'")
         return sorted((_version(version) for version in found), key=lambda version: version.version)
 
-    @_translated
+    @translated
     def next_version(self) -> int:
         """Number that the next registration will get; the caller holds the lineage's lease.
 
@@ -279,7 +252,7 @@ class Registry:
         """
         return 1 + max((found.version for found in self.versions()), default=0)
 
-    @_translated
+    @translated
     def get(self, number: int) -> Version:
         """A version by number.
 
@@ -302,7 +275,7 @@ class Registry:
             raise InputError("no such model version", got=f"{self.name} {number}") from error
         return _version(version)
 
-    @_translated
+    @translated
     def champion(self) -> Version | None:
         """The version that serves.
 
@@ -319,7 +292,7 @@ class Registry:
             return None
         return _version(version)
 
-    @_translated
+    @translated
     def promote(self, number: int) -> None:
         """Move the alias: the one pointer flip.
 
@@ -328,7 +301,7 @@ class Registry:
         """
         self.client.set_registered_model_alias(self.name, ALIAS, str(number))
 
-    @_translated
+    @translated
     def roll_back(self, number: int, target: int, at: str) -> None:
         """Let an earlier version serve, and mark the one that served; repeating it does no harm.
 
@@ -349,7 +322,7 @@ class Registry:
         self.tag(number, BATCH_TAG, batch)
         self.tag(number, ROLLED_BACK_TAG, at)  # last: it says that all is done
 
-    @_translated
+    @translated
     def tag(self, number: int, name: str, value: str) -> None:
         """Tag a version.
 
@@ -360,7 +333,7 @@ class Registry:
         """
         self.client.set_model_version_tag(self.name, str(number), name, value)
 
-    @_translated
+    @translated
     def mark(self, version: Version, name: str, value: str) -> None:
         """Tag a version and its run.
 
@@ -372,7 +345,7 @@ class Registry:
         self.client.set_tag(version.run_id, name, value)
         self.tag(version.version, name, value)  # the version last: what is looked for
 
-    @_translated
+    @translated
     def metrics(self, version: Version) -> dict[str, float]:
         """Metrics of a version's run.
 
@@ -384,7 +357,7 @@ class Registry:
         """
         return dict(self.client.get_run(version.run_id).data.metrics)
 
-    @_translated
+    @translated
     def download(self, version: Version, destination: Path) -> Path:
         """Fetch a version's saved model.
 
@@ -423,67 +396,7 @@ class Registry:
         folder = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=str(destination)))
         return next(path.parent for path in folder.rglob("model.json"))
 
-    @_translated
-    def locations(self) -> list[str]:
-        """Where artifacts lie: of every experiment, run and logged model, deleted ones too.
-
-        Returns:
-            Addresses, each once; none below another's of the same store.
-        """
-        from mlflow.entities import ViewType
-
-        found: set[str] = set()
-        for experiment in _pages(self.client.search_experiments, view_type=ViewType.ALL):
-            found.add(experiment.artifact_location)
-            ids = [experiment.experiment_id]
-            for run in _pages(self.client.search_runs, experiment_ids=ids, run_view_type=ViewType.ALL):
-                found.add(run.info.artifact_uri)
-            for model in _pages(self.client.search_logged_models, experiment_ids=ids):
-                found.add(model.artifact_location)
-        outer: list[str] = []
-        for location in sorted(one.rstrip("/") for one in found if one):
-            if not any(location.startswith(f"{one}/") for one in outer):
-                outer.append(location)
-        return outer
-
-    def artifacts(self, locations: Iterable[str], scratch_dir: Path) -> Iterator[tuple[str, IO[bytes]]]:
-        """Every artifact at some addresses, streamed through MLflow, one at a time.
-
-        Args:
-            locations: From :meth:`locations`.
-            scratch_dir: The workspace's folder of scratch folders.
-
-        Yields:
-            A name and a stream of a file that has no name any more; it is closed when the next one is asked for.
-        """
-        for number, location in enumerate(locations):
-            store = self._artifact_store(location)
-            for index, path in enumerate(self._artifact_paths(store, None)):
-                with scratch(scratch_dir) as folder:
-                    stream = self._downloaded(store, path, folder).open("rb")
-                with stream:
-                    yield f"MLflow location {number} artifact {index}", stream
-
-    @_translated
-    def _artifact_store(self, location: str) -> Any:
-        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
-
-        _ = self.client  # sets the addresses that the store looks up
-        return get_artifact_repository(location)
-
-    @_translated
-    def _artifact_paths(self, store: Any, folder: str | None) -> list[str]:
-        paths: list[str] = []
-        for item in store.list_artifacts(folder):
-            paths += self._artifact_paths(store, item.path) if item.is_dir else [item.path]
-        return paths
-
-    @_translated
-    def _downloaded(self, store: Any, path: str, folder: Path) -> Path:
-        os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
-        return Path(store.download_artifacts(path, str(folder)))
-
-    @_translated
+    @translated
     def weights_size(self, number: int) -> int | None:
         """How many bytes the weights of a version take.
 
@@ -494,7 +407,6 @@ class Registry:
             Bytes; None where a purge was interrupted that had destroyed them.
         """
         import mlflow
-        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
         try:
             location = self.client.get_logged_model(self.get(number).logged_model_id).artifact_location
@@ -502,14 +414,9 @@ class Registry:
             if error.error_code not in _ABSENT:
                 raise
             return None
-        store, total, folders = get_artifact_repository(location), 0, [""]
-        while folders:
-            for found in store.list_artifacts(folders.pop() or None):
-                total += found.file_size or 0
-                folders += [found.path] if found.is_dir else []
-        return total
+        return artifact_bytes(location)
 
-    @_translated
+    @translated
     def purge_weights(self, number: int) -> None:
         """Destroy a version's weights; run and version stay as evidence; repeating it does no harm.
 
@@ -526,40 +433,14 @@ class Registry:
 
         try:
             location = self.client.get_logged_model(version.logged_model_id).artifact_location
-            self._destroy(version.logged_model_id, location)
+            destroy_artifacts(location)
+            # after the bytes: an interrupted purge finds it again
+            self.client.delete_logged_model(version.logged_model_id)
         except mlflow.MlflowException as error:
             if error.error_code not in _ABSENT:
                 raise
             # destroyed by a purge that was interrupted before it could tag
         self.tag(number, PURGED_TAG, datetime.now(UTC).isoformat(timespec="seconds"))
-
-    def _destroy(self, model_id: str, location: str) -> None:
-        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
-
-        store = get_artifact_repository(location)
-        if store.list_artifacts():
-            store.delete_artifacts()
-        left = store.list_artifacts()
-        folder = Path(location.removeprefix("file://"))
-        if left or (location.startswith(("file://", "/")) and folder.exists() and any(folder.rglob("*"))):
-            raise ResidueError(
-                "weights of a superseded version are still there",
-                expected="no file after the artifacts were deleted",
-                got=f"{len(left)} artifacts",
-                remedy="run `expunge run` again",
-            )
-        self.client.delete_logged_model(model_id)  # after the bytes: an interrupted purge finds it again
-
-
-def _pages(search: Callable[..., Any], **arguments: Any) -> Iterator[Any]:
-    """Everything that a search of MLflow's finds: it answers in pages."""
-    token = None
-    while True:
-        page = search(**arguments, page_token=token)
-        yield from page
-        token = page.token
-        if not token:
-            return
 
 
 def _version(found: Any) -> Version:

@@ -11,6 +11,7 @@ from sqlalchemy.exc import ArgumentError
 from expunge.residue.stores import Store, database, folder, streams, unreadable
 from expunge.state import State
 from tasks.adapters import access, git
+from tasks.adapters.mlflow_artifacts import artifact_locations, stream_artifacts
 
 
 def every_store(
@@ -38,9 +39,8 @@ def every_store(
             stores.append(unreadable(f"DVC remote {name}"))
         elif not _inside(path, root):
             stores.append(folder(path, f"DVC remote {name}", prefix=f"DVC remote {name}", skip=left_out))
-    registry = access.registry(state)
     local, distant = [], []
-    for location in registry.locations():
+    for location in artifact_locations(access.registry(state).client):
         parts = urlsplit(location)
         if parts.scheme in ("", "file"):
             local.append(Path(unquote(parts.path)))
@@ -54,7 +54,7 @@ def every_store(
     ]
     if distant:
         scratch = state.workspace.scratch_dir
-        stores.append(streams(registry.artifacts(distant, scratch), "MLflow artifacts", "MLflow artifact"))
+        stores.append(streams(stream_artifacts(distant, scratch), "MLflow artifacts", "MLflow artifact"))
     known = _databases(state, with_tickets)
     stores += [database(url, name) for name, url in known.items() if not _is_file_in(url, root)]
     return stores, _unseen(state, known, absent=len(outside) - len(there))

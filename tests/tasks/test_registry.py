@@ -18,6 +18,7 @@ from expunge.models.serving import SavedModel, model_digest, save_model
 from expunge.models.spec import ModelSpec
 from expunge.models.zoo import build
 from expunge.settings import Params
+from tasks.adapters.mlflow_artifacts import artifact_locations, stream_artifacts
 from tasks.adapters.registry import Registry, VersionSpec
 
 
@@ -142,7 +143,7 @@ def test_every_artifact_is_streamed_also_those_of_deleted_runs(registry, tmp_pat
         registry.client.delete_run(run.info.run_id)
     registry.client.delete_experiment(run.info.experiment_id)
     found = []
-    for where, stream in registry.artifacts(registry.locations(), tmp_path / "scratch"):
+    for where, stream in stream_artifacts(artifact_locations(registry.client), tmp_path / "scratch"):
         assert not list((tmp_path / "scratch").rglob("*")), where  # no name: nothing is left after a kill
         found.append(stream.read())
     assert {b"about xa", b"about xb", b"about ya", b"about yb"} <= set(found)

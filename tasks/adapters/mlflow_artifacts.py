@@ -1,0 +1,164 @@
+"""MLflow's artifact stores: what lies in them, streamed, measured and destroyed; and its errors in one line."""
+
+import errno
+import functools
+import os
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from expunge.errors import ExpungeError, ResidueError, ServiceUnavailableError, StorageFullError
+from expunge.scratch import scratch
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+
+def translated(method: Callable[..., Any]) -> Callable[..., Any]:
+    """MLflow's own exceptions quote addresses and stack traces: its user gets one line.
+
+    Args:
+        method: Calls MLflow; its name says what was asked for.
+
+    Returns:
+        The same, with MLflow's exceptions translated.
+    """
+
+    @functools.wraps(method)
+    def called(*arguments: Any, **named: Any) -> Any:
+        try:
+            return method(*arguments, **named)
+        except Exception as error:
+            if not type(error).__module__.startswith("mlflow"):
+                raise
+            reason = " ".join(str(error).split())
+            full = os.strerror(errno.ENOSPC) in reason or "disk is full" in reason
+            # What MLflow refuses it refuses again: no outage, and nothing to be tried once more.
+            status = error.get_http_status_code() if hasattr(error, "get_http_status_code") else 500
+            kind = StorageFullError if full else ServiceUnavailableError if status >= 500 else ExpungeError
+            raise kind(
+                "the disk is full" if full else "MLflow did not do what it was asked",
+                expected=f"it to {method.__name__.replace('_', ' ')}",
+                got=reason[:200],
+                remedy=f"{'make room' if full else 'look at MLflow'}, then run `expunge run`: it continues the batch",
+            ) from error
+
+    return called
+
+
+@translated
+def artifact_locations(client: "MlflowClient") -> list[str]:
+    """Where artifacts lie: of every experiment, run and logged model, deleted ones too.
+
+    Args:
+        client: Of the tracking store.
+
+    Returns:
+        Addresses, each once; none below another's of the same store.
+    """
+    from mlflow.entities import ViewType
+
+    found: set[str] = set()
+    for experiment in _pages(client.search_experiments, view_type=ViewType.ALL):
+        found.add(experiment.artifact_location)
+        ids = [experiment.experiment_id]
+        for run in _pages(client.search_runs, experiment_ids=ids, run_view_type=ViewType.ALL):
+            found.add(run.info.artifact_uri)
+        for model in _pages(client.search_logged_models, experiment_ids=ids):
+            found.add(model.artifact_location)
+    outer: list[str] = []
+    for location in sorted(one.rstrip("/") for one in found if one):
+        if not any(location.startswith(f"{one}/") for one in outer):
+            outer.append(location)
+    return outer
+
+
+def stream_artifacts(locations: Iterable[str], scratch_dir: Path) -> Iterator[tuple[str, IO[bytes]]]:
+    """Every artifact at some addresses, streamed through MLflow, one at a time.
+
+    Args:
+        locations: From :func:`artifact_locations`, whose client has set the addresses that a store looks up.
+        scratch_dir: The workspace's folder of scratch folders.
+
+    Yields:
+        A name and a stream of a file that has no name any more; it is closed when the next one is asked for.
+    """
+    for number, location in enumerate(locations):
+        store = _store(location)
+        for index, (path, _) in enumerate(_files(store)):
+            with scratch(scratch_dir) as folder:
+                stream = _downloaded(store, path, folder).open("rb")
+            with stream:
+                yield f"MLflow location {number} artifact {index}", stream
+
+
+def artifact_bytes(location: str) -> int:
+    """How many bytes lie at an address.
+
+    Args:
+        location: Of a run or a logged model.
+
+    Returns:
+        Bytes.
+    """
+    return sum(size for _, size in _files(_store(location)))
+
+
+def destroy_artifacts(location: str) -> None:
+    """Destroy what lies at an address, and make sure that it is gone.
+
+    Args:
+        location: Of a logged model.
+
+    Raises:
+        ResidueError: If files are still there.
+    """
+    store = _store(location)
+    if store.list_artifacts():
+        store.delete_artifacts()
+    left = store.list_artifacts()
+    folder = Path(location.removeprefix("file://"))
+    if left or (location.startswith(("file://", "/")) and folder.exists() and any(folder.rglob("*"))):
+        raise ResidueError(
+            "weights of a superseded version are still there",
+            expected="no file after the artifacts were deleted",
+            got=f"{len(left)} artifacts",
+            remedy="run `expunge run` again",
+        )
+
+
+@translated
+def _store(location: str) -> Any:
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+    return get_artifact_repository(location)
+
+
+@translated
+def _files(store: Any) -> list[tuple[str, int]]:
+    """Paths and sizes of all files of a store."""
+    found, folders = list[tuple[str, int]](), [""]
+    while folders:
+        for item in store.list_artifacts(folders.pop() or None):
+            if item.is_dir:
+                folders.append(item.path)
+            else:
+                found.append((item.path, item.file_size or 0))
+    return found
+
+
+@translated
+def _downloaded(store: Any, path: str, folder: Path) -> Path:
+    os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
+    return Path(store.download_artifacts(path, str(folder)))
+
+
+def _pages(search: Callable[..., Any], **arguments: Any) -> Iterator[Any]:
+    """Everything that a search of MLflow's finds: it answers in pages."""
+    token = None
+    while True:
+        page = search(**arguments, page_token=token)
+        yield from page
+        token = page.token
+        if not token:
+            return
