@@ -99,8 +99,11 @@ def verify_certificate(
     else:
         findings += _check_against_ledger(certificate, ledger)
         checked.append("ledger chain, and this certificate's entry in it")
-        if not any(e.kind == "purge" and e.batch == certificate.batch for e in ledger):
+        purge = next((e for e in ledger if e.kind == "purge" and e.batch == certificate.batch), None)
+        if purge is None:
             missing.append("purge entry: superseded bytes are not yet proved gone")
+        elif kept := purge.details.get("kept"):
+            missing.append(f"purge: {len(kept)} objects were kept, because another dataset needs them")
     if annex is None:
         missing.append("sealed annex: its digest was not checked")
     elif annex_digest(annex) != certificate.sealed_annex.digest:

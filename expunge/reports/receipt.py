@@ -1,5 +1,6 @@
 """The receipt of a closed ticket: what became of the person, when backups forget, and what is not covered."""
 
+import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
@@ -8,6 +9,9 @@ from expunge.reports.page import environment
 from expunge.reports.plain_words import CLASS_WORDS, verdict
 
 _DESTROYED = ("purge pending", "purged")  # at issue of the certificate; the purge entry proves the rest
+_DATA = "rows in earlier dataset versions"  # of which a purge may have had to leave some to somebody else
+
+_DECLARED = re.compile(r"\(a-[0-9a-f]{12}\)\Z")  # an artefact's id: its fate is what the operator said
 
 
 def make_receipt(
@@ -31,7 +35,8 @@ def make_receipt(
     """
     removed_at = next((event["at"] for event in reversed(history) if event["to"] == "removed"), None)
     purged_at, details = datetime.fromisoformat(purge["issued_at"]), purge["details"]
-    coverage = certificate["coverage"]
+    coverage, kept = certificate["coverage"], details.get("kept", [])
+    in_part = [item for item in coverage if kept and item["artefact"].startswith(_DATA)]
     return {
         **{
             name: ticket[name]
@@ -50,12 +55,19 @@ def make_receipt(
         "purged": {
             "at": purge["issued_at"],
             "ledger_entry": purge["sequence"],
-            "what": [item["artefact"] for item in coverage if item["status"] in _DESTROYED],
+            "what": [
+                item["artefact"]
+                for item in coverage
+                if item["status"] in _DESTROYED
+                and item not in in_part
+                and not _DECLARED.search(item["artefact"])
+            ],
         },
         "scan": {
             "clean": details["scan"]["clean"],
             "hits": len(details["scan"]["hits"]),
             "searched": details["scan"]["searched"],
+            "notes": details["scan"]["notes"],
         },
         "backups": [
             {
@@ -65,13 +77,29 @@ def make_receipt(
             }
             for backup in backups
         ],
+        "declared": [
+            item
+            for item in coverage
+            if item["status"] != "not covered" and _DECLARED.search(item["artefact"])
+        ],
         "not_covered": [
             *(
                 {"artefact": item["artefact"], "reason": item["reason"]}
                 for item in coverage
                 if item["status"] == "not covered"
             ),
-            *({"artefact": item["what"], "reason": item["why"]} for item in details.get("kept", [])),
+            *(
+                {"artefact": item["artefact"], "reason": "destroyed but for what is named below"}
+                for item in in_part
+            ),
+            *({"artefact": item["what"], "reason": item["why"]} for item in kept),
+            *(
+                {
+                    "artefact": label,
+                    "reason": "declared after the certificate was issued; nothing was said of it",
+                }
+                for label in details.get("declared_late", [])
+            ),
         ],
     }
 

@@ -26,9 +26,10 @@ TICKET = {
 SCAN = {"clean": True, "hits": [], "searched": [{"kind": "git", "files": 3, "bytes": 99}], "notes": []}
 
 
-def made(backups=(), **details):
+def made(backups=(), declared=(), **details):
     certificate = json.loads((GOLDEN / "certificate-v1-convex" / "certificate.json").read_text())
-    purge = {"issued_at": "2026-01-31T23:59:00+00:00", "sequence": 7, "details": {"scan": SCAN, **details}}
+    certificate["coverage"] += declared
+    purge = {"issued_at": "2026-01-31T23:59:00+00:00", "sequence": 7, "details": {"scan": SCAN} | details}
     return certificate, make_receipt(TICKET, HISTORY, certificate, purge, backups)
 
 
@@ -46,7 +47,7 @@ def test_it_says_what_the_evidence_says():
     assert [item["artefact"] for item in receipt["not_covered"]] == [
         n for n, s in status.items() if s == "not covered"
     ]
-    assert receipt["scan"] == {"clean": True, "hits": 0, "searched": SCAN["searched"]}
+    assert receipt["scan"] == {"clean": True, "hits": 0, "searched": SCAN["searched"], "notes": []}
 
 
 def test_a_backup_has_forgotten_so_many_days_after_the_purge():
@@ -63,8 +64,30 @@ def test_a_backup_has_forgotten_so_many_days_after_the_purge():
 
 
 def test_what_a_purge_had_to_keep_is_not_covered():
-    _, receipt = made(kept=[{"what": "data object 12", "where": "remote", "why": "another dataset needs it"}])
+    data = "rows in earlier dataset versions (cache, remote)"
+    assert data in made()[1]["purged"]["what"]
+    note = "not searched: 1 objects that another dataset needs"
+    _, receipt = made(
+        kept=[{"what": "data object 12", "where": "remote", "why": "another dataset needs it"}],
+        scan={**SCAN, "notes": [note]},
+    )
     assert {"artefact": "data object 12", "reason": "another dataset needs it"} in receipt["not_covered"]
+    assert data not in receipt["purged"]["what"]
+    assert data in [item["artefact"] for item in receipt["not_covered"]]
+    assert note in render_receipt(receipt)
+
+
+def test_what_an_operator_says_stands_apart_from_what_the_purge_proves():
+    row = {"artefact": "export crm (a-0123456789ab)", "status": "purged", "reason": "deleted by hand"}
+    _, receipt = made(declared=[row])
+    assert row["artefact"] not in receipt["purged"]["what"]
+    assert receipt["declared"] == [row]
+    assert "deleted by hand" in render_receipt(receipt)
+
+
+def test_what_was_declared_too_late_for_the_certificate_is_not_covered():
+    _, receipt = made(declared_late=["derived model churn-2"])
+    assert "derived model churn-2" in [item["artefact"] for item in receipt["not_covered"]]
 
 
 @pytest.mark.parametrize("name", ["nightly", "<script>alert(1)</script>"])
