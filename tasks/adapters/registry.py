@@ -206,7 +206,8 @@ class Registry:
             for model in self.client.search_logged_models(
                 [experiment.experiment_id], filter_string=f"source_run_id = '{run.info.run_id}'"
             ):
-                self._destroy(model.model_id, model.artifact_location)
+                destroy_artifacts(model.artifact_location)
+                self.client.delete_logged_model(model.model_id)
             self.client.set_tag(run.info.run_id, BATCH_TAG, f"{batch} (abandoned)")
             self.client.set_terminated(run.info.run_id, "KILLED")
 
