@@ -117,6 +117,20 @@ def settle(state: State, batch_id: str) -> None:
         )
 
 
+def saw(state: State, batch: Batch) -> list[Artefact]:
+    """What may have seen a batch's people.
+
+    Args:
+        state: The workspace.
+        batch: Whose people are removed.
+
+    Returns:
+        Artefacts, parents before children.
+    """
+    before = state.coverage.up_to(batch.data.get("map_mark", 0))  # not there in a batch of an earlier release
+    return seen(state.coverage.every(), batch.data["after"]["md5"], before)
+
+
 def rows_for(state: State, batch: Batch) -> list[dict[str, str]]:
     """The coverage list of a batch's certificate.
 
@@ -129,7 +143,7 @@ def rows_for(state: State, batch: Batch) -> list[dict[str, str]]:
     """
     said = state.coverage.resolutions(batch.batch_id)
     return coverage_rows(
-        seen(state.coverage.every(), batch.data["after"]["md5"]),
+        saw(state, batch),
         said,
         exact=batch.data["release"]["guarantee"] == "exact",
         from_data=len(batch.data["from_data"]),
@@ -174,11 +188,11 @@ def mark_purged(state: State, batch: Batch) -> list[str]:
     """
     gone = {version.version for version in access.registry(state).versions() if PURGED_TAG in version.tags}
     with_weights = (Kind.MODEL, Kind.STATISTICS, Kind.VOCABULARY)
-    saw = seen(state.coverage.every(), batch.data["after"]["md5"])
-    data = [item.artefact_id for item in saw if item.kind is Kind.DATASET]
+    found = saw(state, batch)
+    data = [item.artefact_id for item in found if item.kind is Kind.DATASET]
     destroyed = [
         item.artefact_id
-        for item in saw
+        for item in found
         if item.status != "purged"
         and (
             (item.kind in with_weights and item.version in gone)

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from datetime import UTC, datetime
 
-from sqlalchemy import JSON, ForeignKey, String, Text, delete, select, update
+from sqlalchemy import JSON, ForeignKey, String, Text, delete, func, select, update
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from expunge.database import Base, Database, UtcTime
@@ -90,6 +90,27 @@ class CoverageStore:
         with self._database.transaction() as session:
             rows = session.scalars(select(ArtefactRow).order_by(ArtefactRow.number))
             return [_artefact(row) for row in rows]
+
+    def last(self) -> int:
+        """Number of the newest artefact.
+
+        Returns:
+            The highest number on the map; 0 if it is empty.
+        """
+        with self._database.transaction() as session:
+            return session.scalar(select(func.max(ArtefactRow.number))) or 0
+
+    def up_to(self, number: int) -> set[str]:
+        """What was on the map at an earlier time.
+
+        Args:
+            number: What :meth:`last` was then.
+
+        Returns:
+            Ids.
+        """
+        with self._database.transaction() as session:
+            return set(session.scalars(select(ArtefactRow.artefact_id).where(ArtefactRow.number <= number)))
 
     def get(self, artefact_id: str) -> Artefact:
         """One artefact.

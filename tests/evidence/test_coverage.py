@@ -48,6 +48,21 @@ def test_an_unknown_dataset_version_counts_as_one_that_held_them():
     assert stray in seen([*MAP, stray], "3.dir")
 
 
+def test_a_version_that_comes_back_hides_nothing_that_was_made_in_between(database):  # noqa: F811
+    store = CoverageStore(database)
+    assert store.last() == 0
+    export = derived("export", TWO)
+    store.register(ONE, FIRST, TWO, export)
+    mark = store.last()
+    later = model(2, "1.dir", ONE.artefact_id)
+    stray, clean = derived("of the export", export), artefact(Kind.EXPORT, "clean", dataset_md5="1.dir")
+    store.register(later, stray, clean)  # the person came with 2.dir, and left to 1.dir
+    assert seen(store.every(), "1.dir") == []
+    found = names(seen(store.every(), "1.dir", store.up_to(mark)))
+    assert found == ["1.dir", "version 1", "2.dir", "export", "version 2", "of the export"]
+    assert store.up_to(0) == set()
+
+
 def rows(saw, said=None, **facts):
     made = coverage_rows(saw, said or {}, **{"exact": False, "from_data": 0, **facts})
     assert {row["status"] for row in made} <= set(get_args(Status))

@@ -9,10 +9,16 @@ import yaml
 from expunge.datasets.partitions import read_dataset
 from expunge.errors import ResidueError
 from expunge.evidence.coverage import Kind
+from expunge.state import open_state
 from tasks.adapters import access, git
 from tasks.adapters.registry import PURGED_TAG
 from tasks.adapters.versioning import Repository
-from tasks.coverage import METRICS_TAG, mark_purged
+from tasks.coverage import METRICS_TAG, mark_purged, saw
+from tasks.declarations import declare
+from tasks.ingest import import_dump
+from tasks.removal import remove
+from tests.conftest import make_clinic
+from tests.workspaces import PEOPLE, make
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "certificate-v1-convex"
 FIRST, SECOND = "person-00005-x", "person-00011-x"
@@ -290,3 +296,19 @@ def test_the_map_of_a_workspace_from_before_is_found_again(clinic, capsys):
     gone = {item for item in before if item not in found}
     assert len(gone) == 3  # curvature of the first three versions: destroyed, and nothing tells of it
     assert uncovered(clinic, capsys) == []
+
+
+def test_a_dataset_version_that_comes_back_hides_nothing(tmp_path, monkeypatch):
+    """A person comes and leaves again: the bytes are those of before, and an export was made in between."""
+    root = make(tmp_path)
+    monkeypatch.setenv("EXPUNGE_WORKSPACE", str(root))
+    state, person = open_state(root), f"person-{PEOPLE:05d}-x"
+    repo = access.repository(state)
+    first = repo.current().md5
+    import_dump(state, str(make_clinic(tmp_path / "grown", people=PEOPLE + 1)))
+    between = repo.current().md5
+    export = declare(state, Kind.EXPORT, "dump", "", from_dataset=between)
+    batch_id = state.batches.open_batch([state.tickets.submit(person).ticket.ticket_id]).batch_id
+    remove.fn(batch_id)
+    assert repo.current().md5 == first != between
+    assert export.artefact_id in [item.artefact_id for item in saw(state, state.batches.get(batch_id))]
