@@ -10,6 +10,7 @@ from expunge.evidence.certificate import Certificate, parse_certificate
 from expunge.evidence.coverage import Artefact, Kind, artefact, artefact_id, coverage_rows, seen
 from expunge.state import State
 from expunge.tickets.batches import Batch
+from expunge.tickets.lifecycle import OPEN
 from tasks.adapters import access
 from tasks.adapters.registry import PURGED_TAG, Version
 
@@ -106,10 +107,14 @@ def settle(state: State, batch_id: str) -> None:
     Raises:
         CoverageError: If nothing was said of one, and policy refuses that.
     """
-    missing = state.coverage.claim(batch_id)
+    asked = [
+        ticket.received_at for ticket in state.tickets.select(states=OPEN) if ticket.batch_id == batch_id
+    ]
+    missing = state.coverage.claim(batch_id, len(asked), max(asked, default=None))
     if missing and state.policy.coverage.unresolved == "refuse":
         raise CoverageError(
             "declared artefacts saw these people, and nobody has said what becomes of them",
+            expected="for each, something said since the last of them asked, a certificate of at least as many people",
             got="; ".join(item.label for item in missing[:5])
             + (f" and {len(missing) - 5} more" if len(missing) > 5 else ""),
             remedy="for each, `expunge coverage resolve ID` with --certificate FILE (a batch of its own in its own "

@@ -45,6 +45,7 @@ class Kind(StrEnum):
 # Made by Expunge itself, which registers and purges them; all others are declared by people.
 OWN = tuple(Kind)[: tuple(Kind).index(Kind.CHECKPOINT)]
 DECLARABLE = tuple(kind for kind in Kind if kind not in OWN)
+CERTIFIABLE = (Kind.CHECKPOINT, Kind.DERIVED)  # models: a certificate speaks of a model's weights
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,8 @@ class Resolution:
         artefact_id: Of the artefact.
         status: As the certificate will state it.
         reason: Of the statement.
-        certificate_id: Another workspace's certificate that it rests on.
+        certificate_id: Another workspace's certificate that it rests on, and
+        people: how many people that one is about.
         standing: Whether it serves every batch to come.
         batch_id: The batch that took it; None while it waits for the next.
     """
@@ -117,6 +119,7 @@ class Resolution:
     status: ResolvedStatus
     reason: str
     certificate_id: str | None = None
+    people: int | None = None
     standing: bool = False
     batch_id: str | None = None
 

@@ -42,7 +42,8 @@ class ResolutionRow(Base):
     artefact_id: Mapped[str] = mapped_column(ForeignKey("artefacts.artefact_id"), index=True)
     status: Mapped[str] = mapped_column(String(20))
     reason: Mapped[str] = mapped_column(Text)
-    certificate_id: Mapped[str | None] = mapped_column(String(60))
+    certificate_id: Mapped[str | None] = mapped_column(String(60), index=True)
+    people: Mapped[int | None]
     standing: Mapped[bool]
     batch_id: Mapped[str | None] = mapped_column(String(40), index=True)
     made_at: Mapped[datetime] = mapped_column(UtcTime)
@@ -153,23 +154,13 @@ class CoverageStore:
 
         Raises:
             InputError: If Expunge looks after the artefact itself, or it is purged already.
-            CoverageError: If the certificate served an earlier batch.
+            CoverageError: If the certificate serves another artefact, or served an earlier batch.
         """
         with self._database.transaction() as session:
             row = _row(session, said.artefact_id)
             _require_open(row)
-            rows = session.scalars(
-                select(ResolutionRow).where(ResolutionRow.artefact_id == said.artefact_id)
-            ).all()
-            if said.certificate_id and any(
-                other.batch_id and other.certificate_id == said.certificate_id for other in rows
-            ):
-                raise CoverageError(
-                    "this certificate speaks of an earlier batch's people",
-                    expected="the certificate of a batch of its own",
-                    got=said.certificate_id,
-                    remedy="unlearn the next people in that workspace too",
-                )
+            if said.certificate_id is not None:
+                _require_unused(session, said)
             session.execute(
                 delete(ResolutionRow).where(
                     ResolutionRow.artefact_id == said.artefact_id, ResolutionRow.batch_id.is_(None)
@@ -192,11 +183,16 @@ class CoverageStore:
             _require_open(row)
             row.status, row.reason = "purged", reason
 
-    def claim(self, batch_id: str) -> list[Artefact]:
+    def claim(self, batch_id: str, people: int, asked: datetime | None) -> list[Artefact]:
         """Give a batch what was said of declared artefacts and still waits; claiming again does no harm.
+
+        What was said before these people asked is not about them, unless it is standing; nor is a certificate about
+        fewer people.
 
         Args:
             batch_id: Of the batch.
+            people: How many are in it.
+            asked: When the last of them did.
 
         Returns:
             The declared artefacts that nothing was said of.
@@ -205,7 +201,7 @@ class CoverageStore:
         with self._database.transaction() as session:
             taken = {said.artefact_id for said in _of_batch(session, batch_id)}
             for row in _open(session):
-                waiting = _waiting(session, row.artefact_id)
+                waiting = _waiting(session, row.artefact_id, people, asked)
                 if waiting is not None and not waiting.standing:
                     waiting.batch_id = batch_id
                 elif row.artefact_id in taken:
@@ -216,14 +212,22 @@ class CoverageStore:
                     unresolved.append(_artefact(row))
         return unresolved
 
-    def unresolved(self) -> list[Artefact]:
-        """Declared artefacts that nothing waits for: they would stop the next batch.
+    def unresolved(self, people: int, asked: datetime | None) -> list[Artefact]:
+        """Declared artefacts that would stop a batch: nothing waits that is about its people.
+
+        Args:
+            people: How many would be in it.
+            asked: When the last of them did; None if there is nobody.
 
         Returns:
             Artefacts.
         """
         with self._database.transaction() as session:
-            return [_artefact(row) for row in _open(session) if _waiting(session, row.artefact_id) is None]
+            return [
+                _artefact(row)
+                for row in _open(session)
+                if _waiting(session, row.artefact_id, people, asked) is None
+            ]
 
     def resolutions(self, batch_id: str | None) -> dict[str, Resolution]:
         """What was said of declared artefacts.
@@ -248,12 +252,37 @@ def _open(session: Session) -> Sequence[ArtefactRow]:
     return session.scalars(query.order_by(ArtefactRow.number)).all()
 
 
-def _waiting(session: Session, artefact_id: str) -> ResolutionRow | None:
-    return session.scalar(
+def _waiting(session: Session, artefact_id: str, people: int, asked: datetime | None) -> ResolutionRow | None:
+    """What waits and is about people who asked by then."""
+    row = session.scalar(
         select(ResolutionRow).where(
             ResolutionRow.artefact_id == artefact_id, ResolutionRow.batch_id.is_(None)
         )
     )
+    if row is None or row.standing:
+        return row
+    early = asked is not None and row.made_at < asked
+    return None if early or (row.people is not None and row.people < people) else row
+
+
+def _require_unused(session: Session, said: Resolution) -> None:
+    """A certificate covers one artefact, once."""
+    query = select(ResolutionRow).where(ResolutionRow.certificate_id == said.certificate_id)
+    for other in session.scalars(query):
+        if other.artefact_id != said.artefact_id:
+            raise CoverageError(
+                "this certificate covers another artefact",
+                expected="the certificate of this one's own workspace",
+                got=f"{said.certificate_id}, which was given for {other.artefact_id}",
+                remedy="each model needs a batch of its own",
+            )
+        if other.batch_id:
+            raise CoverageError(
+                "this certificate speaks of an earlier batch's people",
+                expected="the certificate of a batch of its own",
+                got=str(said.certificate_id),
+                remedy="unlearn the next people in that workspace too",
+            )
 
 
 def _require_open(row: ArtefactRow) -> None:

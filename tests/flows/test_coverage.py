@@ -1,20 +1,22 @@
 """The coverage map through the command line: all is on it, what is declared stops a batch, nothing is overstated."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
 
 from expunge.datasets.partitions import read_dataset
-from expunge.errors import ResidueError
+from expunge.errors import CoverageError, InputError, ResidueError
 from expunge.evidence.coverage import Kind
+from expunge.evidence.ledger import parse_entries
 from expunge.state import open_state
 from tasks.adapters import access, git
 from tasks.adapters.registry import PURGED_TAG
 from tasks.adapters.versioning import Repository
 from tasks.coverage import METRICS_TAG, mark_purged, saw
-from tasks.declarations import declare
+from tasks.declarations import declare, resolve
 from tasks.ingest import import_dump
 from tasks.removal import remove
 from tests.conftest import make_clinic
@@ -63,6 +65,31 @@ def add(clinic, capsys, *arguments):
     capsys.readouterr()
     assert clinic("coverage", "add", *arguments, "--json") == 0
     return json.loads(capsys.readouterr().out)["artefact_id"]
+
+
+def foreign(folder, *, clean=True, purged=True, rolled_back=()):
+    """Another workspace's certificate, with its ledger after the purge beside it."""
+    folder.mkdir()
+    content = json.loads((GOLDEN / "certificate.json").read_text())
+    entries = json.loads((GOLDEN / "ledger.json").read_text())
+    name, batch = content["certificate_id"], content["batch"]
+    release = next(entry for entry in entries if entry["certificate_id"] == name)
+    details = {
+        "scan": {"clean": clean, "hits": []},
+        "rolled_back": [{"certificate_id": c} for c in rolled_back],
+    }
+    purge = {
+        **{
+            name: release[name]
+            for name in ("lineage", "step", "accumulated_error", "uniform_error", "issued_at")
+        },
+        **{"sequence": len(entries), "previous": parse_entries(entries)[-1].digest(), "kind": "purge"},
+        **{"batch": batch, "certificate_id": name, "details": details},
+    }
+    entries += [purge] if purged else []
+    (folder / "certificate.json").write_text(json.dumps(content))
+    (folder / "ledger.json").write_text(json.dumps(entries))
+    return folder / "certificate.json"
 
 
 def rows(certificate):
@@ -201,7 +228,9 @@ def test_metrics_that_may_include_removed_people_are_marked(clinic):
     assert METRICS_TAG not in new.tags
 
 
-def test_an_exception_does_not_serve_the_next_batch_and_a_certificate_does(clinic, capsys, monkeypatch):
+def test_an_exception_does_not_serve_the_next_batch_and_a_certificate_does(
+    clinic, capsys, monkeypatch, tmp_path
+):
     clinic.ticket(SECOND)
     err = run_refused(clinic, capsys)
     assert clinic.derived in err
@@ -220,9 +249,8 @@ def test_an_exception_does_not_serve_the_next_batch_and_a_certificate_does(clini
     forged.unlink()
     forged.with_name("ledger.json").unlink()
 
-    assert (
-        clinic("coverage", "resolve", clinic.derived, "--certificate", str(GOLDEN / "certificate.json")) == 0
-    )
+    path = foreign(tmp_path / "foreign")
+    assert clinic("coverage", "resolve", clinic.derived, "--certificate", str(path)) == 0
     assert clinic("coverage", "resolve", clinic.child, "--exception", "public", "--standing") == 0
 
     def refuse(self, partitions):
@@ -249,14 +277,13 @@ def test_an_exception_does_not_serve_the_next_batch_and_a_certificate_does(clini
     assert clinic("certificate", "verify", certificate["certificate_id"]) == 0
 
 
-def test_policy_may_state_it_instead(clinic, capsys):
+def test_policy_may_state_it_instead(clinic, capsys, tmp_path):
     frame = read_dataset(clinic.root / "data" / "dataset")
     tested = frame[frame["split"] == "test"]["subject_id"].iloc[0]  # their rows measured every version so far
     clinic.ticket(tested)
     assert clinic.derived in run_refused(clinic, capsys)
-    assert (
-        clinic("coverage", "resolve", clinic.derived, "--certificate", str(GOLDEN / "certificate.json")) == 1
-    )
+    used = foreign(tmp_path / "foreign")
+    assert clinic("coverage", "resolve", clinic.derived, "--certificate", str(used)) == 1
     assert "earlier batch" in capsys.readouterr().err
     path = clinic.root / "policy.yaml"
     content = yaml.safe_load(path.read_text())
@@ -312,3 +339,35 @@ def test_a_dataset_version_that_comes_back_hides_nothing(tmp_path, monkeypatch):
     remove.fn(batch_id)
     assert repo.current().md5 == first != between
     assert export.artefact_id in [item.artefact_id for item in saw(state, state.batches.get(batch_id))]
+
+
+def test_a_foreign_certificate_must_hold_by_the_policy_and_the_proofs_of_this_workspace(tmp_path):
+    state = open_state(make(tmp_path))
+    md5 = access.repository(state).current().md5
+    model, export, twin = (
+        declare(state, kind, name, "", from_dataset=md5)
+        for kind, name in ((Kind.DERIVED, "triage"), (Kind.EXPORT, "dump"), (Kind.CHECKPOINT, "epoch 3"))
+    )
+    good, own = foreign(tmp_path / "good"), state.policy
+    name = json.loads(good.read_text())["certificate_id"]
+    for admit in ({"epsilon": 0.01}, {"delta": 1e-7}, {"classes": ("exact",)}):
+        policy = own.model_copy(update={"admit": own.admit.model_copy(update=admit)})
+        with pytest.raises(CoverageError, match="does not admit"):
+            resolve(replace(state, policy=policy), model.artefact_id, certificate=good)
+    composed = own.model_copy(update={"ledger": own.ledger.model_copy(update={"composed_epsilon": 0.01})})
+    with pytest.raises(CoverageError, match="does not admit"):
+        resolve(replace(state, policy=composed), model.artefact_id, certificate=good)
+    for folder, facts, message in (
+        ("unpurged", {"purged": False}, "does not prove"),
+        ("dirty", {"clean": False}, "does not prove"),
+        ("undone", {"rolled_back": [name]}, "rolled back"),
+    ):
+        with pytest.raises(CoverageError, match=message):
+            resolve(state, model.artefact_id, certificate=foreign(tmp_path / folder, **facts))
+    with pytest.raises(InputError, match="model's weights"):
+        resolve(state, export.artefact_id, certificate=good)
+    assert state.coverage.resolutions(None) == {}
+    resolve(state, model.artefact_id, certificate=good)
+    assert state.coverage.resolutions(None)[model.artefact_id].people == 2
+    with pytest.raises(CoverageError, match="another artefact"):
+        resolve(state, twin.artefact_id, certificate=good)
