@@ -33,6 +33,8 @@ def declare(
 ) -> Artefact:
     """Put something on the map that Expunge cannot see; it saw whomever saw what it was made from.
 
+    What was said to be purged or recomputed is open again when it is declared again: it was made again.
+
     Args:
         state: The workspace.
         kind: One that can be declared.
@@ -46,7 +48,7 @@ def declare(
         The artefact.
 
     Raises:
-        InputError: If not exactly one origin is named, or it is unknown.
+        InputError: If not exactly one origin is named, or it is unknown, or the name is taken.
     """
     if not name.strip():
         raise InputError("a name is needed", expected="--name NAME", got="none", remedy="name it")
@@ -65,16 +67,7 @@ def declare(
     else:
         origin = state.coverage.get(str(parent))
     made = artefact(kind, name, where=where, parents=[origin.artefact_id], declared=True)
-    state.coverage.register(made)
-    found = state.coverage.get(made.artefact_id)
-    if found.parents != made.parents:
-        raise InputError(
-            "this name is taken",
-            expected="one made from the same",
-            got=found.label,
-            remedy="choose another name",
-        )
-    return found
+    return state.coverage.declare(made)
 
 
 def resolve(
@@ -121,14 +114,6 @@ def resolve(
 
 def _by_certificate(state: State, name: str, path: Path) -> Resolution:
     """What another workspace's certificate covers: it is verified here, against the ledger beside it."""
-    kind = state.coverage.get(name).kind
-    if kind not in CERTIFIABLE:
-        raise InputError(
-            "a certificate cannot cover this artefact: it speaks of a model's weights",
-            expected=" or ".join(CERTIFIABLE),
-            got=kind,
-            remedy="make it again or destroy it, and say so with --status; or --exception REASON",
-        )
     try:
         certificate = parse_certificate(json.loads(path.read_text(encoding="utf-8")))
         ledger = parse_entries(json.loads(path.with_name("ledger.json").read_text(encoding="utf-8")))
@@ -139,6 +124,14 @@ def _by_certificate(state: State, name: str, path: Path) -> Resolution:
             got=path.name,
             remedy=_EXPORT,
         ) from error
+    kind = state.coverage.get(name).kind
+    if kind not in CERTIFIABLE:
+        raise InputError(
+            "a certificate cannot cover this artefact: it speaks of a model's weights",
+            expected=" or ".join(CERTIFIABLE),
+            got=kind,
+            remedy="make it again or destroy it, and say so with --status; or --exception REASON",
+        )
     outcome = verify_certificate(certificate, ledger=ledger)
     if not outcome.verified:
         raise VerificationError("the certificate does not hold", got="; ".join(outcome.findings))

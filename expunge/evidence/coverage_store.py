@@ -1,10 +1,10 @@
 """Where the coverage map is kept: what was registered stays, only its status changes."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import fields
 from datetime import UTC, datetime
 
-from sqlalchemy import JSON, ForeignKey, String, Text, delete, func, select, update
+from sqlalchemy import JSON, ForeignKey, Select, String, Text, and_, delete, func, select, update
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from expunge.database import Base, Database, UtcTime
@@ -81,6 +81,35 @@ class CoverageStore:
                         ArtefactRow(**{**values, "kind": str(item.kind), "parents": list(item.parents)})
                     )
                     session.flush()  # one by one: their numbers tell their order
+
+    def declare(self, made: Artefact) -> Artefact:
+        """Put a declared artefact on the map; one that was said to be purged or recomputed was made again: it is open.
+
+        Args:
+            made: What was declared.
+
+        Returns:
+            As it is on the map.
+
+        Raises:
+            InputError: If its name is another one's, made from something else.
+        """
+        self.register(made)
+        with self._database.transaction() as session:
+            row = _row(session, made.artefact_id)
+            if tuple(row.parents) != made.parents:
+                raise InputError(
+                    "this name is taken",
+                    expected="one made from the same",
+                    got=_artefact(row).label,
+                    remedy="choose another name",
+                )
+            said = select(ResolutionRow.status).where(ResolutionRow.artefact_id == row.artefact_id)
+            last = session.scalar(said.order_by(ResolutionRow.number.desc()).limit(1))
+            if row.status == "purged" or last == "recomputed":
+                row.status, row.reason, row.batch_id = "kept", "made again", None
+                row.made_at = made.made_at  # what was said before is not about it
+            return _artefact(row)
 
     def every(self) -> list[Artefact]:
         """The whole map.
@@ -183,7 +212,9 @@ class CoverageStore:
             _require_open(row)
             row.status, row.reason = "purged", reason
 
-    def claim(self, batch_id: str, people: int, asked: datetime | None) -> list[Artefact]:
+    def claim(
+        self, batch_id: str, people: int, asked: datetime | None, only: Collection[str] | None = None
+    ) -> list[Artefact]:
         """Give a batch what was said of declared artefacts and still waits; claiming again does no harm.
 
         What was said before these people asked is not about them, unless it is standing; nor is a certificate about
@@ -193,14 +224,17 @@ class CoverageStore:
             batch_id: Of the batch.
             people: How many are in it.
             asked: When the last of them did.
+            only: Ids of the artefacts that are meant; None for all.
 
         Returns:
-            The declared artefacts that nothing was said of.
+            Those of the declared artefacts that nothing was said of.
         """
         unresolved = []
         with self._database.transaction() as session:
             taken = {said.artefact_id for said in _of_batch(session, batch_id)}
             for row in _open(session):
+                if only is not None and row.artefact_id not in only:
+                    continue
                 waiting = _waiting(session, row.artefact_id, people, asked)
                 if waiting is not None and not waiting.standing:
                     waiting.batch_id = batch_id
@@ -243,8 +277,18 @@ class CoverageStore:
 
 
 def _of_batch(session: Session, batch_id: str | None) -> Sequence[Resolution]:
-    query = select(ResolutionRow).where(ResolutionRow.batch_id == batch_id).order_by(ResolutionRow.number)
+    query = _said().where(ResolutionRow.batch_id == batch_id).order_by(ResolutionRow.number)
     return [_resolution(row) for row in session.scalars(query)]
+
+
+def _said() -> Select[ResolutionRow]:
+    """What was said of artefacts as they are: what was said before one was made again is not about it."""
+    return select(ResolutionRow).join(
+        ArtefactRow,
+        and_(
+            ArtefactRow.artefact_id == ResolutionRow.artefact_id, ArtefactRow.made_at <= ResolutionRow.made_at
+        ),
+    )
 
 
 def _open(session: Session) -> Sequence[ArtefactRow]:
@@ -255,9 +299,7 @@ def _open(session: Session) -> Sequence[ArtefactRow]:
 def _waiting(session: Session, artefact_id: str, people: int, asked: datetime | None) -> ResolutionRow | None:
     """What waits and is about people who asked by then."""
     row = session.scalar(
-        select(ResolutionRow).where(
-            ResolutionRow.artefact_id == artefact_id, ResolutionRow.batch_id.is_(None)
-        )
+        _said().where(ResolutionRow.artefact_id == artefact_id, ResolutionRow.batch_id.is_(None))
     )
     if row is None or row.standing:
         return row

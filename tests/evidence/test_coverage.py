@@ -210,3 +210,29 @@ def test_only_declared_artefacts_can_be_resolved(store):
         store.purged_elsewhere(ONE.artefact_id, "declared: x")
     with pytest.raises(InputError, match="no such artefact"):
         store.get("a-000000000000")
+
+
+def test_what_was_purged_or_recomputed_and_is_declared_again_is_open_again(store):
+    assert store.declare(derived("child", FIRST)).made_at == CHILD.made_at
+    with pytest.raises(InputError, match="name is taken"):
+        store.declare(derived("child", SECOND))
+    store.purged_elsewhere(CHILD.artefact_id, "declared: deleted")
+    again = store.declare(derived("child", FIRST))
+    assert (again.status, again.reason, again.artefact_id) == ("kept", "made again", CHILD.artefact_id)
+    assert names(claim(store, "b-1")) == ["child", "grandchild", "clean"]
+    store.resolve(Resolution(CHILD.artefact_id, "recomputed", "declared: nightly", standing=True))
+    assert "child" not in names(claim(store, "b-1"))
+    store.declare(derived("child", FIRST))
+    assert store.resolutions("b-1") == store.resolutions(None) == {}
+    assert "child" in names(claim(store, "b-1"))
+    store.resolve(Resolution(CHILD.artefact_id, "not covered", "exception: x", standing=True))
+    store.declare(derived("child", FIRST))
+    assert "child" not in names(claim(store, "b-1"))
+
+
+def test_a_batch_can_claim_for_some_alone(store):
+    for item in (CHILD, GRANDCHILD):
+        store.resolve(Resolution(item.artefact_id, "recomputed", "declared: x"))
+    assert names(store.claim("b-1", 1, NOON, {CHILD.artefact_id, CLEAN.artefact_id})) == ["clean"]
+    assert list(store.resolutions("b-1")) == [CHILD.artefact_id]
+    assert list(store.resolutions(None)) == [GRANDCHILD.artefact_id]

@@ -12,9 +12,9 @@ from expunge.errors import CoverageError, InputError, ResidueError
 from expunge.evidence.coverage import Kind
 from expunge.evidence.ledger import parse_entries
 from expunge.state import open_state
-from tasks.adapters import access, git
+from expunge.tickets.purge_journal import Item
+from tasks.adapters import access, dvc_objects, git
 from tasks.adapters.registry import PURGED_TAG
-from tasks.adapters.versioning import Repository
 from tasks.coverage import METRICS_TAG, mark_purged, saw
 from tasks.declarations import declare, resolve
 from tasks.ingest import import_dump
@@ -30,6 +30,7 @@ NO_PERSON = (
     *("policy.yaml", "params.yaml", "dvc.yaml", "dvc.lock", "clinic_model.py", "__pycache__/"),
     *("data/contract.yaml", "data/dataset.dvc", "data/.gitignore"),  # names of columns and versions
     *(".expunge/workspace.json", ".expunge/keys/", ".expunge/prefect/", ".expunge/dvc-site-cache/"),
+    ".expunge/placement.json",  # names, sizes and times of partitions
     ".expunge/tickets.db",  # subject ids of open tickets: a row of every certificate speaks of them
     ".expunge/mlflow/mlflow.db",  # counts, tags and the metrics, which are on the map by their run
 )
@@ -44,7 +45,7 @@ def artefacts(clinic, capsys):
 
 def uncovered(clinic, capsys):
     """Files that are neither on the map nor known to hold nobody."""
-    places = [place for item in artefacts(clinic, capsys) for place in item["where"].split("; ")]
+    places = [place for item in artefacts(clinic, capsys) for place in item["where"].split("; ") if place]
     folders = {"DVC cache and remote": (".dvc/cache/files/", ".expunge/dvc-remote/")}
     prefixes = tuple(prefix for place in places for prefix in folders.get(place, (place,)))
     ids = [place.split()[-1] for place in places if place.startswith("MLflow ")]
@@ -253,17 +254,30 @@ def test_an_exception_does_not_serve_the_next_batch_and_a_certificate_does(
     assert clinic("coverage", "resolve", clinic.derived, "--certificate", str(path)) == 0
     assert clinic("coverage", "resolve", clinic.child, "--exception", "public", "--standing") == 0
 
-    def refuse(self, partitions):
+    def refuse(*arguments, **named):
         raise ResidueError("the remote is away")
 
     with monkeypatch.context() as patched:
-        patched.setattr(Repository, "superseded", refuse)
+        patched.setattr(dvc_objects, "superseded", refuse)
         assert clinic("run") == 1
     state, batch = clinic.state(), clinic.batches()[-1]
     mark_purged(state, batch)  # not destroyed yet: not said to be
     kept = {(item.kind, item.version): item.status for item in state.coverage.every()}
     assert kept[Kind.MODEL, 2] == kept[Kind.CURVATURE, 2] == "kept"
+    late = [
+        add(clinic, capsys, "--kind", "embedding", "--name", name, "--from-version", "2")
+        for name in ("late", "spoken for", "gone", "excepted")
+    ]
+    assert clinic("coverage", "resolve", late[1], "--status", "recomputed", "--reason", "x") == 0
+    assert clinic("coverage", "resolve", late[2], "--status", "purged", "--reason", "x") == 0
+    assert clinic("coverage", "resolve", late[3], "--exception", "x", "--standing") == 0
     assert clinic("run") == 0
+    purges = [entry for entry in state.ledger.entries(state.lineage) if entry.kind == "purge"]
+    assert ["declared_late" in entry.details for entry in purges] == [False, True]
+    assert purges[1].details["declared_late"] == [
+        f"embedding late ({late[0]})",
+        f"embedding excepted ({late[3]})",
+    ]
 
     certificate = clinic.certificates()[-1]
     stated = rows(certificate)
@@ -325,20 +339,39 @@ def test_the_map_of_a_workspace_from_before_is_found_again(clinic, capsys):
     assert uncovered(clinic, capsys) == []
 
 
-def test_a_dataset_version_that_comes_back_hides_nothing(tmp_path, monkeypatch):
+@pytest.fixture(scope="module")
+def came_back(tmp_path_factory):
     """A person comes and leaves again: the bytes are those of before, and an export was made in between."""
-    root = make(tmp_path)
-    monkeypatch.setenv("EXPUNGE_WORKSPACE", str(root))
-    state, person = open_state(root), f"person-{PEOPLE:05d}-x"
+    tmp, person = tmp_path_factory.mktemp("came-back"), f"person-{PEOPLE:05d}-x"
+    state = open_state(make(tmp))
     repo = access.repository(state)
     first = repo.current().md5
-    import_dump(state, str(make_clinic(tmp_path / "grown", people=PEOPLE + 1)))
+    import_dump(state, str(make_clinic(tmp / "grown", people=PEOPLE + 1)))
     between = repo.current().md5
     export = declare(state, Kind.EXPORT, "dump", "", from_dataset=between)
     batch_id = state.batches.open_batch([state.tickets.submit(person).ticket.ticket_id]).batch_id
-    remove.fn(batch_id)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EXPUNGE_WORKSPACE", str(state.workspace.root))
+        remove.fn(batch_id)
     assert repo.current().md5 == first != between
-    assert export.artefact_id in [item.artefact_id for item in saw(state, state.batches.get(batch_id))]
+    return state, state.batches.get(batch_id), export
+
+
+def test_a_dataset_version_that_comes_back_hides_nothing(came_back):
+    state, batch, export = came_back
+    assert export.artefact_id in [item.artefact_id for item in saw(state, batch)]
+
+
+def test_rows_are_said_to_be_destroyed_only_where_all_are(came_back):
+    state, batch, _ = came_back
+
+    def reasons():
+        mark_purged(state, batch)
+        return {item.reason for item in state.coverage.every() if item.kind is Kind.DATASET}
+
+    assert reasons() == {f"rows of the people of {batch.batch_id} are destroyed in it"}
+    state.purges.write(batch.batch_id, [Item("shared", "0" * 32, "remote", 1, "another needs it", kept=True)])
+    assert reasons() == {"objects that another dataset needs were kept"}
 
 
 def test_a_foreign_certificate_must_hold_by_the_policy_and_the_proofs_of_this_workspace(tmp_path):
