@@ -40,7 +40,8 @@ def plan(
     }
     records = records_of(state, [t.ticket_id for t in chosen])
     waiting = waiting_for(chosen, state.policy.batch, datetime.now(UTC))
-    unresolved = state.coverage.unresolved()
+    asked = max((t.received_at for t in chosen), default=None)
+    unresolved = state.coverage.unresolved(len(chosen), asked)
     if json:
         assessed = [
             {k: (None if v == float("inf") else v) for k, v in a.to_json().items()} for a in made.assessments

@@ -1,7 +1,8 @@
 """The coverage map of a workspace: what is made here goes on it, and what became of it is looked up, not assumed."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from datetime import datetime
 from pathlib import Path
 
 from expunge.datasets.contract import DatasetContract
@@ -10,6 +11,8 @@ from expunge.evidence.certificate import Certificate, parse_certificate
 from expunge.evidence.coverage import Artefact, Kind, artefact, artefact_id, coverage_rows, seen
 from expunge.state import State
 from expunge.tickets.batches import Batch
+from expunge.tickets.lifecycle import OPEN
+from expunge.tickets.purge_journal import KEPT
 from tasks.adapters import access
 from tasks.adapters.registry import PURGED_TAG, Version
 
@@ -106,15 +109,63 @@ def settle(state: State, batch_id: str) -> None:
     Raises:
         CoverageError: If nothing was said of one, and policy refuses that.
     """
-    missing = state.coverage.claim(batch_id)
+    missing = _claim(state, batch_id)
     if missing and state.policy.coverage.unresolved == "refuse":
         raise CoverageError(
             "declared artefacts saw these people, and nobody has said what becomes of them",
+            expected="for each, something said since the last of them asked, a certificate of at least as many people",
             got="; ".join(item.label for item in missing[:5])
             + (f" and {len(missing) - 5} more" if len(missing) > 5 else ""),
             remedy="for each, `expunge coverage resolve ID` with --certificate FILE (a batch of its own in its own "
             "workspace), --status purged|recomputed --reason TEXT, or --exception REASON; then run again",
         )
+
+
+def _claim(state: State, batch_id: str, only: Collection[str] | None = None) -> list[Artefact]:
+    asked = [
+        ticket.received_at for ticket in state.tickets.select(states=OPEN) if ticket.batch_id == batch_id
+    ]
+    return state.coverage.claim(batch_id, len(asked), max(asked, default=None), only)
+
+
+def declared_late(state: State, batch: Batch) -> list[str]:
+    """What may have seen a batch's people, and was declared only after its certificate was issued.
+
+    Args:
+        state: The workspace.
+        batch: That is to be purged.
+
+    Returns:
+        Labels of what is there and not covered: the certificate does not tell of it.
+    """
+    path = state.workspace.evidence_dir / batch.data["certificate_id"] / "certificate.json"
+    certificate = parse_certificate(json.loads(path.read_text(encoding="utf-8")))
+    issued = datetime.fromisoformat(certificate.issued_at)  # whole seconds
+    told = {row.artefact for row in certificate.coverage if row.status != "purged"}  # that one was made again
+    late = {
+        item.artefact_id: item.label
+        for item in saw(state, batch)
+        if item.declared
+        and item.status != "purged"
+        and (item.label not in told or item.made_at.replace(microsecond=0) > issued)
+    }
+    _claim(state, batch.batch_id, late)
+    said = state.coverage.resolutions(batch.batch_id)
+    return [label for name, label in late.items() if name not in said or said[name].status == "not covered"]
+
+
+def saw(state: State, batch: Batch) -> list[Artefact]:
+    """What may have seen a batch's people.
+
+    Args:
+        state: The workspace.
+        batch: Whose people are removed.
+
+    Returns:
+        Artefacts, parents before children.
+    """
+    before = state.coverage.up_to(batch.data.get("map_mark", 0))  # not there in a batch of an earlier release
+    return seen(state.coverage.every(), batch.data["after"]["md5"], before)
 
 
 def rows_for(state: State, batch: Batch) -> list[dict[str, str]]:
@@ -129,7 +180,7 @@ def rows_for(state: State, batch: Batch) -> list[dict[str, str]]:
     """
     said = state.coverage.resolutions(batch.batch_id)
     return coverage_rows(
-        seen(state.coverage.every(), batch.data["after"]["md5"]),
+        saw(state, batch),
         said,
         exact=batch.data["release"]["guarantee"] == "exact",
         from_data=len(batch.data["from_data"]),
@@ -174,11 +225,11 @@ def mark_purged(state: State, batch: Batch) -> list[str]:
     """
     gone = {version.version for version in access.registry(state).versions() if PURGED_TAG in version.tags}
     with_weights = (Kind.MODEL, Kind.STATISTICS, Kind.VOCABULARY)
-    saw = seen(state.coverage.every(), batch.data["after"]["md5"])
-    data = [item.artefact_id for item in saw if item.kind is Kind.DATASET]
+    found = saw(state, batch)
+    data = [item.artefact_id for item in found if item.kind is Kind.DATASET]
     destroyed = [
         item.artefact_id
-        for item in saw
+        for item in found
         if item.status != "purged"
         and (
             (item.kind in with_weights and item.version in gone)
@@ -186,7 +237,12 @@ def mark_purged(state: State, batch: Batch) -> list[str]:
         )
     ]
     # A version is never wholly gone: rows of the people who stay are shared with the current one.
-    kept = f"rows of everyone removed up to {batch.batch_id} are destroyed in it"
+    left = any(entry.state == KEPT for entry in state.purges.entries(batch.batch_id))
+    kept = (
+        "objects that another dataset needs were kept"
+        if left
+        else f"rows of the people of {batch.batch_id} are destroyed in it"
+    )
     state.coverage.mark(data, "kept", kept, batch.batch_id)
     state.coverage.mark(destroyed, "purged", f"by {batch.batch_id}; residue scan clean", batch.batch_id)
     return destroyed

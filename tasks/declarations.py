@@ -4,15 +4,21 @@ import json
 from pathlib import Path
 
 from expunge.errors import CoverageError, InputError, VerificationError
-from expunge.evidence.certificate import parse_certificate
-from expunge.evidence.coverage import Artefact, Kind, Resolution, artefact, artefact_id
-from expunge.evidence.ledger import parse_entries
+from expunge.evidence.certificate import Certificate, parse_certificate
+from expunge.evidence.coverage import CERTIFIABLE, Artefact, Kind, Resolution, artefact, artefact_id
+from expunge.evidence.ledger import LedgerEntry, parse_entries
 from expunge.evidence.verify import verify_certificate
 from expunge.state import State
 from expunge.tickets.intake import check_reason
 from expunge.tickets.lifecycle import OPEN
 from tasks.adapters import access
 from tasks.coverage import catch_up, model_id
+
+# The ledger that lies beside a certificate was written before the purge.
+_EXPORT = (
+    "copy .expunge/evidence/c-.../certificate.json from the other workspace, and write its ledger beside it: "
+    "`expunge ledger show --json > ledger.json`"
+)
 
 
 def declare(
@@ -27,6 +33,8 @@ def declare(
 ) -> Artefact:
     """Put something on the map that Expunge cannot see; it saw whomever saw what it was made from.
 
+    What was said to be purged or recomputed is open again when it is declared again: it was made again.
+
     Args:
         state: The workspace.
         kind: One that can be declared.
@@ -40,7 +48,7 @@ def declare(
         The artefact.
 
     Raises:
-        InputError: If not exactly one origin is named, or it is unknown.
+        InputError: If not exactly one origin is named, or it is unknown, or the name is taken.
     """
     if not name.strip():
         raise InputError("a name is needed", expected="--name NAME", got="none", remedy="name it")
@@ -59,16 +67,7 @@ def declare(
     else:
         origin = state.coverage.get(str(parent))
     made = artefact(kind, name, where=where, parents=[origin.artefact_id], declared=True)
-    state.coverage.register(made)
-    found = state.coverage.get(made.artefact_id)
-    if found.parents != made.parents:
-        raise InputError(
-            "this name is taken",
-            expected="one made from the same",
-            got=found.label,
-            remedy="choose another name",
-        )
-    return found
+    return state.coverage.declare(made)
 
 
 def resolve(
@@ -121,18 +120,21 @@ def _by_certificate(state: State, name: str, path: Path) -> Resolution:
     except (OSError, ValueError) as error:
         raise InputError(
             "the certificate cannot be read",
-            expected="certificate.json with ledger.json beside it, as in .expunge/evidence/c-...",
+            expected="certificate.json with ledger.json beside it",
             got=path.name,
-            remedy="copy both from the other workspace",
+            remedy=_EXPORT,
         ) from error
+    kind = state.coverage.get(name).kind
+    if kind not in CERTIFIABLE:
+        raise InputError(
+            "a certificate cannot cover this artefact: it speaks of a model's weights",
+            expected=" or ".join(CERTIFIABLE),
+            got=kind,
+            remedy="make it again or destroy it, and say so with --status; or --exception REASON",
+        )
     outcome = verify_certificate(certificate, ledger=ledger)
     if not outcome.verified:
         raise VerificationError("the certificate does not hold", got="; ".join(outcome.findings))
-    if certificate.vacuous:
-        raise CoverageError(
-            "the certificate is vacuous: it covers nothing", got=certificate.certificate_id, remedy="retrain"
-        )
-    model = certificate.model
     if any(
         entry.certificate_id == certificate.certificate_id for entry in state.ledger.entries(state.lineage)
     ):
@@ -141,6 +143,9 @@ def _by_certificate(state: State, name: str, path: Path) -> Resolution:
             expected="one of the derived model's own workspace",
             got=certificate.certificate_id,
         )
+    _require_admitted(state, certificate)
+    _require_purged(certificate, ledger)
+    model = certificate.model
     exact = certificate.guarantee == "exact"
     figures = "" if exact else f", epsilon {certificate.epsilon:.4g}, delta {certificate.delta:.2g}"
     return Resolution(
@@ -149,7 +154,50 @@ def _by_certificate(state: State, name: str, path: Path) -> Resolution:
         f"by certificate {certificate.certificate_id} of model {model.name} version {model.version}{figures}; "
         "verified here; that it is about the same people is the operator's word",
         certificate_id=certificate.certificate_id,
+        people=certificate.forget.subjects,
     )
+
+
+def _require_admitted(state: State, certificate: Certificate) -> None:
+    """By the policy of this workspace: the other one's may admit anything."""
+    c, admit = certificate, state.policy.admit
+    composed, limit = c.sequential.composed_epsilon, state.policy.ledger.composed_epsilon
+    if (
+        c.vacuous
+        or c.guarantee not in admit.classes
+        or c.epsilon > admit.epsilon
+        or c.delta > admit.delta
+        or composed > limit
+    ):
+        raise CoverageError(
+            "the policy of this workspace does not admit the certificate",
+            expected=f"{'/'.join(admit.classes)}, epsilon <= {min(admit.epsilon, limit):g}, delta <= {admit.delta:g}, "
+            "not vacuous",
+            got=f"{c.guarantee}, epsilon {c.epsilon:.4g}, composed {composed:.4g}, delta {c.delta:.4g}"
+            + (", vacuous" if c.vacuous else ""),
+            remedy="unlearn there with a mechanism that it admits, or retrain",
+        )
+
+
+def _require_purged(certificate: Certificate, ledger: list[LedgerEntry]) -> None:
+    """The release stands, and what it superseded is proved gone."""
+    name, batch = certificate.certificate_id, certificate.batch
+    if any(name in str(entry.details.get("rolled_back", "")) for entry in ledger):
+        raise CoverageError(
+            "the certificate's release was rolled back: its model does not serve",
+            got=name,
+            remedy="give the certificate of the release that came after it",
+        )
+    scans = [
+        e.details.get("scan") for e in ledger if (e.kind, e.batch, e.certificate_id) == ("purge", batch, name)
+    ]
+    if not any(isinstance(scan, dict) and scan.get("clean") is True for scan in scans):
+        raise CoverageError(
+            "the ledger beside the certificate does not prove that what it superseded is destroyed",
+            expected=f"a purge entry of {batch} with a clean residue scan",
+            got="a scan that found something" if scans else "none",
+            remedy=f"finish the batch there; {_EXPORT}",
+        )
 
 
 def _require_no_person(state: State, *texts: str) -> None:

@@ -12,7 +12,7 @@ from expunge.tickets.holds import PURGE
 from expunge.tickets.purge_journal import DONE, KEPT, PENDING, Entry
 from expunge.tickets.purge_waits import begin_quarantine, reason_to_wait
 from tasks.adapters import access
-from tasks.coverage import mark_purged
+from tasks.coverage import declared_late, mark_purged
 from tasks.destruction import FREE_PAGES, WEIGHTS, destroy, plan, quarantine
 from tasks.residue import scan_workspace
 from tasks.step import Timer, log, step
@@ -49,6 +49,7 @@ def purge(batch_id: str) -> int:
     destroyed, kept = _sum(state.purges.entries(batch_id))
     declared = [backup.model_dump() for backup in state.policy.backups]  # for the receipt: policy may change
     state.batches.record(batch_id, purged_bytes=destroyed, scan_report=report.to_json(), backups=declared)
+    late = declared_late(state, batch)
     state.ledger.append(
         state.lineage,
         kind="purge",
@@ -59,6 +60,7 @@ def purge(batch_id: str) -> int:
             "purged_version": batch.data["parent_version"],
             "scan": report.to_json(),
             **({"kept": kept} if kept else {}),
+            **({"declared_late": late} if late else {}),
         },
     )
     mark_purged(state, batch)

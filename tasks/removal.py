@@ -51,6 +51,7 @@ def remove(batch_id: str) -> int:
         batch = state.batches.record(
             batch_id,
             before={"md5": version.md5, "git_revision": version.git_revision},
+            map_mark=state.coverage.last(),  # whatever is on the map by now may have seen them
             rows_before=count_rows(workspace.dataset_dir),
             records=len(frame),
             train_records=int((frame["split"] == "train").sum()),

@@ -1,10 +1,10 @@
 """The coverage map: artefacts that saw people, with their lineage, and what a certificate says of each.
 
-Nobody computes who was read by what. An artefact saw a person if it, or an ancestor of it, was made from a dataset
-version before the removal: versions are in order, and every earlier one may have held the person.
+Nobody computes who was read by what. An artefact saw a person if it was on the map before the removal, or if it, or an
+ancestor of it, was made from a dataset version before the removal: every earlier one may have held the person.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -45,6 +45,7 @@ class Kind(StrEnum):
 # Made by Expunge itself, which registers and purges them; all others are declared by people.
 OWN = tuple(Kind)[: tuple(Kind).index(Kind.CHECKPOINT)]
 DECLARABLE = tuple(kind for kind in Kind if kind not in OWN)
+CERTIFIABLE = (Kind.CHECKPOINT, Kind.DERIVED)  # models: a certificate speaks of a model's weights
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,8 @@ class Resolution:
         artefact_id: Of the artefact.
         status: As the certificate will state it.
         reason: Of the statement.
-        certificate_id: Another workspace's certificate that it rests on.
+        certificate_id: Another workspace's certificate that it rests on, and
+        people: how many people that one is about.
         standing: Whether it serves every batch to come.
         batch_id: The batch that took it; None while it waits for the next.
     """
@@ -117,6 +119,7 @@ class Resolution:
     status: ResolvedStatus
     reason: str
     certificate_id: str | None = None
+    people: int | None = None
     standing: bool = False
     batch_id: str | None = None
 
@@ -179,22 +182,25 @@ def artefact_id(kind: Kind, name: str, digest: str | None = None) -> str:
     return f"a-{sha256(chr(0).join((kind, name, digest or '')).encode()).hexdigest()[:12]}"
 
 
-def seen(artefacts: Sequence[Artefact], after: str) -> list[Artefact]:
+def seen(artefacts: Sequence[Artefact], after: str, before: Collection[str] = ()) -> list[Artefact]:
     """The artefacts that may have seen the people who left with a dataset version.
 
     Args:
         artefacts: All, in the order they were registered: parents before children.
         after: Digest of the first dataset version without the people.
+        before: Ids of what was on the map before the removal: a version may come back, and then their order tells
+            nothing of what was made in between.
 
     Returns:
-        Those made from an earlier version, and their descendants. A version that is not on the map counts as earlier.
+        Those, what was made from an earlier version, and their descendants. A version that is not on the map counts
+        as earlier.
     """
     versions = [item.dataset_md5 for item in artefacts if item.kind is Kind.DATASET]
     without = set(versions[versions.index(after) :]) if after in versions else {after}
     found: dict[str, Artefact] = {}
     for item in artefacts:
         direct = item.dataset_md5 is not None and item.dataset_md5 not in without
-        if direct or any(parent in found for parent in item.parents):
+        if direct or item.artefact_id in before or any(parent in found for parent in item.parents):
             found[item.artefact_id] = item
     return list(found.values())
 

@@ -1,10 +1,10 @@
 """Where the coverage map is kept: what was registered stays, only its status changes."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import fields
 from datetime import UTC, datetime
 
-from sqlalchemy import JSON, ForeignKey, String, Text, delete, select, update
+from sqlalchemy import JSON, ForeignKey, Select, String, Text, and_, delete, func, select, update
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from expunge.database import Base, Database, UtcTime
@@ -42,7 +42,8 @@ class ResolutionRow(Base):
     artefact_id: Mapped[str] = mapped_column(ForeignKey("artefacts.artefact_id"), index=True)
     status: Mapped[str] = mapped_column(String(20))
     reason: Mapped[str] = mapped_column(Text)
-    certificate_id: Mapped[str | None] = mapped_column(String(60))
+    certificate_id: Mapped[str | None] = mapped_column(String(60), index=True)
+    people: Mapped[int | None]
     standing: Mapped[bool]
     batch_id: Mapped[str | None] = mapped_column(String(40), index=True)
     made_at: Mapped[datetime] = mapped_column(UtcTime)
@@ -81,6 +82,35 @@ class CoverageStore:
                     )
                     session.flush()  # one by one: their numbers tell their order
 
+    def declare(self, made: Artefact) -> Artefact:
+        """Put a declared artefact on the map; one that was said to be purged or recomputed was made again: it is open.
+
+        Args:
+            made: What was declared.
+
+        Returns:
+            As it is on the map.
+
+        Raises:
+            InputError: If its name is another one's, made from something else.
+        """
+        self.register(made)
+        with self._database.transaction() as session:
+            row = _row(session, made.artefact_id)
+            if tuple(row.parents) != made.parents:
+                raise InputError(
+                    "this name is taken",
+                    expected="one made from the same",
+                    got=_artefact(row).label,
+                    remedy="choose another name",
+                )
+            said = select(ResolutionRow.status).where(ResolutionRow.artefact_id == row.artefact_id)
+            last = session.scalar(said.order_by(ResolutionRow.number.desc()).limit(1))
+            if row.status == "purged" or last == "recomputed":
+                row.status, row.reason, row.batch_id = "kept", "made again", None
+                row.made_at = made.made_at  # what was said before is not about it
+            return _artefact(row)
+
     def every(self) -> list[Artefact]:
         """The whole map.
 
@@ -90,6 +120,27 @@ class CoverageStore:
         with self._database.transaction() as session:
             rows = session.scalars(select(ArtefactRow).order_by(ArtefactRow.number))
             return [_artefact(row) for row in rows]
+
+    def last(self) -> int:
+        """Number of the newest artefact.
+
+        Returns:
+            The highest number on the map; 0 if it is empty.
+        """
+        with self._database.transaction() as session:
+            return session.scalar(select(func.max(ArtefactRow.number))) or 0
+
+    def up_to(self, number: int) -> set[str]:
+        """What was on the map at an earlier time.
+
+        Args:
+            number: What :meth:`last` was then.
+
+        Returns:
+            Ids.
+        """
+        with self._database.transaction() as session:
+            return set(session.scalars(select(ArtefactRow.artefact_id).where(ArtefactRow.number <= number)))
 
     def get(self, artefact_id: str) -> Artefact:
         """One artefact.
@@ -132,23 +183,13 @@ class CoverageStore:
 
         Raises:
             InputError: If Expunge looks after the artefact itself, or it is purged already.
-            CoverageError: If the certificate served an earlier batch.
+            CoverageError: If the certificate serves another artefact, or served an earlier batch.
         """
         with self._database.transaction() as session:
             row = _row(session, said.artefact_id)
             _require_open(row)
-            rows = session.scalars(
-                select(ResolutionRow).where(ResolutionRow.artefact_id == said.artefact_id)
-            ).all()
-            if said.certificate_id and any(
-                other.batch_id and other.certificate_id == said.certificate_id for other in rows
-            ):
-                raise CoverageError(
-                    "this certificate speaks of an earlier batch's people",
-                    expected="the certificate of a batch of its own",
-                    got=said.certificate_id,
-                    remedy="unlearn the next people in that workspace too",
-                )
+            if said.certificate_id is not None:
+                _require_unused(session, said)
             session.execute(
                 delete(ResolutionRow).where(
                     ResolutionRow.artefact_id == said.artefact_id, ResolutionRow.batch_id.is_(None)
@@ -171,20 +212,30 @@ class CoverageStore:
             _require_open(row)
             row.status, row.reason = "purged", reason
 
-    def claim(self, batch_id: str) -> list[Artefact]:
+    def claim(
+        self, batch_id: str, people: int, asked: datetime | None, only: Collection[str] | None = None
+    ) -> list[Artefact]:
         """Give a batch what was said of declared artefacts and still waits; claiming again does no harm.
+
+        What was said before these people asked is not about them, unless it is standing; nor is a certificate about
+        fewer people.
 
         Args:
             batch_id: Of the batch.
+            people: How many are in it.
+            asked: When the last of them did.
+            only: Ids of the artefacts that are meant; None for all.
 
         Returns:
-            The declared artefacts that nothing was said of.
+            Those of the declared artefacts that nothing was said of.
         """
         unresolved = []
         with self._database.transaction() as session:
             taken = {said.artefact_id for said in _of_batch(session, batch_id)}
             for row in _open(session):
-                waiting = _waiting(session, row.artefact_id)
+                if only is not None and row.artefact_id not in only:
+                    continue
+                waiting = _waiting(session, row.artefact_id, people, asked)
                 if waiting is not None and not waiting.standing:
                     waiting.batch_id = batch_id
                 elif row.artefact_id in taken:
@@ -195,14 +246,22 @@ class CoverageStore:
                     unresolved.append(_artefact(row))
         return unresolved
 
-    def unresolved(self) -> list[Artefact]:
-        """Declared artefacts that nothing waits for: they would stop the next batch.
+    def unresolved(self, people: int, asked: datetime | None) -> list[Artefact]:
+        """Declared artefacts that would stop a batch: nothing waits that is about its people.
+
+        Args:
+            people: How many would be in it.
+            asked: When the last of them did; None if there is nobody.
 
         Returns:
             Artefacts.
         """
         with self._database.transaction() as session:
-            return [_artefact(row) for row in _open(session) if _waiting(session, row.artefact_id) is None]
+            return [
+                _artefact(row)
+                for row in _open(session)
+                if _waiting(session, row.artefact_id, people, asked) is None
+            ]
 
     def resolutions(self, batch_id: str | None) -> dict[str, Resolution]:
         """What was said of declared artefacts.
@@ -218,8 +277,18 @@ class CoverageStore:
 
 
 def _of_batch(session: Session, batch_id: str | None) -> Sequence[Resolution]:
-    query = select(ResolutionRow).where(ResolutionRow.batch_id == batch_id).order_by(ResolutionRow.number)
+    query = _said().where(ResolutionRow.batch_id == batch_id).order_by(ResolutionRow.number)
     return [_resolution(row) for row in session.scalars(query)]
+
+
+def _said() -> Select[ResolutionRow]:
+    """What was said of artefacts as they are: what was said before one was made again is not about it."""
+    return select(ResolutionRow).join(
+        ArtefactRow,
+        and_(
+            ArtefactRow.artefact_id == ResolutionRow.artefact_id, ArtefactRow.made_at <= ResolutionRow.made_at
+        ),
+    )
 
 
 def _open(session: Session) -> Sequence[ArtefactRow]:
@@ -227,12 +296,35 @@ def _open(session: Session) -> Sequence[ArtefactRow]:
     return session.scalars(query.order_by(ArtefactRow.number)).all()
 
 
-def _waiting(session: Session, artefact_id: str) -> ResolutionRow | None:
-    return session.scalar(
-        select(ResolutionRow).where(
-            ResolutionRow.artefact_id == artefact_id, ResolutionRow.batch_id.is_(None)
-        )
+def _waiting(session: Session, artefact_id: str, people: int, asked: datetime | None) -> ResolutionRow | None:
+    """What waits and is about people who asked by then."""
+    row = session.scalar(
+        _said().where(ResolutionRow.artefact_id == artefact_id, ResolutionRow.batch_id.is_(None))
     )
+    if row is None or row.standing:
+        return row
+    early = asked is not None and row.made_at < asked
+    return None if early or (row.people is not None and row.people < people) else row
+
+
+def _require_unused(session: Session, said: Resolution) -> None:
+    """A certificate covers one artefact, once."""
+    query = select(ResolutionRow).where(ResolutionRow.certificate_id == said.certificate_id)
+    for other in session.scalars(query):
+        if other.artefact_id != said.artefact_id:
+            raise CoverageError(
+                "this certificate covers another artefact",
+                expected="the certificate of this one's own workspace",
+                got=f"{said.certificate_id}, which was given for {other.artefact_id}",
+                remedy="each model needs a batch of its own",
+            )
+        if other.batch_id:
+            raise CoverageError(
+                "this certificate speaks of an earlier batch's people",
+                expected="the certificate of a batch of its own",
+                got=str(said.certificate_id),
+                remedy="unlearn the next people in that workspace too",
+            )
 
 
 def _require_open(row: ArtefactRow) -> None:

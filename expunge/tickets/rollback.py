@@ -15,7 +15,7 @@ from expunge.tickets.tables import BatchRow, TicketRow
 
 # What stays true: the rows are removed, the parent serves again, draws and refusals happened.
 _KEPT = (
-    "before", "after", "rows_before", "records", "train_records", "partitions", "scan", "begun",
+    "before", "after", "map_mark", "rows_before", "records", "train_records", "partitions", "scan", "begun",
     "parent_version", "parent_digest", "refused", "refusals", "seconds", "rolled_back",
 )  # fmt: skip
 

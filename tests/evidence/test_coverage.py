@@ -1,5 +1,7 @@
 """The coverage map: who saw whom, what a certificate says of it, and where it is kept."""
 
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import get_args
 
 import pytest
@@ -23,6 +25,7 @@ def derived(name, parent):
     return artefact(Kind.DERIVED, name, parents=[parent.artefact_id], declared=True)
 
 
+NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)  # when people asked: everything said in these tests is later
 ONE, TWO, THREE = data("1.dir"), data("2.dir"), data("3.dir")
 FIRST = model(1, "1.dir", ONE.artefact_id)
 SECOND = model(2, "2.dir", TWO.artefact_id, FIRST.artefact_id)
@@ -48,6 +51,21 @@ def test_an_unknown_dataset_version_counts_as_one_that_held_them():
     assert stray in seen([*MAP, stray], "3.dir")
 
 
+def test_a_version_that_comes_back_hides_nothing_that_was_made_in_between(database):  # noqa: F811
+    store = CoverageStore(database)
+    assert store.last() == 0
+    export = derived("export", TWO)
+    store.register(ONE, FIRST, TWO, export)
+    mark = store.last()
+    later = model(2, "1.dir", ONE.artefact_id)
+    stray, clean = derived("of the export", export), artefact(Kind.EXPORT, "clean", dataset_md5="1.dir")
+    store.register(later, stray, clean)  # the person came with 2.dir, and left to 1.dir
+    assert seen(store.every(), "1.dir") == []
+    found = names(seen(store.every(), "1.dir", store.up_to(mark)))
+    assert found == ["1.dir", "version 1", "2.dir", "export", "version 2", "of the export"]
+    assert store.up_to(0) == set()
+
+
 def rows(saw, said=None, **facts):
     made = coverage_rows(saw, said or {}, **{"exact": False, "from_data": 0, **facts})
     assert {row["status"] for row in made} <= set(get_args(Status))
@@ -62,8 +80,6 @@ def test_nothing_is_called_purged_before_it_is():
     assert [a for a, row in found.items() if row["status"] == "purged"] == [
         "rows in the current dataset version"
     ]
-    from dataclasses import replace
-
     gone = rows([replace(item, status="purged") if item is FIRST else item for item in saw])
     assert gone["weights of version 1"]["status"] == "purged"
     assert gone["weights of version 2"]["status"] == "purge pending"
@@ -104,6 +120,10 @@ def store(database):  # noqa: F811
     return made
 
 
+def claim(store, batch_id):
+    return store.claim(batch_id, 1, NOON)
+
+
 def test_registering_again_changes_nothing(store):
     store.mark([FIRST.artefact_id], "purged", "by b-1", "b-1")
     store.register(*MAP, FIRST)
@@ -117,30 +137,30 @@ def test_registering_again_changes_nothing(store):
 def test_an_exception_serves_one_batch(store):
     for item in (CHILD, GRANDCHILD):
         store.resolve(Resolution(item.artefact_id, "not covered", "exception: frozen"))
-    assert store.unresolved() == [store.get(CLEAN.artefact_id)]
+    assert store.unresolved(1, NOON) == [store.get(CLEAN.artefact_id)]
     for _ in range(2):
-        assert names(store.claim("b-1")) == ["clean"]
+        assert names(claim(store, "b-1")) == ["clean"]
     assert store.resolutions("b-1")[CHILD.artefact_id].reason == "exception: frozen"
-    assert names(store.claim("b-2")) == ["child", "grandchild", "clean"]
+    assert names(claim(store, "b-2")) == ["child", "grandchild", "clean"]
     assert store.resolutions("b-2") == {}
 
 
 def test_a_standing_exception_serves_all_until_something_else_is_said(store):
     store.resolve(Resolution(CHILD.artefact_id, "not covered", "exception: always", standing=True))
     for batch in ("b-1", "b-1", "b-2"):
-        assert "child" not in names(store.claim(batch))
+        assert "child" not in names(claim(store, batch))
         assert store.resolutions(batch)[CHILD.artefact_id].reason == "exception: always"
     store.resolve(Resolution(CHILD.artefact_id, "recomputed", "declared: once"))
-    assert "child" not in names(store.claim("b-3"))
+    assert "child" not in names(claim(store, "b-3"))
     assert store.resolutions("b-3")[CHILD.artefact_id].status == "recomputed"
-    assert "child" in names(store.claim("b-4"))
+    assert "child" in names(claim(store, "b-4"))
 
 
 def test_the_last_word_before_the_batch_begins_counts(store):
     store.resolve(Resolution(CHILD.artefact_id, "not covered", "exception: one"))
-    store.claim("b-1")
+    claim(store, "b-1")
     store.resolve(Resolution(CHILD.artefact_id, "recomputed", "declared: two"))
-    store.claim("b-1")
+    claim(store, "b-1")
     assert store.resolutions("b-1")[CHILD.artefact_id].reason == "declared: two"
 
 
@@ -148,14 +168,37 @@ def test_a_certificate_covers_one_batch(store):
     said = Resolution(CHILD.artefact_id, "covered", "by c-1", certificate_id="c-1")
     store.resolve(said)
     store.resolve(said)  # nobody has used it yet
-    store.claim("b-1")
+    with pytest.raises(CoverageError, match="another artefact"):
+        store.resolve(replace(said, artefact_id=CLEAN.artefact_id))
+    claim(store, "b-1")
     with pytest.raises(CoverageError, match="earlier batch"):
         store.resolve(said)
+    with pytest.raises(CoverageError, match="another artefact"):
+        store.resolve(replace(said, artefact_id=CLEAN.artefact_id))
+
+
+def test_what_was_said_before_the_people_asked_does_not_count(store):
+    for item in (CHILD, GRANDCHILD):
+        standing = item is GRANDCHILD
+        store.resolve(Resolution(item.artefact_id, "recomputed", "declared: nightly", standing=standing))
+    later = datetime.now(UTC) + timedelta(hours=1)
+    assert names(store.unresolved(1, later)) == ["child", "clean"]
+    assert names(store.claim("b-1", 1, later)) == ["child", "clean"]
+    assert list(store.resolutions("b-1")) == [GRANDCHILD.artefact_id]
+    assert names(claim(store, "b-2")) == ["clean"]
+
+
+def test_a_certificate_of_fewer_people_does_not_count(store):
+    store.resolve(Resolution(CHILD.artefact_id, "covered", "by c-1", certificate_id="c-1", people=2))
+    assert "child" in names(store.unresolved(3, NOON))
+    assert "child" in names(store.claim("b-1", 3, NOON))
+    assert store.resolutions("b-1") == {}
+    assert "child" not in names(store.claim("b-2", 2, NOON))
 
 
 def test_what_was_destroyed_elsewhere_asks_for_nothing_more(store):
     store.purged_elsewhere(CHILD.artefact_id, "declared: deleted")
-    assert names(store.claim("b-1")) == ["grandchild", "clean"]
+    assert names(claim(store, "b-1")) == ["grandchild", "clean"]
     with pytest.raises(InputError, match="purged already"):
         store.resolve(Resolution(CHILD.artefact_id, "not covered", "exception: x"))
 
@@ -167,3 +210,29 @@ def test_only_declared_artefacts_can_be_resolved(store):
         store.purged_elsewhere(ONE.artefact_id, "declared: x")
     with pytest.raises(InputError, match="no such artefact"):
         store.get("a-000000000000")
+
+
+def test_what_was_purged_or_recomputed_and_is_declared_again_is_open_again(store):
+    assert store.declare(derived("child", FIRST)).made_at == CHILD.made_at
+    with pytest.raises(InputError, match="name is taken"):
+        store.declare(derived("child", SECOND))
+    store.purged_elsewhere(CHILD.artefact_id, "declared: deleted")
+    again = store.declare(derived("child", FIRST))
+    assert (again.status, again.reason, again.artefact_id) == ("kept", "made again", CHILD.artefact_id)
+    assert names(claim(store, "b-1")) == ["child", "grandchild", "clean"]
+    store.resolve(Resolution(CHILD.artefact_id, "recomputed", "declared: nightly", standing=True))
+    assert "child" not in names(claim(store, "b-1"))
+    store.declare(derived("child", FIRST))
+    assert store.resolutions("b-1") == store.resolutions(None) == {}
+    assert "child" in names(claim(store, "b-1"))
+    store.resolve(Resolution(CHILD.artefact_id, "not covered", "exception: x", standing=True))
+    store.declare(derived("child", FIRST))
+    assert "child" not in names(claim(store, "b-1"))
+
+
+def test_a_batch_can_claim_for_some_alone(store):
+    for item in (CHILD, GRANDCHILD):
+        store.resolve(Resolution(item.artefact_id, "recomputed", "declared: x"))
+    assert names(store.claim("b-1", 1, NOON, {CHILD.artefact_id, CLEAN.artefact_id})) == ["clean"]
+    assert list(store.resolutions("b-1")) == [CHILD.artefact_id]
+    assert list(store.resolutions(None)) == [GRANDCHILD.artefact_id]

@@ -1,18 +1,26 @@
 """The coverage map through the command line: all is on it, what is declared stops a batch, nothing is overstated."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
 
 from expunge.datasets.partitions import read_dataset
-from expunge.errors import ResidueError
+from expunge.errors import CoverageError, InputError, ResidueError
 from expunge.evidence.coverage import Kind
-from tasks.adapters import access, git
+from expunge.evidence.ledger import parse_entries
+from expunge.state import open_state
+from expunge.tickets.purge_journal import Item
+from tasks.adapters import access, dvc_objects, git
 from tasks.adapters.registry import PURGED_TAG
-from tasks.adapters.versioning import Repository
-from tasks.coverage import METRICS_TAG, mark_purged
+from tasks.coverage import METRICS_TAG, mark_purged, saw
+from tasks.declarations import declare, resolve
+from tasks.ingest import import_dump
+from tasks.removal import remove
+from tests.conftest import make_clinic
+from tests.workspaces import PEOPLE, make
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "certificate-v1-convex"
 FIRST, SECOND = "person-00005-x", "person-00011-x"
@@ -22,6 +30,7 @@ NO_PERSON = (
     *("policy.yaml", "params.yaml", "dvc.yaml", "dvc.lock", "clinic_model.py", "__pycache__/"),
     *("data/contract.yaml", "data/dataset.dvc", "data/.gitignore"),  # names of columns and versions
     *(".expunge/workspace.json", ".expunge/keys/", ".expunge/prefect/", ".expunge/dvc-site-cache/"),
+    ".expunge/placement.json",  # names, sizes and times of partitions
     ".expunge/tickets.db",  # subject ids of open tickets: a row of every certificate speaks of them
     ".expunge/mlflow/mlflow.db",  # counts, tags and the metrics, which are on the map by their run
 )
@@ -36,7 +45,7 @@ def artefacts(clinic, capsys):
 
 def uncovered(clinic, capsys):
     """Files that are neither on the map nor known to hold nobody."""
-    places = [place for item in artefacts(clinic, capsys) for place in item["where"].split("; ")]
+    places = [place for item in artefacts(clinic, capsys) for place in item["where"].split("; ") if place]
     folders = {"DVC cache and remote": (".dvc/cache/files/", ".expunge/dvc-remote/")}
     prefixes = tuple(prefix for place in places for prefix in folders.get(place, (place,)))
     ids = [place.split()[-1] for place in places if place.startswith("MLflow ")]
@@ -57,6 +66,31 @@ def add(clinic, capsys, *arguments):
     capsys.readouterr()
     assert clinic("coverage", "add", *arguments, "--json") == 0
     return json.loads(capsys.readouterr().out)["artefact_id"]
+
+
+def foreign(folder, *, clean=True, purged=True, rolled_back=()):
+    """Another workspace's certificate, with its ledger after the purge beside it."""
+    folder.mkdir()
+    content = json.loads((GOLDEN / "certificate.json").read_text())
+    entries = json.loads((GOLDEN / "ledger.json").read_text())
+    name, batch = content["certificate_id"], content["batch"]
+    release = next(entry for entry in entries if entry["certificate_id"] == name)
+    details = {
+        "scan": {"clean": clean, "hits": []},
+        "rolled_back": [{"certificate_id": c} for c in rolled_back],
+    }
+    purge = {
+        **{
+            name: release[name]
+            for name in ("lineage", "step", "accumulated_error", "uniform_error", "issued_at")
+        },
+        **{"sequence": len(entries), "previous": parse_entries(entries)[-1].digest(), "kind": "purge"},
+        **{"batch": batch, "certificate_id": name, "details": details},
+    }
+    entries += [purge] if purged else []
+    (folder / "certificate.json").write_text(json.dumps(content))
+    (folder / "ledger.json").write_text(json.dumps(entries))
+    return folder / "certificate.json"
 
 
 def rows(certificate):
@@ -195,7 +229,9 @@ def test_metrics_that_may_include_removed_people_are_marked(clinic):
     assert METRICS_TAG not in new.tags
 
 
-def test_an_exception_does_not_serve_the_next_batch_and_a_certificate_does(clinic, capsys, monkeypatch):
+def test_an_exception_does_not_serve_the_next_batch_and_a_certificate_does(
+    clinic, capsys, monkeypatch, tmp_path
+):
     clinic.ticket(SECOND)
     err = run_refused(clinic, capsys)
     assert clinic.derived in err
@@ -214,22 +250,34 @@ def test_an_exception_does_not_serve_the_next_batch_and_a_certificate_does(clini
     forged.unlink()
     forged.with_name("ledger.json").unlink()
 
-    assert (
-        clinic("coverage", "resolve", clinic.derived, "--certificate", str(GOLDEN / "certificate.json")) == 0
-    )
+    path = foreign(tmp_path / "foreign")
+    assert clinic("coverage", "resolve", clinic.derived, "--certificate", str(path)) == 0
     assert clinic("coverage", "resolve", clinic.child, "--exception", "public", "--standing") == 0
 
-    def refuse(self, partitions):
+    def refuse(*arguments, **named):
         raise ResidueError("the remote is away")
 
     with monkeypatch.context() as patched:
-        patched.setattr(Repository, "superseded", refuse)
+        patched.setattr(dvc_objects, "superseded", refuse)
         assert clinic("run") == 1
     state, batch = clinic.state(), clinic.batches()[-1]
     mark_purged(state, batch)  # not destroyed yet: not said to be
     kept = {(item.kind, item.version): item.status for item in state.coverage.every()}
     assert kept[Kind.MODEL, 2] == kept[Kind.CURVATURE, 2] == "kept"
+    late = [
+        add(clinic, capsys, "--kind", "embedding", "--name", name, "--from-version", "2")
+        for name in ("late", "spoken for", "gone", "excepted")
+    ]
+    assert clinic("coverage", "resolve", late[1], "--status", "recomputed", "--reason", "x") == 0
+    assert clinic("coverage", "resolve", late[2], "--status", "purged", "--reason", "x") == 0
+    assert clinic("coverage", "resolve", late[3], "--exception", "x", "--standing") == 0
     assert clinic("run") == 0
+    purges = [entry for entry in state.ledger.entries(state.lineage) if entry.kind == "purge"]
+    assert ["declared_late" in entry.details for entry in purges] == [False, True]
+    assert purges[1].details["declared_late"] == [
+        f"embedding late ({late[0]})",
+        f"embedding excepted ({late[3]})",
+    ]
 
     certificate = clinic.certificates()[-1]
     stated = rows(certificate)
@@ -243,14 +291,13 @@ def test_an_exception_does_not_serve_the_next_batch_and_a_certificate_does(clini
     assert clinic("certificate", "verify", certificate["certificate_id"]) == 0
 
 
-def test_policy_may_state_it_instead(clinic, capsys):
+def test_policy_may_state_it_instead(clinic, capsys, tmp_path):
     frame = read_dataset(clinic.root / "data" / "dataset")
     tested = frame[frame["split"] == "test"]["subject_id"].iloc[0]  # their rows measured every version so far
     clinic.ticket(tested)
     assert clinic.derived in run_refused(clinic, capsys)
-    assert (
-        clinic("coverage", "resolve", clinic.derived, "--certificate", str(GOLDEN / "certificate.json")) == 1
-    )
+    used = foreign(tmp_path / "foreign")
+    assert clinic("coverage", "resolve", clinic.derived, "--certificate", str(used)) == 1
     assert "earlier batch" in capsys.readouterr().err
     path = clinic.root / "policy.yaml"
     content = yaml.safe_load(path.read_text())
@@ -290,3 +337,70 @@ def test_the_map_of_a_workspace_from_before_is_found_again(clinic, capsys):
     gone = {item for item in before if item not in found}
     assert len(gone) == 3  # curvature of the first three versions: destroyed, and nothing tells of it
     assert uncovered(clinic, capsys) == []
+
+
+@pytest.fixture(scope="module")
+def came_back(tmp_path_factory):
+    """A person comes and leaves again: the bytes are those of before, and an export was made in between."""
+    tmp, person = tmp_path_factory.mktemp("came-back"), f"person-{PEOPLE:05d}-x"
+    state = open_state(make(tmp))
+    repo = access.repository(state)
+    first = repo.current().md5
+    import_dump(state, str(make_clinic(tmp / "grown", people=PEOPLE + 1)))
+    between = repo.current().md5
+    export = declare(state, Kind.EXPORT, "dump", "", from_dataset=between)
+    batch_id = state.batches.open_batch([state.tickets.submit(person).ticket.ticket_id]).batch_id
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EXPUNGE_WORKSPACE", str(state.workspace.root))
+        remove.fn(batch_id)
+    assert repo.current().md5 == first != between
+    return state, state.batches.get(batch_id), export
+
+
+def test_a_dataset_version_that_comes_back_hides_nothing(came_back):
+    state, batch, export = came_back
+    assert export.artefact_id in [item.artefact_id for item in saw(state, batch)]
+
+
+def test_rows_are_said_to_be_destroyed_only_where_all_are(came_back):
+    state, batch, _ = came_back
+
+    def reasons():
+        mark_purged(state, batch)
+        return {item.reason for item in state.coverage.every() if item.kind is Kind.DATASET}
+
+    assert reasons() == {f"rows of the people of {batch.batch_id} are destroyed in it"}
+    state.purges.write(batch.batch_id, [Item("shared", "0" * 32, "remote", 1, "another needs it", kept=True)])
+    assert reasons() == {"objects that another dataset needs were kept"}
+
+
+def test_a_foreign_certificate_must_hold_by_the_policy_and_the_proofs_of_this_workspace(tmp_path):
+    state = open_state(make(tmp_path))
+    md5 = access.repository(state).current().md5
+    model, export, twin = (
+        declare(state, kind, name, "", from_dataset=md5)
+        for kind, name in ((Kind.DERIVED, "triage"), (Kind.EXPORT, "dump"), (Kind.CHECKPOINT, "epoch 3"))
+    )
+    good, own = foreign(tmp_path / "good"), state.policy
+    name = json.loads(good.read_text())["certificate_id"]
+    for admit in ({"epsilon": 0.01}, {"delta": 1e-7}, {"classes": ("exact",)}):
+        policy = own.model_copy(update={"admit": own.admit.model_copy(update=admit)})
+        with pytest.raises(CoverageError, match="does not admit"):
+            resolve(replace(state, policy=policy), model.artefact_id, certificate=good)
+    composed = own.model_copy(update={"ledger": own.ledger.model_copy(update={"composed_epsilon": 0.01})})
+    with pytest.raises(CoverageError, match="does not admit"):
+        resolve(replace(state, policy=composed), model.artefact_id, certificate=good)
+    for folder, facts, message in (
+        ("unpurged", {"purged": False}, "does not prove"),
+        ("dirty", {"clean": False}, "does not prove"),
+        ("undone", {"rolled_back": [name]}, "rolled back"),
+    ):
+        with pytest.raises(CoverageError, match=message):
+            resolve(state, model.artefact_id, certificate=foreign(tmp_path / folder, **facts))
+    with pytest.raises(InputError, match="model's weights"):
+        resolve(state, export.artefact_id, certificate=good)
+    assert state.coverage.resolutions(None) == {}
+    resolve(state, model.artefact_id, certificate=good)
+    assert state.coverage.resolutions(None)[model.artefact_id].people == 2
+    with pytest.raises(CoverageError, match="another artefact"):
+        resolve(state, twin.artefact_id, certificate=good)
