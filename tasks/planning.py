@@ -1,11 +1,17 @@
 """The plan: which mechanisms policy admits for the champion model, cheapest first."""
 
+from dataclasses import replace
+
+from expunge.datasets.partitions import read_dataset
+from expunge.datasets.preprocessing import fit
 from expunge.devices import chosen_device
 from expunge.errors import CertificateRefusedError, WorkspaceError
 from expunge.evidence.ledger import account_of
 from expunge.mechanisms.contract import Context
 from expunge.mechanisms.planner import Plan, make_plan
-from expunge.models.serving import load_model
+from expunge.models.serving import SavedModel, load_model
+from expunge.models.spec import ModelSpec
+from expunge.models.zoo import build
 from expunge.scratch import scratch
 from expunge.state import State, open_state
 from expunge.tickets.batches import Batch, BatchStage
@@ -14,6 +20,7 @@ from tasks.adapters.registry import Version
 from tasks.coverage import catch_up, settle
 from tasks.ingest import finish_import
 from tasks.step import log, step
+from tasks.unlearning import spent
 
 
 def champion_context(state: State, batch: Batch | None = None) -> tuple[Context, int]:
@@ -37,19 +44,21 @@ def champion_context(state: State, batch: Batch | None = None) -> tuple[Context,
         )
     with scratch(state.workspace.scratch_dir) as place:
         model = load_model(registry.download(champion, place), state.workspace.root)
+    # once the removal has begun, the files say nothing about what the batch began with
+    begun = batch is not None and "before" in batch.data
+    same_data = bool(batch.data.get("same_data", False)) if batch and begun else _lies_there(state, champion)
+    spec = model.spec if same_data else _spec_of_data(state, model)
     context = Context(
-        spec=model.spec,
+        spec=spec,
         policy=state.policy,
-        parameters=len(model.weights),
+        parameters=len(model.weights) if spec == model.spec else build(spec, state.workspace.root).size,
         training_seconds=float(model.training["seconds"]),
         training_products=int(model.training["products"]),
         records=int(model.training["records"]),
         account=account_of(state.ledger.entries(state.lineage)),
         draws=batch.draws if batch else 0,
-        # once the removal has begun, the files say nothing about what the batch began with
-        same_data=bool(batch.data.get("same_data", False))
-        if batch and "before" in batch.data
-        else _lies_there(state, champion),
+        spent=spent(batch) if batch else (),
+        same_data=same_data,
     )
     return context, champion.version
 
@@ -60,6 +69,13 @@ def _lies_there(state: State, champion: Version) -> bool:
     return (
         tags.get("dataset_after", tags.get("dataset_md5")) == repo.current().md5 and repo.is_tracked_clean()
     )
+
+
+def _spec_of_data(state: State, model: SavedModel) -> ModelSpec:
+    """The model on the data that lie there: an import may have brought a category, and with it weights."""
+    frame = read_dataset(state.workspace.dataset_dir)
+    train = frame[frame["split"] == "train"]
+    return replace(model.spec, in_features=len(fit(train, state.contract).feature_names))
 
 
 def plan_for(state: State) -> tuple[Plan, Context]:

@@ -2,6 +2,7 @@
 
 import secrets
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,13 @@ from expunge.devices import device_in_use
 from expunge.errors import CertificateRefusedError
 from expunge.evidence.annex import ANNEX_FILE, recipient, seal
 from expunge.evidence.ledger import account_of
-from expunge.mechanisms.contract import Context, Mechanism, Problem
+from expunge.mechanisms.contract import Calibration, Context, Draw, Mechanism, Problem
 from expunge.mechanisms.planner import mechanism_named
 from expunge.mechanisms.release import Release, release
 from expunge.models.kept import load_kept
 from expunge.models.serving import SavedModel, load_model, model_digest, save_model
 from expunge.models.spec import ModelSpec
+from expunge.models.zoo import build
 from expunge.scratch import scratch
 from expunge.stages import MODEL_FOLDER
 from expunge.state import State, open_state
@@ -64,12 +66,14 @@ def _unlearn(batch_id: str, mechanism_name: str, device: torch.device) -> str:
     train = frame[frame["split"] == "train"]
     preprocessing = fit(train, state.contract)
     problem = _problem(state, batch, parent, preprocessing, encode(train, preprocessing), device)
-    _require_composable(mechanism, problem.context, batch)
+    calibration = _require_composable(mechanism, problem.context)
     unlearned = mechanism.unlearn(problem)
     recipient(state.workspace.keys_dir)  # what can be missing is missed before noise is drawn
     final.parent.mkdir(parents=True, exist_ok=True)
     require_leases(state)
-    draws = state.batches.append_draw(batch_id) if mechanism.guarantee != "exact" else batch.draws
+    draws = batch.draws
+    if calibration is not None:
+        draws = state.batches.append_draw(batch_id, **asdict(calibration.draw(unlearned.failure_probability)))
     released = release(mechanism, problem, unlearned, draws=draws)
     del unlearned
     model = SavedModel(
@@ -117,16 +121,29 @@ def discard(batch_id: str, mechanism_name: str, reason: str) -> None:
     log(f"batch {batch_id}: {mechanism_name} refused")
 
 
-def _require_composable(mechanism: Mechanism, context: Context, batch: Batch) -> None:
-    """Draws are composed at this mechanism's m: one that a rolled-back release spent must not have been larger."""
+def spent(batch: Batch) -> tuple[Draw, ...]:
+    """What is known of the draws that a batch has spent: discarded, lost with a process, or rolled back.
+
+    Args:
+        batch: The batch.
+
+    Returns:
+        One for each draw; of those that an earlier version counted nothing is known.
+    """
+    drawn = [Draw(**record) for record in batch.data.get("drawn", [])]
+    return (*[Draw()] * (batch.draws - len(drawn)), *drawn)
+
+
+def _require_composable(mechanism: Mechanism, context: Context) -> Calibration | None:
+    """Draws are composed at this mechanism's m: no earlier one for these records may have been of a larger m."""
     calibration = mechanism.calibrate(context)
-    earlier = [undone["m"] for undone in batch.data.get("rolled_back", [])]
-    if calibration is not None and any(m is None or m > calibration.m * (1 + 1e-9) for m in earlier):
+    if calibration is not None and not calibration.composes_with(context.spent):
         raise CertificateRefusedError(
-            f"{mechanism.name} composes with no release that was rolled back",
+            f"{mechanism.name} does not compose with an earlier draw of this batch",
             expected="draws that compose, none of a larger epsilon",
-            remedy="take the mechanism and policy of that release, or retrain",
+            remedy="take the mechanism and policy of that draw, or retrain",
         )
+    return calibration
 
 
 def _parent(state: State, batch: Batch) -> SavedModel:
@@ -150,12 +167,13 @@ def _problem(
     context = Context(
         spec=spec,
         policy=state.policy,
-        parameters=len(parent.weights),
+        parameters=build(spec, state.workspace.root).size,  # not the parent's: categories come and go
         training_seconds=float(parent.training["seconds"]),
         training_products=int(parent.training["products"]),
         records=len(features),
         account=account_of(state.ledger.entries(state.lineage)),
         draws=batch.draws,
+        spent=spent(batch),
         same_data=bool(batch.data.get("same_data", False)),
     )
     same = preprocessing.feature_names == parent.preprocessing.feature_names
@@ -165,7 +183,7 @@ def _problem(
         labels=torch.from_numpy(encoded.labels),
         start=parent.weights
         if same
-        else None,  # a category vanished: another parameter space, start at the origin
+        else None,  # a category came or vanished: another parameter space, start at the origin
         kept=load_kept(state.workspace.curvature_dir, state.batches.get(batch.batch_id).data["parent_digest"])
         if same
         else None,

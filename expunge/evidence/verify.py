@@ -14,7 +14,7 @@ from expunge.privacy.accountant import compose_m
 from expunge.privacy.bounds import convex_error_bound
 from expunge.privacy.finetuning import gradient_clipping_m, model_clipping_total
 from expunge.privacy.gaussian import gaussian_delta
-from expunge.privacy.noise import rounding_m
+from expunge.privacy.noise import GENERATOR, rounding_m, truncation_delta
 
 _SLACK = 1e-9
 
@@ -136,8 +136,8 @@ def _check_guarantee(certificate: Certificate) -> list[str]:
         findings.append(f"composed m {s.composed_m:.6g} where {composed:.6g} is recomputed")
     if gaussian_delta(c.epsilon, composed) > c.gaussian_delta * (1 + 1e-6):
         findings.append("epsilon is below what the error bound, sigma, draws and delta allow")
-    if c.delta < c.gaussian_delta:
-        findings.append("delta is below the Gaussian mechanism's share")
+    if c.delta < (c.gaussian_delta + s.draws * _generator_share(c)) * (1 - 1e-15):  # but for the last digit
+        findings.append("delta is below the shares of the Gaussian mechanism and of the noise generator")
     if not math.isclose(s.composed_epsilon, c.epsilon, rel_tol=_SLACK) or s.composed_delta != c.delta:
         findings.append("the sequential figures differ from epsilon and delta")
     bound = _bound_from_constants(c)
@@ -199,6 +199,16 @@ def _rounding_share(certificate: Certificate) -> float:
     if stated is None:
         return 0.0
     return max(stated, rounding_m(certificate.parameters)) * certificate.sigma
+
+
+def _generator_share(certificate: Certificate) -> float:
+    """What one draw's generator takes of delta; that of an earlier version is charged what its certificate states."""
+    values = {c.name: c.value for c in certificate.constants if c.value is not None}
+    stated = values.get("generator_delta", 0.0)
+    if certificate.noise != GENERATOR:
+        return stated
+    steps = int(values.get("steps", 1)) if certificate.mechanism == "noisy-finetune" else 1
+    return max(stated, truncation_delta(certificate.parameters * steps, certificate.epsilon))
 
 
 def _check_statements(certificate: Certificate) -> list[str]:

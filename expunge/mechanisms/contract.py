@@ -5,6 +5,7 @@ returns is enough to write the certificate from; nothing else may enter one.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -25,6 +26,21 @@ Provenance = Literal["policy", "measured", "bounded", "assumed"]
 
 
 @dataclass(frozen=True)
+class Draw:
+    """What one noise draw spends, recorded before it is made: later draws for the same records are composed with it.
+
+    Args:
+        m: Gaussian-DP parameter; None where it composes with no other draw, or nothing is known of it.
+        coordinates: That the generator was charged for, over all noisy steps.
+        failure_probability: Of the bounds it rests on.
+    """
+
+    m: float | None = None
+    coordinates: int = 0
+    failure_probability: float = 0.0
+
+
+@dataclass(frozen=True)
 class Context:
     """Everything a plan may look at: public, and independent of the people to be removed.
 
@@ -37,6 +53,7 @@ class Context:
         records: Training records.
         account: Where the lineage stands.
         draws: Noise draws that this batch has already spent.
+        spent: What is recorded of each of them.
         same_data: Whether the parent was trained on the very version of the dataset that the batch begins with.
     """
 
@@ -48,6 +65,7 @@ class Context:
     records: int = 0
     account: SequentialAccount = field(default_factory=SequentialAccount)
     draws: int = 0
+    spent: tuple[Draw, ...] = ()
     same_data: bool = True
 
     @property
@@ -141,6 +159,32 @@ class Calibration:
     def m(self) -> float:
         """Sensitivity over noise."""
         return self.error_bound / self.sigma
+
+    def draw(self, failure_probability: float = 0.0) -> Draw:
+        """What one draw of it spends.
+
+        Args:
+            failure_probability: Of the bounds it rests on.
+
+        Returns:
+            The draw, to be recorded.
+        """
+        return Draw(self.m if self.gaussian else None, self.coordinates, failure_probability)
+
+    def composes_with(self, spent: Sequence[Draw]) -> bool:
+        """Whether the figures of this mechanism's draws, taken as many times as there were draws, cover earlier ones.
+
+        ``sqrt(n) m >= sqrt(sum m_k^2)`` where no ``m_k`` is above m, but for a billionth.
+
+        Args:
+            spent: Earlier draws for the same records, of whatever mechanism.
+
+        Returns:
+            False if one was of a larger m, or either composes with no other draw.
+        """
+        return not spent or (
+            self.gaussian and all(d.m is not None and d.m <= self.m * (1 + 1e-9) for d in spent)
+        )
 
     def composed(self, draws: int) -> tuple[float, float]:
         """M and epsilon of several draws that saw the same records.

@@ -102,7 +102,8 @@ def _judge(mechanism: Mechanism, assessment: Assessment, context: Context) -> As
     _, epsilon = calibration.composed(context.draws + 1)
     limit = min(admit.epsilon, context.policy.ledger.composed_epsilon)
     # as the release will state it, so that no draw is spent on what its gate cannot pass
-    delta = assessment.delta + (context.draws + 1) * truncation_delta(calibration.coordinates, epsilon)
+    coordinates = max(draw.coordinates for draw in (calibration.draw(), *context.spent))
+    delta = assessment.delta + (context.draws + 1) * truncation_delta(coordinates, epsilon)
     if epsilon > limit or delta > admit.delta:
         return replace(
             assessment,

@@ -29,7 +29,7 @@ class ReleaseRecord:
         composed_m: Over all draws.
         epsilon: Of all draws, at gaussian_delta.
         gaussian_delta: The Gaussian mechanism's share of delta.
-        delta: gaussian_delta + generator + failure probability of bounds.
+        delta: gaussian_delta + generator + failure probability of bounds, of every draw.
         noise: The generator; empty for exact ones.
         parameters: Number of coordinates.
         constants: With provenance.
@@ -95,7 +95,8 @@ def release(mechanism: Mechanism, problem: Problem, unlearned: Unlearned, *, dra
         The release.
 
     Raises:
-        CertificateRefusedError: If the realised bound is above policy's, or a weight is not finite.
+        CertificateRefusedError: If the realised bound is above policy's, a weight is not finite, or sigma was
+            calibrated for another number of weights.
     """
     if not bool(torch.isfinite(unlearned.weights).all()):
         raise CertificateRefusedError("unlearned weights are not finite", remedy="retrain")
@@ -141,10 +142,20 @@ def release(mechanism: Mechanism, problem: Problem, unlearned: Unlearned, *, dra
             got=f"{draws} draws",
             remedy="take another mechanism or form in policy.yaml, or retrain",
         )
+    if size != context.parameters:  # what rounding and the generator are charged for
+        raise CertificateRefusedError(
+            "the noise was calibrated for another number of weights",
+            expected=f"{context.parameters}",
+            got=f"{size}",
+            remedy="report this; nothing was released",
+        )
     weights = mechanism.perturb(problem, unlearned, calibration, GaussianNoise())
     if not bool(torch.isfinite(weights).all()):
         raise CertificateRefusedError("released weights are not finite", remedy="retrain")
-    generator = truncation_delta(calibration.coordinates, epsilon)
+    # n draws, each charged the largest share that any of them has: no less than all of their shares together
+    drawn = (calibration.draw(unlearned.failure_probability), *context.spent)
+    generator = truncation_delta(max(draw.coordinates for draw in drawn), epsilon)
+    failure = max(draw.failure_probability for draw in drawn)
     record = ReleaseRecord(
         **common,
         error_bound=calibration.error_bound,
@@ -154,7 +165,7 @@ def release(mechanism: Mechanism, problem: Problem, unlearned: Unlearned, *, dra
         composed_m=composed_m,
         epsilon=epsilon,
         gaussian_delta=calibration.delta,
-        delta=calibration.delta + draws * generator + unlearned.failure_probability,
+        delta=calibration.delta + draws * generator + draws * failure,
         noise=GENERATOR,
         constants=(
             *unlearned.constants,

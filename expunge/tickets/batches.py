@@ -227,11 +227,12 @@ class BatchStore:
             row.data = {**row.data, **data}
             return _batches(session, BatchRow.batch_id == batch_id)[0]
 
-    def append_draw(self, batch_id: str) -> int:
+    def append_draw(self, batch_id: str, **spends: Any) -> int:
         """Count a noise draw, durably, before it is made: a crash in between is charged, never forgotten.
 
         Args:
             batch_id: Of the batch.
+            **spends: What it spends, for the draws that may follow it; public figures.
 
         Returns:
             Draws so far, this one included.
@@ -239,6 +240,7 @@ class BatchStore:
         with self._database.transaction() as session:
             row = _row(session, batch_id)
             row.draws += 1
+            row.data = {**row.data, "drawn": [*row.data.get("drawn", []), spends]}
             return row.draws
 
     def fail(self, batch_id: str, error: str, *, outage: bool = False) -> Batch:

@@ -1,7 +1,6 @@
 """A batch whose model is rolled back: its people are in the serving model again, so it is to be unlearned once more."""
 
 from datetime import UTC, datetime
-from typing import Any
 
 from sqlalchemy import update
 
@@ -17,6 +16,7 @@ from expunge.tickets.tables import BatchRow, TicketRow
 _KEPT = (
     "before", "after", "map_mark", "rows_before", "records", "train_records", "partitions", "scan", "begun",
     "parent_version", "parent_digest", "refused", "refusals", "seconds", "rolled_back",
+    "drawn",
 )  # fmt: skip
 
 
@@ -40,13 +40,10 @@ def roll_back(database: Database, batch_id: str, reason: str) -> None:
                 got=f"{batch_id}, {row.stage}",
                 remedy="nothing was changed; what is purged cannot come back",
             )
-        release: dict[str, Any] = row.data["release"]
-        gaussian = "contraction" not in {constant["name"] for constant in release["constants"]}
         undone = {
             "version": row.data["model_version"],
             "certificate_id": row.data["certificate_id"],
             "at": datetime.now(UTC).isoformat(timespec="seconds"),
-            "m": release["m"] if gaussian else None,  # None: it composes with no other draw
         }
         row.stage = BatchStage.REMOVED
         row.data = {

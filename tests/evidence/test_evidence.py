@@ -15,6 +15,7 @@ from expunge.evidence.ledger import check_ledger, parse_entries
 from expunge.evidence.store import LedgerStore
 from expunge.evidence.verify import verify_certificate, verify_ledger
 from expunge.privacy.gaussian import gaussian_m
+from expunge.privacy.noise import GENERATOR, truncation_delta
 
 LINEAGE = "expunge-test"
 SIGMA, EPSILON, DELTA = 0.01, 0.05, 1e-6
@@ -50,7 +51,7 @@ def certificate_content(annex_digest="sha256:" + "a" * 64, step=1, accumulated=B
         "gaussian_delta": DELTA,
         "sigma": SIGMA,
         "parameters": 100,
-        "noise": "ChaCha20",
+        "noise": GENERATOR,
         "error_bound": {"value": BOUND, "binding": "theorem", "formula": "C1"},
         "constants": [
             {"name": "gradient_tolerance", "value": 5e-8, "provenance": "policy", "method": "enforced"},
@@ -130,9 +131,18 @@ def _set(path, value):
     return change
 
 
+def _delta(value):
+    def change(content):
+        content["delta"] = content["sequential"]["composed_delta"] = value
+
+    return change
+
+
 TAMPERINGS = {
     "epsilon understated": _set(("epsilon",), 0.01),
     "delta understated": _set(("delta",), 1e-9),
+    "generator's share left out": _delta(DELTA),
+    "generator's share understated": _delta(DELTA + 0.9 * truncation_delta(100, EPSILON)),
     "gaussian share understated": _set(("gaussian_delta",), 1e-9),
     "sigma overstated": _set(("sigma",), 1.0),
     "error bound halved": _set(("error_bound", "value"), BOUND / 2),

@@ -135,7 +135,7 @@ def test_a_smaller_epsilon_would_understate_the_draw_that_was_rolled_back(waitin
         1,
     )
     assert batch.draws == 2  # none was wasted on what could not be stated
-    assert "composes with no release" in batch.data["refusals"][0]["reason"]
+    assert "does not compose with an earlier draw" in batch.data["refusals"][0]["reason"]
     assert access.registry(state).get(3).tags["rolled_back"]
     assert (
         "rolled_back" in parse_entries([e.to_json() for e in state.ledger.entries(state.lineage)])[-1].details

@@ -170,9 +170,10 @@ def test_closing_erases_people_and_fingerprints(
 
 def test_no_draw_is_counted_once_for_two(url: str, batch: Batch) -> None:
     stores = [BatchStore(open_database(url)) for _ in range(4)]
-    counts = together([lambda s=s: [s.append_draw(batch.batch_id) for _ in range(10)] for s in stores])
+    counts = together([lambda s=s: [s.append_draw(batch.batch_id, m=0.5) for _ in range(10)] for s in stores])
     assert sorted(number for each in counts for number in each) == list(range(1, 41))
-    assert stores[0].get(batch.batch_id).draws == 40
+    after = stores[0].get(batch.batch_id)
+    assert (after.draws, after.data["drawn"]) == (40, [{"m": 0.5}] * 40)
 
 
 def test_one_lease_a_lineage(batches: BatchStore) -> None:
