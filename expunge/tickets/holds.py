@@ -3,7 +3,7 @@
 Two acts of a batch destroy something: removal (rows leave the current dataset version) and purge (earlier versions, and
 the weights that saw the rows). Each is recorded as begun, in a transaction that finds no hold in its way, before the
 first byte is touched: of a hold and an act one comes first. In between a batch goes on: nothing is lost by that.
-A purge may rest half-way, while weights are in quarantine: a hold that came meanwhile, in another batch, stops it again.
+A purge may rest half-way, with weights in quarantine: a hold that came meanwhile, in another batch, stops it again.
 """
 
 from sqlalchemy import func, select, update
