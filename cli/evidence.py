@@ -23,14 +23,20 @@ def list_certificates(workspace: WorkspaceOption = None, json: JsonOption = Fals
     if json:
         emit(found)
         return
+    undone = {
+        release["certificate_id"]
+        for batch in state.batches.every()
+        for release in batch.data.get("rolled_back", [])
+    }
     rows = [
         (c["certificate_id"], c["issued_at"], c["model"]["version"], c["mechanism"], c["guarantee"],
-         f"{c['epsilon']:.4g}", f"{c['delta']:.2g}", c["forget"]["records"])
+         f"{c['epsilon']:.4g}", f"{c['delta']:.2g}", c["forget"]["records"],
+         "rolled back" if c["certificate_id"] in undone else "")
         for c in found
     ]  # fmt: skip
     table(
         "Certificates",
-        ("id", "issued", "version", "mechanism", "guarantee", "epsilon", "delta", "records"),
+        ("id", "issued", "version", "mechanism", "guarantee", "epsilon", "delta", "records", ""),
         rows,
     )
 
@@ -46,8 +52,9 @@ def show(certificate: _IdArgument, workspace: WorkspaceOption = None, json: Json
     from expunge.reports.plain_words import verdict
 
     out.print(verdict(content), markup=False)
-    undone = state.batches.get(content["batch"]).data.get("rolled_back", [])
-    if any(item["certificate_id"] == content["certificate_id"] for item in undone):
+    from tasks.verification import rolled_back
+
+    if rolled_back(state.batches.get(content["batch"]), content["certificate_id"]):
         out.print("ROLLED BACK: this version was undone; the batch is unlearned again.", markup=False)
     out.print(
         f"\n{content['guarantee']}; epsilon {content['epsilon']:.6g}, delta {content['delta']:.6g}",

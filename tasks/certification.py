@@ -21,6 +21,7 @@ from expunge.state import State, open_state
 from expunge.tickets.batches import Batch, BatchStage
 from tasks.adapters import access, git
 from tasks.coverage import record_certificate, rows_for
+from tasks.dataset import require_dataset
 from tasks.step import Timer, log, step
 
 
@@ -35,12 +36,14 @@ def certify(batch_id: str) -> str:
         The certificate's id.
 
     Raises:
+        RefusedError: If the dataset is not the one that removal left.
         CertificateRefusedError: If the certificate would not verify.
     """
     state, timer = open_state(), Timer()
     batch = state.batches.get(batch_id)
     if batch.done(BatchStage.CERTIFIED):
         return str(batch.data["certificate_id"])
+    require_dataset(state, batch)
     if batch.data["release"]["draws"] != batch.draws:
         raise CertificateRefusedError(
             "another draw of noise was counted after this release was made",

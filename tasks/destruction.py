@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Collection, Iterator
+from itertools import takewhile
 from pathlib import Path
 
 from expunge.database import vacuum
@@ -9,9 +10,11 @@ from expunge.errors import ResidueError, storage_full
 from expunge.scratch import abandoned
 from expunge.state import State
 from expunge.tickets.batches import Batch, BatchStage
+from expunge.tickets.holds import PURGE
 from expunge.tickets.purge_journal import PENDING, Entry, Item
 from tasks.adapters import access, dvc_objects
 from tasks.adapters.registry import PURGED_TAG, QUARANTINE_TAG
+from tasks.adapters.versioning import Repository
 
 WEIGHTS, FREE_PAGES = "weights", "free pages"
 
@@ -58,8 +61,28 @@ def plan(state: State, batch: Batch | None) -> list[Item]:
         if other.done(BatchStage.PURGED):
             partitions |= set(other.data["partitions"])
     shared = state.policy.purge.shared_remotes
-    found = dvc_objects.superseded(access.repository(state), partitions, shared_remotes=shared)
+    repo = access.repository(state)
+    spare = _of_later_batches(state, repo, batch) if batch and "after" in batch.data else []
+    found = dvc_objects.superseded(repo, partitions, shared_remotes=shared, spare=spare)
     return [*found, *_files(state, batch), *_weights(state, batch), *_free_pages(state)]
+
+
+def _of_later_batches(state: State, repo: Repository, batch: Batch) -> list[str]:
+    """The versions that later batches removed people from, until their own purge begins.
+
+    None has people of this batch. Those of a later one may be held, or their purge wait for approval.
+    """
+    after = batch.data["after"]["md5"]
+    later = {after, *takewhile(lambda md5: md5 != after, repo.history())}
+    return [
+        other.data["before"]["md5"]
+        for other in state.batches.every()
+        if "before" in other.data
+        and other.data["before"]["md5"] in later
+        and other.batch_id != batch.batch_id
+        and not other.done(BatchStage.PURGED)
+        and PURGE not in other.data.get("begun", [])
+    ]
 
 
 def _files(state: State, batch: Batch | None) -> Iterator[Item]:

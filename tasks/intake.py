@@ -128,7 +128,8 @@ def batches_to_run(state: State) -> Iterable[str]:
     Yields:
         Batch ids.
     """
-    for batch in state.batches.unfinished():
+    # what was rolled back rests on the dataset as it is: nothing is removed from it before
+    for batch in sorted(state.batches.unfinished(), key=lambda batch: "before" not in batch.data):
         if batch.batch_id not in state.waiting():
             yield batch.batch_id
     fresh = open_due_batch(state)

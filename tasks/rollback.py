@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 
 from expunge.errors import InputError, RefusedError, VerificationError
+from expunge.models.kept import destroy_kept
 from expunge.models.serving import model_digest
 from expunge.scratch import scratch
 from expunge.stages import install_model
@@ -17,6 +18,7 @@ from expunge.tickets.holds import PURGE
 from expunge.tickets.rollback import roll_back as record_rollback
 from tasks.adapters import access
 from tasks.adapters.registry import BATCH_TAG, PURGED_TAG, Version
+from tasks.dataset import require_dataset
 from tasks.leases import lineage_lease
 
 _AT_REST = (BatchStage.PLANNED, BatchStage.REGISTERED, BatchStage.PURGED)
@@ -76,6 +78,7 @@ def undone_by(state: State, number: int) -> Batch:
             got=f"{other.batch_id}, {other.stage}",
             remedy="run `expunge run`: it goes on from the version that serves",
         )
+    require_dataset(state, batch)
     _require_admitted(state, target)
     return batch
 
@@ -150,6 +153,7 @@ def finish_rollback(state: State, batch_id: str) -> None:
     with scratch(state.workspace.scratch_dir) as place:
         measured = {"accuracy": registry.metrics(registry.get(number))["accuracy"]}
         install_model(_fetch_parent(state, batch, place), state.workspace, measured)
+    destroy_kept(state.workspace.curvature_dir)  # it serves one release, which was made
     access.repository(state).commit_stages(f"Roll back to version {number} ({batch_id})")
     registry.roll_back(undone["version"], number, undone["at"])
     state.batches.record(batch_id, unfinished_rollback=False)

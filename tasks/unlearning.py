@@ -26,6 +26,7 @@ from expunge.stages import MODEL_FOLDER
 from expunge.state import State, open_state
 from expunge.tickets.batches import Batch, BatchStage
 from tasks.adapters import access
+from tasks.dataset import require_dataset
 from tasks.leases import require_leases
 from tasks.step import Timer, log, step
 
@@ -45,7 +46,8 @@ def unlearn(batch_id: str, mechanism_name: str) -> str:
 
     Raises:
         InputError: If ``EXPUNGE_DEVICE`` names no device of this machine; nothing is changed then.
-        RefusedError: If the mechanism cannot state an admissible certificate, or did not converge.
+        RefusedError: If the mechanism cannot state an admissible certificate, or did not converge; or the dataset is
+            not the one that removal left: no noise is drawn then.
     """
     with device_in_use() as device:
         return _unlearn(batch_id, mechanism_name, device)
@@ -58,6 +60,7 @@ def _unlearn(batch_id: str, mechanism_name: str, device: torch.device) -> str:
         batch.done(BatchStage.UNLEARNED) and batch.data["mechanism"] == mechanism_name
     ):
         return str(batch.data["model_digest"])
+    require_dataset(state, batch, on_disk=True)
     mechanism = mechanism_named(mechanism_name)
     final = state.workspace.releases_dir / batch_id
     shutil.rmtree(final, ignore_errors=True)  # of an interrupted attempt: never released, destroyed

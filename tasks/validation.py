@@ -11,6 +11,7 @@ from expunge.state import State, open_state
 from expunge.tickets.batches import Batch, BatchStage
 from tasks.adapters import access
 from tasks.adapters.expectations import validate_dataset
+from tasks.dataset import require_dataset
 from tasks.step import Timer, log, step
 
 DATA_GATE, UTILITY_GATE, CERTIFICATE_GATE = "data expectations", "utility", "certificate"
@@ -27,12 +28,14 @@ def validate(batch_id: str) -> list[str]:
         Names of the gates that were not passed; empty if the release may go on.
 
     Raises:
+        RefusedError: If the dataset is not the one that removal left.
         GateError: If the dataset itself is not as it must be: no other mechanism would mend that.
     """
     state, timer = open_state(), Timer()
     batch = state.batches.get(batch_id)
     if batch.done(BatchStage.VALIDATED):
         return []
+    require_dataset(state, batch)
     frame = read_dataset(state.workspace.dataset_dir)
     checks = validate_dataset(
         frame,

@@ -2,11 +2,12 @@
 
 import json
 
-from expunge.errors import VerificationError
+from expunge.errors import TicketError, VerificationError
 from expunge.evidence.annex import ANNEX_FILE
 from expunge.evidence.certificate import Certificate, parse_certificate
-from expunge.evidence.verify import VerificationResult, verify_certificate, verify_ledger
+from expunge.evidence.verify import VerificationResult, undone, verify_certificate, verify_ledger
 from expunge.state import State, open_state
+from expunge.tickets.batches import Batch
 from tasks.adapters import access
 from tasks.step import log, step
 
@@ -27,7 +28,29 @@ def verify_one(state: State, certificate: Certificate) -> VerificationResult:
         ledger=state.ledger.entries(state.lineage),
         annex=annex.read_bytes() if annex.is_file() else None,
         model_digest=_served_digest(state, certificate),
+        rolled_back=rolled_back(_batch(state, certificate), certificate.certificate_id),
     )
+
+
+def rolled_back(batch: Batch | None, certificate_id: str) -> bool:
+    """Whether a certificate's release was rolled back.
+
+    Args:
+        batch: That it is of, if it is one of this workspace.
+        certificate_id: Of the certificate.
+
+    Returns:
+        Whether the batch says so.
+    """
+    releases = batch.data.get("rolled_back", []) if batch else []
+    return any(release["certificate_id"] == certificate_id for release in releases)
+
+
+def _batch(state: State, certificate: Certificate) -> Batch | None:
+    try:
+        return state.batches.get(certificate.batch)
+    except TicketError:
+        return None
 
 
 def _served_digest(state: State, certificate: Certificate) -> str | None:
@@ -63,7 +86,7 @@ def check_ledger() -> int:
 
 @step
 def check_certificates() -> int:
-    """Verify every certificate of the workspace.
+    """Verify every certificate of the workspace; one that was undone is told of, and fails until it is replaced.
 
     Returns:
         Number of certificates.
@@ -75,9 +98,14 @@ def check_certificates() -> int:
     paths = sorted(state.workspace.evidence_dir.glob("c-*/certificate.json"))
     wrong = []
     for path in paths:
-        outcome = verify_one(state, parse_certificate(json.loads(path.read_text(encoding="utf-8"))))
-        if not outcome.verified:
-            wrong.append(f"{path.parent.name}: {'; '.join(outcome.findings)}")
+        certificate = parse_certificate(json.loads(path.read_text(encoding="utf-8")))
+        findings = list(verify_one(state, certificate).findings)
+        batch, told = _batch(state, certificate), undone(certificate)
+        if told in findings and batch is not None and "certificate_id" in batch.data:
+            findings.remove(told)
+            log(f"{certificate.certificate_id}: {told}; replaced by {batch.data['certificate_id']}")
+        if findings:
+            wrong.append(f"{path.parent.name}: {'; '.join(findings)}")
     if wrong:
         raise VerificationError(
             f"{len(wrong)} of {len(paths)} certificates do not hold", got="; ".join(wrong)

@@ -77,6 +77,7 @@ def verify_certificate(
     ledger: Sequence[LedgerEntry] | None = None,
     annex: bytes | None = None,
     model_digest: str | None = None,
+    rolled_back: bool = False,
 ) -> VerificationResult:
     """Recompute everything a certificate states.
 
@@ -85,6 +86,7 @@ def verify_certificate(
         ledger: The lineage's ledger, if at hand.
         annex: The sealed annex, if at hand.
         model_digest: Digest of the model's files, if at hand.
+        rolled_back: Whether its release is known to have been undone; a ledger tells from the next release on.
 
     Returns:
         The outcome.
@@ -104,6 +106,8 @@ def verify_certificate(
             missing.append("purge entry: superseded bytes are not yet proved gone")
         elif kept := purge.details.get("kept"):
             missing.append(f"purge: {len(kept)} objects were kept, because another dataset needs them")
+    if rolled_back or any(_names(e.details.get("rolled_back"), certificate) for e in ledger or ()):
+        findings.append(undone(certificate))
     if annex is None:
         missing.append("sealed annex: its digest was not checked")
     elif annex_digest(annex) != certificate.sealed_annex.digest:
@@ -117,6 +121,24 @@ def verify_certificate(
     else:
         checked.append("digest of the model's files")
     return VerificationResult(tuple(findings), tuple(missing), tuple(checked))
+
+
+def undone(certificate: Certificate) -> str:
+    """The finding on a certificate whose release was rolled back: its people were in the model again.
+
+    Args:
+        certificate: The certificate.
+
+    Returns:
+        In words.
+    """
+    number = certificate.model.version
+    return f"undone: version {number} was rolled back; the version before it served again"
+
+
+def _names(releases: Any, certificate: Certificate) -> bool:
+    named = releases if isinstance(releases, list) else []
+    return any(isinstance(r, dict) and r.get("certificate_id") == certificate.certificate_id for r in named)
 
 
 def _check_guarantee(certificate: Certificate) -> list[str]:

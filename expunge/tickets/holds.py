@@ -3,6 +3,7 @@
 Two acts of a batch destroy something: removal (rows leave the current dataset version) and purge (earlier versions, and
 the weights that saw the rows). Each is recorded as begun, in a transaction that finds no hold in its way, before the
 first byte is touched: of a hold and an act one comes first. In between a batch goes on: nothing is lost by that.
+A purge may rest half-way, with weights in quarantine: a hold that came meanwhile, in another batch, stops it again.
 """
 
 from sqlalchemy import func, select, update
@@ -30,7 +31,7 @@ class Holds:
         self._database = database
 
     def begin(self, batch_id: str, act: str) -> None:
-        """Record that a destructive act begins, unless a hold stops it; once begun it is begun.
+        """Record that a destructive act begins, or that a purge goes on, unless a hold stops it.
 
         Args:
             batch_id: Of the batch.
@@ -41,12 +42,11 @@ class Holds:
         """
         with self._database.transaction() as session:
             row = session.get_one(BatchRow, batch_id)
-            if _begun(row, act):
-                return
-            held = _stopping(session, batch_id, act)
+            held = [] if _settled(row, act) else _stopping(session, batch_id, act)
             if held:
-                raise BatchWaitsError(_words(act, held))
-            row.data = {**row.data, "begun": [*row.data.get("begun", []), act]}
+                raise BatchWaitsError(_words(act, held, _begun(row, act)))
+            if not _begun(row, act):
+                row.data = {**row.data, "begun": [*row.data.get("begun", []), act]}
 
     def waiting(self) -> dict[str, str]:
         """Batches that cannot go on until a hold is released.
@@ -64,10 +64,10 @@ class Holds:
             )
             for row in rows:
                 act = {BatchStage.PLANNED: REMOVAL, BatchStage.REGISTERED: PURGE}.get(_reached(row))
-                if act is not None and not _begun(row, act):
+                if act is not None and not _settled(row, act):
                     stopping = _stopping(session, row.batch_id, act)
                     if stopping:
-                        found[row.batch_id] = _words(act, stopping)
+                        found[row.batch_id] = _words(act, stopping, _begun(row, act))
         return found
 
 
@@ -131,9 +131,14 @@ def _begun(row: BatchRow, act: str) -> bool:
     return reached not in before or act in row.data.get("begun", [])
 
 
+def _settled(row: BatchRow, act: str) -> bool:
+    """Whether no hold can stop an act any more: of a purge there may be more to destroy until it is done."""
+    return _begun(row, act) if act == REMOVAL else _reached(row) not in _BEFORE_PURGE
+
+
 _BEFORE_PURGE = tuple(stage for stage in BatchStage if stage not in (BatchStage.PURGED, BatchStage.CLOSED))
 
 
-def _words(act: str, held: list[str]) -> str:
+def _words(act: str, held: list[str], begun: bool) -> str:
     several = f" and {len(held) - 1} more" if len(held) > 1 else ""
-    return f"{act} does not begin while ticket {held[0]}{several} is on hold"
+    return f"{act} does not {'go on' if begun else 'begin'} while ticket {held[0]}{several} is on hold"

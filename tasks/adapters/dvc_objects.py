@@ -30,6 +30,7 @@ def superseded(
     *,
     accept_missing: Collection[str] = (),
     shared_remotes: bool = False,
+    spare: Collection[str] = (),
 ) -> list[Item]:
     """Objects of these partitions in any historical version that the current one does not use, and DVC's leftovers.
 
@@ -38,6 +39,7 @@ def superseded(
         partitions: File names whose earlier contents must go.
         accept_missing: Digests of versions whose manifest is known to be lost: nothing of them is listed.
         shared_remotes: Whether other repositories may keep their data in the remotes.
+        spare: Digests of versions whose objects are another purge's business.
 
     Returns:
         What lies there, in the order it is to be destroyed: objects before what names them.
@@ -47,6 +49,7 @@ def superseded(
             not be taken for all there is. Or if another repository needs an object, and remotes are not shared.
     """
     old = _earlier(repository, set(partitions), accept_missing)
+    old -= {md5 for version in spare for md5 in repository.manifest(version).values()}
     in_use, foreign = repository.in_use(), repository.foreign()
     found = []
     for where, store in repository.stores.items():

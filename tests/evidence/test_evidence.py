@@ -121,6 +121,23 @@ def test_an_untouched_certificate_verifies(ledger):
     assert not any("purge entry" in line for line in outcome.missing)
 
 
+def test_a_later_release_tells_offline_that_one_was_undone(ledger):
+    first, second = (
+        parse_certificate(certificate_content(step=step, accumulated=step * BOUND)) for step in (1, 2)
+    )
+    undone = {"rolled_back": [{"version": 2, "certificate_id": first.certificate_id, "at": "2026-01-01"}]}
+    ledger[2] = ledger[2].model_copy(update={"details": undone})
+    ledger[3] = ledger[3].model_copy(update={"previous": ledger[2].digest()})
+    told = ("undone: version 2 was rolled back; the version before it served again",)
+    assert verify_certificate(first, ledger=ledger).findings == told
+    assert verify_certificate(second, ledger=ledger).verified
+    assert verify_certificate(second, ledger=ledger, rolled_back=True).findings == told
+    for nonsense in ("c-1", {"certificate_id": first.certificate_id}, [None, 3, {}]):
+        ledger[2] = ledger[2].model_copy(update={"details": {"rolled_back": nonsense}})
+        ledger[3] = ledger[3].model_copy(update={"previous": ledger[2].digest()})
+        assert verify_certificate(first, ledger=ledger).verified
+
+
 def _set(path, value):
     def change(content):
         target = content

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from expunge.datasets.partitions import rows_of
 from expunge.errors import InputError
 from tasks.adapters import access, git
 from tasks.adapters.versioning import Repository
@@ -113,6 +114,55 @@ def test_approval_and_quarantine_put_a_purge_off_and_nothing_else(clinic, capsys
     assert {batch.stage for batch in clinic.batches()} == {"closed"}
     assert clinic("purge", "verify", "--subject", SECOND, "--subject", THIRD) == 0
     assert clinic("ledger", "verify") == 0
+
+
+def rows_before(clinic, batch):
+    """Copies of the rows that a batch removed: its partitions as they were just before."""
+    repo = access.repository(clinic.state())
+    objects = repo.manifest(batch.data["before"]["md5"])
+    names = [objects[name] for name in batch.data["partitions"]]
+    paths = [store / md5[:2] / md5[2:] for store in repo.stores.values() for md5 in names]
+    return [path.is_file() for path in paths]
+
+
+def test_a_quarantine_that_ends_takes_nothing_of_a_later_batch_along(clinic, capsys):
+    """Two people of one partition: the first is half purged when the second is removed, and held."""
+    policy(clinic, retention={"quarantine_days": 30})
+    dataset, placement = clinic.state().workspace.dataset_dir, clinic.state().placement
+    together = {}
+    for person in [f"person-{number:05d}-x" for number in range(40, 80)]:
+        together.setdefault(rows_of(dataset, [person], placement)[1], []).append(person)
+    one, other = next(people for people in together.values() if len(people) > 1)[:2]
+    clinic.ticket(one)
+    assert "quarantine" in next(iter(ran(clinic, capsys).values()))["waiting"]
+    *_, first = clinic.batches()
+    held = clinic.ticket(other)
+    second_id = clinic.state().batches.open_batch([held]).batch_id
+    clinic.state().holds.begin(second_id, "removal")
+    assert clinic("ticket", "hold", held, "--reason", "court order") == 0
+    ran(clinic, capsys)
+    *_, second = clinic.batches()
+    assert (second.batch_id, second.stage) == (second_id, "registered")
+    assert first.data["partitions"] == second.data["partitions"]
+    assert all(rows_before(clinic, second))
+
+    over = "2000-01-01T00:00:00+00:00"
+    clinic.state().batches.record(first.batch_id, quarantined_until=over)
+    assert not left_to_nobody(clinic.state())
+    assert "does not go on" in ran(clinic, capsys)[first.batch_id]["waiting"]  # older weights saw the held
+    assert all(rows_before(clinic, second))
+
+    policy(clinic, purge={"approval": "required"})  # no hold any more, but nobody has approved the second
+    clinic.state().batches.record(first.batch_id, purge_approved_at=over)
+    assert clinic("ticket", "release", held) == 0
+    ran(clinic, capsys)
+    assert [batch.stage for batch in clinic.batches()[-2:]] == ["closed", "registered"]
+    assert all(rows_before(clinic, second))
+    policy(clinic, purge={"approval": "automatic"}, retention={"quarantine_days": 0})
+    ran(clinic, capsys)
+    assert clinic.batches()[-1].stage == "closed"
+    assert not any(rows_before(clinic, second))
+    assert clinic("purge", "verify", "--subject", one, "--subject", other) == 0
 
 
 def test_what_a_second_dataset_needs_stays_in_the_shared_remote(clinic, tmp_path, capsys):

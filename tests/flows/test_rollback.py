@@ -1,14 +1,21 @@
 """Rollback to the parent before purge: the model goes back, data does not, and both draws are charged."""
 
 import json
+from contextlib import contextmanager
 
 import pytest
 
+from expunge.datasets.partitions import remove_subjects
+from expunge.errors import RefusedError, VerificationError
 from expunge.evidence.ledger import parse_entries
 from expunge.privacy.accountant import compose_m
 from expunge.privacy.gaussian import gaussian_epsilon
 from expunge.tickets.rollback import roll_back as record_rollback
 from tasks.adapters import access, git
+from tasks.adapters.versioning import DATASET_FILE
+from tasks.certification import certify
+from tasks.validation import validate
+from tasks.verification import check_certificates
 from tests.flows.test_pipeline import policy
 
 FIRST, SECOND = "person-00005-x", "person-00011-x"
@@ -36,6 +43,19 @@ def data_of(clinic):
         {md5: repo.manifest(md5) for md5 in repo.history()},
         {str(path.relative_to(root)): path.read_bytes() for path in files if path.is_file()},
     )
+
+
+@contextmanager
+def other_dataset(clinic):
+    """Somebody stays away from the dataset by hand, for a while; yields its own pointer."""
+    state, repo, pointer = clinic.state(), access.repository(clinic.state()), clinic.root / DATASET_FILE
+    text = pointer.read_text()
+    remove_subjects(state.workspace.dataset_dir, ["person-00017-x"], state.placement)
+    repo.track_dataset("By hand")
+    yield text
+    pointer.write_text(text)
+    repo.checkout()
+    git.commit(clinic.root, [DATASET_FILE], "Back")
 
 
 def served(clinic):
@@ -70,7 +90,19 @@ def test_nobody_is_asked_with_json(waiting, capsys):
     assert served(waiting) == 2
 
 
+def test_a_dataset_that_has_changed_is_not_rolled_back_upon(waiting, capsys):
+    with other_dataset(waiting):
+        before = waiting.batches()
+        assert waiting("rollback", "1", "--yes") == 1
+        assert "the dataset has changed under batch" in capsys.readouterr().err
+        assert (waiting.batches(), served(waiting)) == (before, 2)
+
+
 def test_the_model_goes_back_and_the_data_does_not(waiting, capsys):
+    curvature = waiting.state().workspace.curvature_dir
+    assert list(curvature.iterdir())  # of the parent
+    (certificate,) = waiting.certificates()
+    assert waiting("certificate", "verify", certificate["certificate_id"]) == 0
     state, before, second = waiting.state(), data_of(waiting), weights(waiting)
     capsys.readouterr()
     assert waiting("rollback", "1", "--yes", "--json") == 0
@@ -91,9 +123,32 @@ def test_the_model_goes_back_and_the_data_does_not(waiting, capsys):
     undone = access.registry(state).get(2)
     assert undone.tags["rolled_back"] == batch.data["rolled_back"][0]["at"]
     (certificate,) = waiting.certificates()
+    assert not curvature.exists()
     assert waiting("certificate", "show", certificate["certificate_id"]) == 0
     assert "ROLLED BACK" in capsys.readouterr().out
+    assert waiting("certificate", "verify", certificate["certificate_id"]) == 1
+    found = "WRONG: undone: version 2 was rolled back; the version before it served again"
+    assert found in capsys.readouterr().out
+    assert waiting("certificate", "list") == 0
+    assert "rolled back" in capsys.readouterr().out
+    with pytest.raises(VerificationError, match="undone: version 2"):
+        check_certificates()
     assert waiting("rollback", "1", "--yes") == 2  # it serves already
+
+
+def test_nothing_is_released_from_a_dataset_that_was_changed_under_the_batch(waiting, capsys):
+    with other_dataset(waiting) as own:
+        (batch,) = waiting.batches()
+        assert waiting("run") == 1
+        assert "the dataset has changed under batch" in capsys.readouterr().err
+        for stage in (validate, certify):
+            with pytest.raises(RefusedError, match="the dataset has changed under batch"):
+                stage(batch.batch_id)
+        (waiting.root / DATASET_FILE).write_text(own)  # the pointer is right, the files are not
+        assert waiting("run") == 1
+        assert "other files on disk" in capsys.readouterr().err
+        (after,) = waiting.batches()
+        assert (after.draws, after.failed_stage, served(waiting)) == (batch.draws, "removed", 1)
 
 
 def test_the_batch_is_unlearned_again_and_both_draws_are_charged(waiting):
@@ -110,8 +165,9 @@ def test_the_batch_is_unlearned_again_and_both_draws_are_charged(waiting):
     assert second["sequential"]["composed_m"] >= compose_m(m) * (1 - 1e-12)
     assert second["epsilon"] >= gaussian_epsilon(second["gaussian_delta"], compose_m(m)) * (1 - 1e-6)
     assert second["epsilon"] > first["epsilon"]
-    for c in (first, second):
-        assert waiting("certificate", "verify", c["certificate_id"]) == 0
+    assert waiting("certificate", "verify", first["certificate_id"]) == 1  # it was undone
+    assert waiting("certificate", "verify", second["certificate_id"]) == 0
+    assert check_certificates() == 2  # replaced by the second: nothing is wrong any more
     assert waiting("ledger", "verify") == 0
     path = waiting.root / ".expunge" / "evidence" / second["certificate_id"] / "ledger.json"
     named = parse_entries(json.loads(path.read_text()))[-1].details["rolled_back"]

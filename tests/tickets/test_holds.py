@@ -128,6 +128,24 @@ def test_a_hold_stops_the_purge_of_other_batches_whose_bytes_it_needs(
     assert list(holds.waiting()) == [third.batch_id]
 
 
+def test_a_purge_that_rests_half_way_is_stopped_by_a_later_batchs_hold(
+    tickets: TicketStore, batches: BatchStore, holds: Holds
+) -> None:
+    first, second = (opened(tickets, batches, f"person-{n}") for n in range(2))
+    reach(batches, holds, first, BatchStage.REGISTERED)
+    holds.begin(first.batch_id, PURGE)  # its weights are in quarantine
+    holds.begin(second.batch_id, REMOVAL)
+    tickets.hold(second.tickets[0], "a claim")
+    holds.begin(second.batch_id, REMOVAL)
+    with pytest.raises(BatchWaitsError, match=f"purge does not go on while ticket {second.tickets[0]}"):
+        holds.begin(first.batch_id, PURGE)
+    assert list(holds.waiting()) == [first.batch_id]  # its worker does not ask for a sweep
+    tickets.release(second.tickets[0])
+    assert holds.waiting() == {}
+    holds.begin(first.batch_id, PURGE)
+    assert batches.get(first.batch_id).data["begun"].count(PURGE) == 1
+
+
 @pytest.mark.parametrize("stage", STOPPABLE)
 def test_a_failed_batch_can_be_held_and_resumes_after_the_release(
     tickets: TicketStore, batches: BatchStore, holds: Holds, stage: BatchStage
