@@ -81,10 +81,10 @@ class State:
         Returns:
             Why, by batch id, oldest batch first: a hold, an approval that is missing, or a quarantine.
         """
-        held, now = self.holds.waiting(), datetime.now(UTC)
+        held, unfinished, now = self.holds.waiting(), self.batches.unfinished(), datetime.now(UTC)
         found = {
-            batch.batch_id: held.get(batch.batch_id) or reason_to_wait(batch, self.policy, now)
-            for batch in self.batches.unfinished()
+            batch.batch_id: held.get(batch.batch_id) or reason_to_wait(batch, self.policy, now, unfinished)
+            for batch in unfinished
         }
         return {batch_id: why for batch_id, why in found.items() if why}
 

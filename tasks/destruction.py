@@ -11,12 +11,12 @@ from expunge.scratch import abandoned
 from expunge.state import State
 from expunge.tickets.batches import Batch, BatchStage
 from expunge.tickets.holds import PURGE
-from expunge.tickets.purge_journal import PENDING, Entry, Item
+from expunge.tickets.purge_journal import FREE_PAGES, PENDING, Entry, Item
 from tasks.adapters import access, dvc_objects
 from tasks.adapters.registry import PURGED_TAG, QUARANTINE_TAG
 from tasks.adapters.versioning import Repository
 
-WEIGHTS, FREE_PAGES = "weights", "free pages"
+WEIGHTS = "weights"
 
 
 def preview(state: State, batch_id: str | None = None) -> list[Item]:

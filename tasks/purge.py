@@ -9,11 +9,11 @@ from expunge.residue.stores import database
 from expunge.state import State, open_state
 from expunge.tickets.batches import Batch, BatchStage
 from expunge.tickets.holds import PURGE
-from expunge.tickets.purge_journal import DONE, KEPT, PENDING, Entry
+from expunge.tickets.purge_journal import DONE, FREE_PAGES, KEPT, PENDING, Entry
 from expunge.tickets.purge_waits import begin_quarantine, reason_to_wait
 from tasks.adapters import access
 from tasks.coverage import declared_late, mark_purged
-from tasks.destruction import FREE_PAGES, WEIGHTS, destroy, plan, quarantine
+from tasks.destruction import WEIGHTS, destroy, plan, quarantine
 from tasks.residue import scan_workspace
 from tasks.step import Timer, log, step
 
@@ -38,11 +38,11 @@ def purge(batch_id: str) -> int:
     if batch.done(BatchStage.PURGED):
         return int(batch.data["purged_bytes"])
     now = datetime.now(UTC)
-    if (waits := reason_to_wait(batch, state.policy, now)) is not None:
+    if (waits := reason_to_wait(batch, state.policy, now, state.batches.unfinished())) is not None:
         raise BatchWaitsError(waits)
     state.holds.begin(batch_id, PURGE)
     entries = state.purges.write(batch_id, plan(state, batch))
-    if state.policy.retention.quarantine_days and "only_weights_left" not in batch.data:
+    if "only_weights_left" not in batch.data:
         _destroy_all_but_weights(state, batch, entries, now)
     _execute(state, batch_id, entries)
     report = _search(state, batch)

@@ -15,6 +15,7 @@ from sqlalchemy.orm import Mapped, Session, mapped_column
 from expunge.database import Base, Database, UtcTime
 
 PENDING, DONE, KEPT = "pending", "done", "kept"
+FREE_PAGES = "free pages"  # the kind of entry that is planned always: that it is says nothing
 
 
 class PurgeRow(Base):
@@ -93,7 +94,8 @@ class PurgeJournal:
     def write(self, batch_id: str, plan: Iterable[Item]) -> list[Entry]:
         """Write a batch's plan, in one transaction; one that is there is completed by what is new.
 
-        What is done is opened again, where it is planned again, once nothing is pending: it has come back.
+        What is done is opened again, where it is planned again: it has come back. Free pages are once nothing is
+        pending.
 
         Args:
             batch_id: Of the batch.
@@ -104,7 +106,7 @@ class PurgeJournal:
         """
         with self._database.transaction() as session:
             rows = {(row.kind, row.what, row.place): row for row in _rows(session, batch_id)}
-            settled = {PENDING, DONE} if any(row.state == PENDING for row in rows.values()) else {PENDING}
+            under_way = any(row.state == PENDING for row in rows.values())
             for item in plan:
                 state, key = KEPT if item.kept else PENDING, (item.kind, item.what, item.where)
                 row = rows.get(key)
@@ -112,7 +114,7 @@ class PurgeJournal:
                     row = rows[key] = PurgeRow(batch_id=batch_id, number=len(rows) + 1, kind=item.kind)
                     row.what, row.place = item.what, item.where
                     session.add(row)
-                elif row.state in settled and not item.kept:
+                elif not item.kept and (row.state == PENDING or (under_way and item.kind == FREE_PAGES)):
                     continue
                 row.size, row.why, row.state, row.done_at = item.bytes, item.why, state, None
             session.flush()

@@ -1,5 +1,6 @@
 """What a registered batch's purge waits for: a person's approval, or the end of its superseded weights' quarantine."""
 
+from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 
 from expunge.database import Database
@@ -9,25 +10,39 @@ from expunge.tickets.batches import Batch, BatchStage, BatchStore
 from expunge.tickets.tables import TicketRow
 
 
-def reason_to_wait(batch: Batch, policy: Policy, now: datetime) -> str | None:
+def reason_to_wait(batch: Batch, policy: Policy, now: datetime, others: Iterable[Batch] = ()) -> str | None:
     """Why a batch's purge does not go on, if it does not.
 
     Args:
         batch: Any.
         policy: Whether a person has to approve.
         now: The time, with its zone.
+        others: Batches whose approval may be missing: a purge destroys what earlier ones superseded, too.
 
     Returns:
         The reason, or None.
     """
-    if BatchStage.REGISTERED not in (batch.stage, batch.failed_stage):
+    if not _registered(batch):
         return None
-    if policy.purge.approval == "required" and "purge_approved_at" not in batch.data:
-        return f"the purge waits for approval: `expunge purge approve {batch.batch_id}`"
+    for one in (batch, *_earlier(batch, others)):
+        if policy.purge.approval == "required" and "purge_approved_at" not in one.data:
+            whose = "" if one is batch else f" of the earlier batch {one.batch_id}"
+            return f"the purge waits for approval{whose}: `expunge purge approve {one.batch_id}`"
     until = quarantined_until(batch)
     if until is not None and batch.data.get("only_weights_left") and now < until:
         return f"the superseded weights are in quarantine until {until:%Y-%m-%d %H:%M} UTC"
     return None
+
+
+def _registered(batch: Batch) -> bool:
+    return BatchStage.REGISTERED in (batch.stage, batch.failed_stage)
+
+
+def _earlier(batch: Batch, others: Iterable[Batch]) -> list[Batch]:
+    """Those that are registered, with an earlier version of the model, and not purged: earliest first."""
+    version = batch.data.get("model_version", 0)
+    found = [one for one in others if _registered(one) and one.data.get("model_version", version) < version]
+    return sorted(found, key=lambda one: int(one.data["model_version"]))
 
 
 def quarantined_until(batch: Batch) -> datetime | None:
@@ -56,15 +71,18 @@ def begin_quarantine(
         now: The time, with its zone.
 
     Returns:
-        The moment: never later than the first deadline of the batch's tickets.
+        The moment: not before the quarantines of earlier batches end, whose weights go too, and never later than the
+        first deadline of the batch's tickets. One that is over is not recorded.
     """
     recorded = quarantined_until(batch)
     if recorded is not None:
         return recorded
     with database.transaction() as session:
         deadlines = [session.get_one(TicketRow, ticket_id).due_at for ticket_id in batch.tickets]
-    until = min([now + timedelta(days=days), *deadlines])
-    batches.record(batch.batch_id, quarantined_until=until.isoformat(timespec="seconds"))
+    earlier = [quarantined_until(one) for one in _earlier(batch, batches.unfinished())]
+    until = min([max([now + timedelta(days=days), *filter(None, earlier)]), *deadlines])
+    if until > now:
+        batches.record(batch.batch_id, quarantined_until=until.isoformat(timespec="seconds"))
     return until
 
 

@@ -9,8 +9,8 @@ from expunge.database import vacuum
 from expunge.errors import ServiceUnavailableError, TicketError
 from expunge.settings import Policy
 from expunge.tickets.batches import BatchStage
-from expunge.tickets.purge_journal import Item, PurgeJournal
-from expunge.tickets.purge_waits import approve, begin_quarantine, reason_to_wait
+from expunge.tickets.purge_journal import FREE_PAGES, Item, PurgeJournal
+from expunge.tickets.purge_waits import approve, begin_quarantine, quarantined_until, reason_to_wait
 
 DATA = Item("data object", "0" * 32, "cache", 10, "old")
 WEIGHTS = Item("weights", "version 1", "MLflow", 20, "superseded")
@@ -37,8 +37,8 @@ def test_a_plan_is_written_once_and_completed(journal, batch):
     journal.write(batch.batch_id, [DATA, SHARED, WEIGHTS])
     journal.done(batch.batch_id, 1)
     late = replace(DATA, where="remote storage")
-    # what is done stays done while the purge goes on, and a size once known is kept
-    journal.write(batch.batch_id, [DATA, replace(WEIGHTS, bytes=None), late])
+    # what is done and not there any more stays done, and a size once known is kept
+    journal.write(batch.batch_id, [replace(WEIGHTS, bytes=None), late])
     assert states(journal, batch) == [
         (1, DATA, "done"),
         (2, SHARED, "kept"),
@@ -49,12 +49,23 @@ def test_a_plan_is_written_once_and_completed(journal, batch):
     assert journal.kept() == [SHARED]
 
 
-def test_what_came_back_after_all_was_done_is_opened_again(journal, batch):
+@pytest.mark.parametrize("weights", ["done", "pending"])
+def test_what_came_back_is_opened_again(journal, batch, weights):
     journal.write(batch.batch_id, [DATA, WEIGHTS])
-    for number in (1, 2):
-        journal.done(batch.batch_id, number)
+    journal.done(batch.batch_id, 1)
+    if weights == "done":  # else they are in quarantine
+        journal.done(batch.batch_id, 2)
     journal.write(batch.batch_id, [DATA])
-    assert [state for *_, state in states(journal, batch)] == ["pending", "done"]
+    assert [state for *_, state in states(journal, batch)] == ["pending", weights]
+
+
+def test_free_pages_are_opened_again_only_once_all_is_done(journal, batch):
+    pages = Item(FREE_PAGES, "prefect.db", "workspace", None, "linger")
+    journal.write(batch.batch_id, [pages, WEIGHTS])
+    for number, expected in ((1, "done"), (2, "pending")):
+        journal.done(batch.batch_id, number)
+        journal.write(batch.batch_id, [pages])
+        assert states(journal, batch)[0][-1] == expected
 
 
 def test_what_somebody_needs_by_now_is_kept(journal, batch):
@@ -93,6 +104,35 @@ def test_a_quarantine_ends_at_the_first_deadline_and_stops_weights_alone(databas
     batch = batches.record(batch.batch_id, only_weights_left=True)
     assert "quarantine" in reason_to_wait(batch, Policy(), begun)
     assert reason_to_wait(batch, Policy(), due) is None
+
+
+def test_a_later_batch_waits_for_the_approval_and_the_quarantine_of_an_earlier_one(
+    database, tickets, batches
+):
+    required = Policy.model_validate({"purge": {"approval": "required"}})
+    ids = []
+    for version in (3, 2):  # the one that was opened first was overtaken
+        ticket = tickets.submit(f"person-{version}", regime="gdpr").ticket
+        ids.insert(0, batches.open_batch([ticket.ticket_id]).batch_id)
+        for stage in list(BatchStage)[1:6]:
+            batches.advance(ids[0], stage, **{"model_version": version} if stage == "registered" else {})
+    earlier, later = ids
+    approve(batches, later)
+
+    def waits(batch_id):  # as State.waiting asks
+        return reason_to_wait(batches.get(batch_id), required, NOW, batches.unfinished())
+
+    assert f"of the earlier batch {earlier}: `expunge purge approve {earlier}`" in waits(later)
+    approve(batches, earlier)
+    assert waits(later) is None
+    assert waits(earlier) is None
+    due = min(tickets.get(name).due_at for batch in ids for name in batches.get(batch).tickets)
+    begun = due.replace(microsecond=0) - timedelta(days=20)
+    first = begin_quarantine(batches, database, batches.get(earlier), 15, begun)
+    assert begin_quarantine(batches, database, batches.get(later), 0, begun) == first
+    with_none = batches.open_batch([tickets.submit("person-4", regime="gdpr").ticket.ticket_id])
+    assert begin_quarantine(batches, database, with_none, 0, begun) == begun
+    assert quarantined_until(batches.get(with_none.batch_id)) is None
 
 
 def test_deleted_values_leave_another_programs_file(tmp_path, monkeypatch):
