@@ -66,8 +66,6 @@ def scan_file(scanner: Scanner, where: str, path: Path) -> None:
     """
     try:
         with path.open("rb") as stream:
-            if stream.read(1) == b"x" and ".git" in path.parts:
-                return  # loose git objects are searched uncompressed, with all other objects
             scan_stream(scanner, where, stream, path=path)
     except FileNotFoundError:
         return
