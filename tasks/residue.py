@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 
 import pandas as pd
 import pyarrow.parquet as pq
@@ -77,6 +78,7 @@ def scan_workspace(state: State, target: Target, *, with_tickets: bool = True) -
         for epoch, people in sorted(lost.items())
         if epoch not in state.pseudonymiser.epochs
     ]
+    target = replace(target, subject_column=state.contract.subject)
     return scan(stores, target, retained=lambda: _retained(state), notes=notes)
 
 

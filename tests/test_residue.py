@@ -12,6 +12,7 @@ import sys
 import tarfile
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,9 @@ import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pyarrow import orc
 
+from expunge.pseudonyms import Pseudonymiser
 from expunge.residue.fingerprints import row_fingerprints
 from expunge.residue.scan import Target, scan
 from expunge.residue.search import Scanner
@@ -121,6 +124,85 @@ def test_ids_in_text_however_packed(tmp_path: Path, pack: Callable[[bytes], byte
     (tmp_path / "log").write_bytes(pack(b"removed %s today" % PERSON.encode()))
     assert kinds(tmp_path) == {"subject-id"}
     (tmp_path / "log").write_bytes(pack(b"removed %s0 today" % PERSON.encode()))
+    assert kinds(tmp_path) == set()
+
+
+def in_arrow(frame: pd.DataFrame) -> bytes:
+    buffer = io.BytesIO()
+    frame.to_feather(buffer)
+    return buffer.getvalue()
+
+
+def in_orc(frame: pd.DataFrame) -> bytes:
+    buffer = io.BytesIO()
+    orc.write_table(pa.Table.from_pandas(frame), buffer, compression="zstd")
+    return buffer.getvalue()
+
+
+TABLES: dict[str, Callable[[pd.DataFrame], bytes]] = {"parquet": parquet, "arrow": in_arrow, "orc": in_orc}
+
+
+@pytest.mark.parametrize("form", TABLES)
+@pytest.mark.parametrize(
+    ("column", "cells"),
+    [
+        ("patient_nbr", [NUMBER]),
+        ("patient_nbr", [int(NUMBER)]),
+        ("notes", [f"saw {PERSON} today"]),
+        ("notes", [f"saw {PERSON} today".encode()]),
+        ("visits", [["first", PERSON]]),
+        ("visit", [{"who": PERSON}]),
+        ("subject", [int(SHORT)]),
+        ("subject", [float(SHORT)]),
+        ("patient", [SHORT]),
+        ("patient", [int(SHORT)]),
+    ],
+)
+def test_an_id_in_any_column_of_a_table(tmp_path: Path, form: str, column: str, cells: list[object]) -> None:
+    target = replace(TARGET, subject_column="patient")
+    (tmp_path / "0ab1").write_bytes(TABLES[form](pd.DataFrame({column: cells * 3, "x": range(3)})))
+    assert kinds(tmp_path, target=target) == {"subject-id"}
+
+
+@pytest.mark.parametrize("form", TABLES)
+def test_numbers_of_a_table_that_are_nobody(tmp_path: Path, form: str) -> None:
+    """Short numbers anywhere, record numbers, and what a partition of the dataset measured."""
+    number = int(NUMBER)
+    partition = RETAINED.assign(split="train", income=number).astype({"subject_id": str})
+    for frame in (
+        pd.DataFrame({"count": [int(SHORT)], "note": [SHORT], "value": [float(number)]}),
+        pd.DataFrame({"record_id": [number]}),
+        partition.assign(record_id=range(number - 5, number - 5 + len(partition))),
+    ):
+        (tmp_path / "0ab1").write_bytes(TABLES[form](frame.reset_index(drop=True)))
+        assert kinds(tmp_path) == set()
+    (tmp_path / "0ab1").write_bytes(
+        TABLES[form](partition.assign(note=f"see {PERSON}").reset_index(drop=True))
+    )
+    assert kinds(tmp_path) == {"subject-id"}
+
+
+def test_an_id_whose_person_is_known_by_pseudonym_in_any_column(tmp_path: Path) -> None:
+    maker = Pseudonymiser(KEY)
+    target = Target(pseudonyms=frozenset({maker.of(NUMBER)}), pseudonymiser=maker)
+    (tmp_path / "0ab1").write_bytes(parquet(pd.DataFrame({"patient_nbr": [int(NUMBER)]})))
+    assert kinds(tmp_path, target=target) == {"subject-id"}
+    (tmp_path / "0ab1").write_bytes(parquet(pd.DataFrame({"patient_nbr": [int(NUMBER) + 1]})))
+    assert kinds(tmp_path, target=target) == set()
+
+
+def test_the_source_s_name_of_the_subject_column_in_text(tmp_path: Path) -> None:
+    target = replace(TARGET, subject_column="patient")
+    for text in (f"patient,x\n{SHORT},1\n", f'log {{"patient": {SHORT}}}'):
+        (tmp_path / "file").write_text(text)
+        assert kinds(tmp_path, target=target) == {"subject-id"}
+        assert kinds(tmp_path) == set()
+
+
+def test_a_format_that_nothing_here_reads_is_not_clean(tmp_path: Path) -> None:
+    (tmp_path / "weights").write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(100))
+    assert kinds(tmp_path) == {"unreadable"}
+    (tmp_path / "weights").write_bytes(b"ORCHARD, a text")
     assert kinds(tmp_path) == set()
 
 

@@ -37,6 +37,10 @@ def try_canary() -> None:
     )
     plants: dict[str, tuple[Callable[[Path], object], set[tuple[str, str]]]] = {
         "parquet": (frame.to_parquet, {("", "subject-id"), ("", "row")}),
+        "parquet, another column": (
+            lambda path: frame[["subject_id"]].set_axis(["who"], axis=1).to_parquet(path),
+            {("", "subject-id")},
+        ),
         "table of text": (lambda path: frame.to_csv(path, index=False), {("", "subject-id"), ("", "row")}),
         "text": (lambda path: path.write_text(f"x {person} y"), {("", "subject-id")}),
         "sqlite": (

@@ -1,8 +1,9 @@
 """Streams by what their first bytes say they are: DVC's objects have no names that would tell.
 
-Parquet is decoded, SQLite is read cell by cell, tables of text row by row, archives and compressed files are opened
-(what they hold is told apart in turn); everything is searched as bytes besides. What cannot be read is a hit: nobody
-knows what it holds. Memory stays bounded: what must be sought in lies in temporary files.
+Parquet, Arrow files and ORC are decoded, SQLite is read cell by cell, tables of text row by row, archives and
+compressed files are opened (what they hold is told apart in turn); everything is searched as bytes besides. What
+cannot be read is a hit: nobody knows what it holds. Memory stays bounded: what must be sought in lies in temporary
+files.
 """
 
 import bz2
@@ -24,9 +25,11 @@ from typing import IO, Any
 
 import pandas as pd
 import pyarrow as pa
+import pyarrow.ipc
+from pyarrow import orc
 
 from expunge.residue.databases import search_sqlite
-from expunge.residue.search import BLOCK, SUBJECT_COLUMNS, Scanner
+from expunge.residue.search import BLOCK, Scanner
 
 _DEPTH = 4  # archives inside archives that are opened; deeper ones count as unreadable
 _HEAD = 1 << 16  # a table of text names its columns within these bytes
@@ -63,8 +66,6 @@ def scan_file(scanner: Scanner, where: str, path: Path) -> None:
     """
     try:
         with path.open("rb") as stream:
-            if stream.read(1) == b"x" and ".git" in path.parts:
-                return  # loose git objects are searched uncompressed, with all other objects
             scan_stream(scanner, where, stream, path=path)
     except FileNotFoundError:
         return
@@ -96,13 +97,21 @@ def scan_stream(
     kind, size = _kind(head), stream.seek(0, os.SEEK_END)
     stream.seek(0)
     blocks = iter(lambda: stream.read(BLOCK), b"")
-    pages, packed = kind in ("sqlite", "sqlite-log"), kind in ("parquet", "compressed")
+    pages, packed = kind in ("sqlite", "sqlite-log"), kind in ("parquet", "orc", "compressed")
     scanner.raw(where, blocks, pages=pages, packed=packed)
     scanner.count(label or kind, size)
     stream.seek(0)
     try:  # last: some of these close the stream
         if kind == "parquet":
             scanner.parquet(where, stream)
+        elif kind == "arrow":
+            with pa.ipc.open_file(stream) as table:
+                scanner.table(where, map(table.get_batch, range(table.num_record_batches)))
+        elif kind == "orc":
+            stripes = orc.ORCFile(stream)
+            scanner.table(where, map(stripes.read_stripe, range(stripes.nstripes)))
+        elif kind == "hdf5":  # nothing here reads it
+            scanner.found(where, "unreadable")
         elif kind == "sqlite":
             with _on_disk(stream, path) as place:
                 search_sqlite(scanner, where, place)
@@ -129,6 +138,12 @@ def scan_stream(
 def _kind(head: bytes) -> str:
     if head.startswith(b"PAR1"):
         return "parquet"
+    if head.startswith(b"ARROW1\x00\x00"):
+        return "arrow"
+    if head.startswith(b"ORC") and b"\x00" in head:  # no text that begins like this
+        return "orc"
+    if head.startswith(b"\x89HDF\r\n\x1a\n"):
+        return "hdf5"
     if head.startswith(b"SQLite format 3"):
         return "sqlite"
     if head.startswith((b"\x37\x7f\x06", b"\xd9\xd5\x05\xf9\x20\xa1\x63\xd7")):
@@ -179,7 +194,7 @@ def _text_table(scanner: Scanner, where: str, stream: IO[bytes], head: bytes) ->
 
 
 def _tells(scanner: Scanner, names: Collection[str]) -> bool:
-    return not set(SUBJECT_COLUMNS).isdisjoint(names) or scanner.comparable(names)
+    return not set(scanner.target.subject_columns).isdisjoint(names) or scanner.comparable(names)
 
 
 def _csv_frames(scanner: Scanner, stream: IO[bytes], separator: str) -> Iterator[pd.DataFrame]:
@@ -189,7 +204,7 @@ def _csv_frames(scanner: Scanner, stream: IO[bytes], separator: str) -> Iterator
         sep=separator,
         encoding="utf-8-sig",
         encoding_errors="replace",
-        dtype=dict.fromkeys((*scanner.target.texts, *SUBJECT_COLUMNS), str),
+        dtype=dict.fromkeys((*scanner.target.texts, *scanner.target.subject_columns), str),
         keep_default_na=False,
         na_values=[""],
         float_precision="round_trip",

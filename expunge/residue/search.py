@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from typing import IO, Any
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from ahocorasick_rs import BytesAhoCorasick
 
@@ -25,9 +27,24 @@ _AFTER = re.compile(rb"[^0-9A-Za-z]|\Z", re.DOTALL)
 _FRACTION, _DECIMALS = re.compile(rb"[0-9]\."), re.compile(rb"\.[0-9]")
 _MOST_TOKENS = 1 << 20  # remembered: more would not stay in bounds
 SUBJECT_COLUMNS = ("subject_id", "subject")
+_HOLDS_IDS = (
+    pa.types.is_string,
+    pa.types.is_large_string,
+    pa.types.is_binary,
+    pa.types.is_large_binary,
+    pa.types.is_fixed_size_binary,
+    pa.types.is_integer,
+    pa.types.is_floating,
+    pa.types.is_decimal,
+)
+_OWN_FORM = {
+    "record_id",
+    "subject_id",
+    "label",
+    "split",
+}  # of a partition: its other numbers are measurements
 _TOKEN = re.compile(rb"[0-9A-Za-z_.@+-]{6,64}")
 _SEPARATOR = re.compile(rb"[.@+-]")
-_SUBJECT_KEY = re.compile(rb'"subject(?:_id)?\\*"\s*:(?=(\s*\\*"?))')
 
 
 @dataclass(frozen=True)
@@ -43,6 +60,7 @@ class Target:
         pseudonymiser: Makes pseudonyms of whatever is found, to compare.
         texts: Those of the columns that are text, also where a file without types makes them look like numbers.
         embedded: How the rows are recognised as numbers in any file, while they are known.
+        subject_column: What the dataset's source calls its column of people.
     """
 
     subjects: frozenset[str] = frozenset()
@@ -53,6 +71,12 @@ class Target:
     pseudonymiser: Pseudonymiser | None = None
     texts: tuple[str, ...] = ()
     embedded: Mapping[str, Any] = field(default_factory=dict)
+    subject_column: str | None = None
+
+    @property
+    def subject_columns(self) -> tuple[str, ...]:
+        """Names of columns that hold people: short ids count there."""
+        return (*SUBJECT_COLUMNS, *([self.subject_column] if self.subject_column else []))
 
     def is_subject(self, value: str) -> bool:
         """Whether a value is the id of an erased person.
@@ -91,6 +115,10 @@ class Scanner:
         self._needles = sorted(one for one in self._ids if len(one) >= SHORTEST_TOKEN)
         # One pass over a text finds any of thousands of ids; a regular expression would try each at every place.
         self._automaton = BytesAhoCorasick(self._needles)
+        # Of databases and logs a field named "id" numbers anything; short ids would be found by chance.
+        self._fields = [name for name in target.subject_columns if name != "id"]
+        keys = b"|".join(re.escape(name.encode()) for name in self._fields)
+        self._subject_key = re.compile(rb'"(?:%b)\\*"\s*:(?=(\s*\\*"?))' % keys)
         self._overlap = max([256, self.numbers.overlap, *(2 * length for length in self._lengths)])
 
     def found(self, where: str, kind: str) -> None:
@@ -148,7 +176,7 @@ class Scanner:
             text[start : start + length] in self._ids
             and start + length <= last
             and _AFTER.match(text, start + length)
-            for key in _SUBJECT_KEY.finditer(text, first)
+            for key in self._subject_key.finditer(text, first)
             for start in range(key.start(1), key.end(1) + 1)
             for length in self._lengths
         )
@@ -179,28 +207,62 @@ class Scanner:
             for kind in self._tables[digest]:
                 self.found(where, kind)
             return
-        before = len(self.hits)
-        self._rows(where, stream)
-        self._tables[digest] = [hit["kind"] for hit in self.hits[before:]]
-
-    def _rows(self, where: str, stream: IO[bytes]) -> None:
-        """Search rows, some at a time."""
         # Without these it would read a whole row group ahead, in a block for each column.
         file = pq.ParquetFile(stream, buffer_size=1 << 16, pre_buffer=False)
-        names = set(file.schema_arrow.names)
-        rows = max(256, _CELLS // max(1, len(names)))
-        for batch in file.iter_batches(batch_size=rows):
-            self.frame(where, batch.to_pandas(), names)
+        rows = max(256, _CELLS // max(1, len(file.schema_arrow.names)))
+        self._tables[digest] = self.table(where, file.iter_batches(batch_size=rows))
+
+    def table(self, where: str, batches: Iterable[pa.RecordBatch]) -> list[str]:
+        """Search a table: every cell that can hold an id, and every row's fingerprint.
+
+        Args:
+            where: Its name in hits.
+            batches: Its rows, some at a time.
+
+        Returns:
+            Kinds of what was found.
+        """
+        kinds = set()
+        for batch in batches:
+            names = batch.schema.names
+            for name, column in zip(names, batch.columns, strict=True):
+                measured = name == "record_id" or (name != "subject_id" and set(names) >= _OWN_FORM)
+                if "subject-id" not in kinds and any(
+                    self._in_values(values, subject=name in self.target.subject_columns)
+                    for values in _values(column)
+                    if not (measured and pa.types.is_integer(values.type))
+                ):
+                    kinds.add("subject-id")
+            if self.comparable(names) and self._has_row(batch.select(list(self.target.columns)).to_pandas()):
+                kinds.add("row")
+        for kind in sorted(kinds):
+            self.found(where, kind)
+        return sorted(kinds)
+
+    def _in_values(self, values: pa.Array, *, subject: bool) -> bool:
+        """Whether cells of a column hold an id: within a text, as a number, or whole where they are people."""
+        measured = pa.types.is_floating(values.type)
+        if measured and not subject:
+            return False
+        cells = pc.unique(values).drop_null().to_pylist()
+        if subject and any(self.target.is_subject(_text(cell)) for cell in cells):
+            return True
+        if measured:
+            return False
+        joined = b"\x00".join(cell if isinstance(cell, bytes) else str(cell).encode() for cell in cells)
+        return self._holds(joined, 0, len(joined)) or self._any_token(joined)
 
     def frame(self, where: str, frame: pd.DataFrame, names: set[str]) -> None:
-        """Search the subject column, and every row's fingerprint."""
-        for column in sorted(names.intersection(SUBJECT_COLUMNS)):
+        """Search the subject columns, and every row's fingerprint, of rows whose bytes are searched besides."""
+        for column in sorted(names.intersection(self.target.subject_columns)):
             if any(self.target.is_subject(value) for value in frame[column].astype(str).unique()):
                 self.found(where, "subject-id")
-        if self.comparable(names):
-            codes = row_fingerprints(frame, self.target.columns, self.target.key)
-            if not self.target.fingerprints.isdisjoint(codes):
-                self.found(where, "row")
+        if self.comparable(names) and self._has_row(frame):
+            self.found(where, "row")
+
+    def _has_row(self, frame: pd.DataFrame) -> bool:
+        codes = row_fingerprints(frame, self.target.columns, self.target.key)
+        return not self.target.fingerprints.isdisjoint(codes)
 
     def comparable(self, names: Iterable[str]) -> bool:
         """Whether rows of a table with these columns can be compared with the removed ones."""
@@ -208,7 +270,7 @@ class Scanner:
 
     def cells(self, where: str, rows: Iterable[tuple[Any, ...]], names: list[str]) -> None:
         """Search the cells of a table: as text, and whole where the column names subjects."""
-        named, subject = False, [index for index, name in enumerate(names) if name in SUBJECT_COLUMNS]
+        named, subject = False, [index for index, name in enumerate(names) if name in self._fields]
 
         def texts() -> Iterator[bytes]:
             nonlocal named
@@ -223,6 +285,33 @@ class Scanner:
         self.raw(where, _gathered(texts()))
         if named and len(self.hits) == before:
             self.found(where, "subject-id")
+
+
+def _values(column: pa.Array) -> Iterator[pa.Array]:
+    """The texts and numbers of a column, out of lists and records too."""
+    kind = column.type
+    if pa.types.is_dictionary(kind):
+        yield from _values(column.dictionary)
+    elif pa.types.is_map(kind):
+        yield from _values(column.keys)
+        yield from _values(column.items)
+    elif pa.types.is_string_view(kind):  # of which distinct values cannot be had
+        yield column.cast(pa.large_string())
+    elif pa.types.is_binary_view(kind):
+        yield column.cast(pa.large_binary())
+    elif isinstance(column, pa.StructArray | pa.ListArray | pa.LargeListArray | pa.FixedSizeListArray):
+        inner = column.flatten()
+        for part in inner if isinstance(inner, list) else [inner]:
+            yield from _values(part)
+    elif any(holds(kind) for holds in _HOLDS_IDS):
+        yield column
+
+
+def _text(cell: str | bytes | float) -> str:
+    """A cell as an id: a column of whole numbers with gaps is one of floating point in many tools."""
+    if isinstance(cell, float):
+        return str(int(cell)) if cell.is_integer() else ""
+    return cell.decode(errors="replace") if isinstance(cell, bytes) else str(cell)
 
 
 def _stands_alone(text: bytes, start: int, one: bytes) -> bool:

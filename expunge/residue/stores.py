@@ -1,8 +1,8 @@
 """The stores that are searched: folders, single files, databases, and streams that another tool gives."""
 
-import os
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import IO
 
@@ -10,9 +10,11 @@ from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
 
 from expunge import progress
+from expunge.errors import WorkspaceError
 from expunge.residue.databases import search_postgresql
 from expunge.residue.formats import scan_file, scan_stream
 from expunge.residue.search import Scanner
+from expunge.residue.walk import FILE, FOLDER, UNREADABLE, is_git_folder, is_loose_object, walk
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,15 @@ class Store:
     search: Callable[[Scanner], None]
 
 
-def folder(path: Path, name: str, *, prefix: str = "", skip: Collection[Path] = ()) -> Store:
+def folder(
+    path: Path,
+    name: str,
+    *,
+    prefix: str = "",
+    skip: Collection[Path] = (),
+    git: Callable[[Path], Iterable[tuple[str, IO[bytes]]]] | None = None,
+    listed: Collection[Path] = (),
+) -> Store:
     """All files below a folder; one that is not there is unreadable: nobody knows what it holds elsewhere.
 
     Args:
@@ -36,6 +46,8 @@ def folder(path: Path, name: str, *, prefix: str = "", skip: Collection[Path] = 
         name: In the report.
         prefix: Before the names of its files there.
         skip: Files and folders to leave out.
+        git: Lists the objects of a git folder, unpacked; without it they are files like any other.
+        listed: Git folders whose objects are searched as another store.
 
     Returns:
         The store.
@@ -45,12 +57,26 @@ def folder(path: Path, name: str, *, prefix: str = "", skip: Collection[Path] = 
         if not path.is_dir():
             scanner.found(name, "unreadable")
             return
-        total = sum(one.stat(follow_symlinks=False).st_size for one in _files(path, skip) if one.exists())
-        done = 0
-        for number, file in enumerate(_files(path, skip)):
+        total, done = sum(_size(real) for real, _, kind in walk(path, skip) if kind == FILE), 0
+        masked = lru_cache(1024)(lambda shown: _masked(scanner, shown))
+        repositories = {one.resolve() for one in listed}
+        for number, (real, shown, kind) in enumerate(walk(path, skip)):
             if number % 50 == 0:
                 progress.report(f"residue scan of {name}", done, total)
-            done += _search_file(scanner, file, path, prefix)
+            where = str(prefix / masked(shown.parent) / _masked(scanner, Path(shown.name)))
+            if scanner.names(shown.name):
+                scanner.found(where, "subject-id")
+            if kind == UNREADABLE:
+                scanner.found(where, "unreadable")
+            elif kind == FOLDER:
+                if git is not None and real not in repositories and is_git_folder(real):
+                    repositories.add(real)
+                    _search_git(scanner, where, git(real))
+            elif kind == FILE:
+                done += _size(real)
+                # Loose git objects are searched uncompressed, with all other objects.
+                if not (is_loose_object(real) and real.parents[2] in repositories):
+                    scan_file(scanner, where, real)
 
     return Store(name, search)
 
@@ -131,23 +157,21 @@ def streams(found: Iterable[tuple[str, IO[bytes]]], name: str, kind: str) -> Sto
     return Store(name, search)
 
 
-def _files(root: Path, skip: Collection[Path]) -> Iterator[Path]:
-    for here, names, files in os.walk(root):
-        names[:] = sorted(name for name in names if Path(here) / name not in skip)
-        yield from (
-            path
-            for path in (Path(here) / name for name in sorted(files))
-            if path not in skip and not path.is_symlink()
-        )
+def _masked(scanner: Scanner, shown: Path) -> Path:
+    """A path without the parts that hold an id: places are repeated in errors and histories."""
+    return Path(*("(a name with an id)" if scanner.names(part) else part for part in shown.parts))
 
 
-def _search_file(scanner: Scanner, path: Path, root: Path, prefix: str) -> int:
-    where = str(Path(prefix) / path.relative_to(root))
-    if scanner.names(path.name):
-        where = str(Path(where).with_name("(a name with an id)"))
-        scanner.found(where, "subject-id")
-    scan_file(scanner, where, path)
+def _search_git(scanner: Scanner, where: str, objects: Iterable[tuple[str, IO[bytes]]]) -> None:
+    try:
+        for name, stream in objects:
+            scan_stream(scanner, f"{where} {name}", stream, label="git object")
+    except WorkspaceError:  # damaged: nobody knows what it holds
+        scanner.found(where, "unreadable")
+
+
+def _size(path: Path) -> int:
     try:
         return path.stat().st_size
-    except FileNotFoundError:
+    except OSError:
         return 0

@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 from expunge.database import Database
 from expunge.errors import LeaseHeldError, TicketError
 from expunge.tickets.lifecycle import TicketState
-from expunge.tickets.steps import move, not_held, put, take_held_along
+from expunge.tickets.steps import blank_texts, move, not_held, put, take_held_along
 from expunge.tickets.tables import BatchRow, LeaseRow, TicketRow
 
 
@@ -286,6 +286,8 @@ class BatchStore:
     def close(self, batch_id: str, prove: Callable[[], None] = lambda: None) -> Batch:
         """Close a purged batch: subject ids and row fingerprints are erased, free pages too.
 
+        Texts of its history that name one of the people, such as a path in an error, are erased with the ids.
+
         Args:
             batch_id: Of the batch.
             prove: Called when they are erased; where it raises, the batch stays purged.
@@ -302,6 +304,7 @@ class BatchStore:
             if row.stage not in (BatchStage.PURGED, BatchStage.CLOSED):
                 raise TicketError("a batch cannot leave out a stage", got=f"{row.stage} to closed")
             row.data = {**row.data, "scan": None}
+            blank_texts(session, row)
             session.execute(update(TicketRow).where(TicketRow.batch_id == batch_id).values(subject_id=None))
         self._database.compact()
         prove()

@@ -8,8 +8,9 @@ from sqlalchemy import ColumnElement, and_, func, insert, literal, select, updat
 from sqlalchemy.orm import Session
 
 from expunge.database import UtcTime
+from expunge.residue.search import Scanner, Target
 from expunge.tickets.lifecycle import FINAL, TicketState, advance
-from expunge.tickets.tables import TicketEventRow, TicketRow
+from expunge.tickets.tables import BatchRow, TicketEventRow, TicketRow
 
 
 def move(session: Session, chosen: ColumnElement[bool], target: TicketState, reason: str = "") -> None:
@@ -109,3 +110,26 @@ def held_since(session: Session, ticket_id: str) -> datetime:
         .limit(1)
     )
     return session.scalars(query).one()
+
+
+def blank_texts(session: Session, row: BatchRow) -> None:
+    """Erase reasons and errors of a batch that hold an id of its people, while the ids are known.
+
+    Args:
+        session: The transaction.
+        row: The batch.
+    """
+    of_batch = TicketRow.batch_id == row.batch_id
+    people = session.scalars(select(TicketRow.subject_id).where(of_batch, TicketRow.subject_id.is_not(None)))
+    scanner = Scanner(Target(frozenset(map(str, people))))
+    if row.error and scanner.names(row.error):
+        row.error = ""
+    tickets = select(TicketRow.ticket_id).where(of_batch)
+    for table in (TicketRow, TicketEventRow):
+        own = and_(table.ticket_id.in_(tickets), table.reason != "")
+        for reason in session.scalars(select(table.reason).where(own).distinct()).all():
+            if scanner.names(reason):
+                session.execute(
+                    update(table).where(own, table.reason == reason).values(reason=""),
+                    execution_options={"synchronize_session": False},
+                )

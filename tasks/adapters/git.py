@@ -138,11 +138,12 @@ def file_history(root: Path, path: str) -> list[str]:
     return [content.read().decode(errors="replace") for _, content in _batch(stream)]
 
 
-def objects(root: Path) -> Iterator[tuple[str, IO[bytes]]]:
+def objects(root: Path, *, bare: bool = False) -> Iterator[tuple[str, IO[bytes]]]:
     """Every object of the repository, unreachable ones too, unpacked, one at a time.
 
     Args:
         root: The workspace's top folder.
+        bare: Whether it is a git folder itself instead, of any repository.
 
     Yields:
         ``("git <type> <id>", stream)``; a stream is closed when the next one is asked for.
@@ -151,7 +152,14 @@ def objects(root: Path) -> Iterator[tuple[str, IO[bytes]]]:
         WorkspaceError: If git stops early: a search through part of the objects proves nothing.
     """
     with subprocess.Popen(
-        [*_COMMAND, "cat-file", "--batch-all-objects", "--batch", "--buffer"],
+        [
+            *_COMMAND,
+            *(["--git-dir=."] if bare else []),
+            "cat-file",
+            "--batch-all-objects",
+            "--batch",
+            "--buffer",
+        ],
         cwd=root,
         env=clean_environment(),
         stdin=subprocess.DEVNULL,

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Collection, Iterator
+from functools import partial
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -30,15 +31,17 @@ def every_store(
     root = state.workspace.root
     own = state.database.path
     left_out = {*skip, own} if own is not None and not with_tickets else {*skip}
+    nested = partial(git.objects, bare=True)
     stores = [
-        folder(root, "workspace", skip=left_out),
+        folder(root, "workspace", skip=left_out, git=nested, listed=[root / ".git"]),
         streams(git.objects(root), "git objects", "git object"),
     ]
     for name, path in access.repository(state).remotes().items():
         if path is None:
             stores.append(unreadable(f"DVC remote {name}"))
         elif not _inside(path, root):
-            stores.append(folder(path, f"DVC remote {name}", prefix=f"DVC remote {name}", skip=left_out))
+            place = f"DVC remote {name}"
+            stores.append(folder(path, place, prefix=place, skip=left_out, git=nested))
     local, distant = [], []
     for location in artifact_locations(access.registry(state).client):
         parts = urlsplit(location)
@@ -49,7 +52,7 @@ def every_store(
     outside = list(_outermost([path for path in local if not _inside(path, root)]))
     there = [path for path in outside if path.is_dir()]
     stores += [
-        folder(path, f"MLflow artifacts {number}", prefix=f"MLflow artifacts {number}")
+        folder(path, f"MLflow artifacts {number}", prefix=f"MLflow artifacts {number}", git=nested)
         for number, path in enumerate(there)
     ]
     if distant:

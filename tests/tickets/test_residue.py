@@ -16,7 +16,10 @@ from expunge.residue.fingerprints import row_fingerprints
 from expunge.residue.scan import ScanReport, Target, scan
 from expunge.residue.stores import database
 from expunge.tickets.batches import ORDER, BatchStage, BatchStore
+from expunge.tickets.lifecycle import TicketState
+from expunge.tickets.steps import put
 from expunge.tickets.store import TicketStore
+from expunge.tickets.tables import BatchRow, TicketRow
 from tasks import purge
 from tests.tickets.conftest import PSEUDONYMISER, Postgres
 
@@ -187,6 +190,24 @@ def test_a_batch_closes_when_its_people_are_nowhere_in_the_tickets_database(
     tickets.submit("person-000314")  # somebody else's id may be there
     purge.close.fn(purged)
     assert batches.get(purged).stage is BatchStage.CLOSED
+
+
+def test_a_batch_closes_though_its_own_history_named_a_person(
+    purged: str, batches: BatchStore, tickets: TicketStore
+) -> None:
+    """An error of another tool may repeat a path or a text with an id in it."""
+    with batches._database.transaction() as session:
+        batch_row = session.get(BatchRow, purged)
+        assert batch_row is not None
+        batch_row.error = f"see letters/{PERSON}/visit"
+        for reason in (f"found letters/{PERSON}/visit", "resumed"):
+            put(session, TicketRow.batch_id == purged, TicketState.PURGED, reason)
+    purge.close.fn(purged)
+    assert batches.get(purged).stage is BatchStage.CLOSED
+    assert batches.get(purged).error == ""
+    reasons = [step["reason"] for step in tickets.history(batches.get(purged).tickets[0])]
+    assert "resumed" in reasons
+    assert not any(PERSON in reason for reason in reasons)
 
 
 @pytest.mark.parametrize("ids_known", [True, False])
