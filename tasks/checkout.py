@@ -10,6 +10,7 @@ from expunge.state import State
 from tasks.adapters import access
 from tasks.adapters.checkouts import lacking, objects_of, pointer_at, take_out
 from tasks.adapters.versioning import Repository
+from tasks.dataset_head import newest, record_head
 from tasks.ingest import require_no_batch
 from tasks.leases import lineage_lease
 
@@ -39,11 +40,12 @@ def checkout(state: State, revision: str) -> dict[str, Any]:
                 got=gone,
                 remedy="`expunge data checkout` takes out the current version; nothing was changed",
             )
-        if md5 != before:
+        if md5 not in newest(state, repo):
             require_no_batch(state)
         _require_nobody_removed(state, repo, md5)
         changed = md5 != before or not repo.is_tracked_clean()
         take_out(repo, text, md5)
+        record_head(state, md5, revision)
     return {"revision": revision, "dataset_md5": md5, "changed": changed}
 
 

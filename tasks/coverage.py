@@ -12,6 +12,7 @@ from expunge.state import State
 from expunge.tickets.batches import Batch
 from tasks.adapters import access
 from tasks.adapters.registry import PURGED_TAG, Version
+from tasks.dataset_head import record_head
 
 METRICS_TAG = (
     "metrics.include_removed_people"  # the first batch whose people they may include; later ones too
@@ -19,13 +20,14 @@ METRICS_TAG = (
 
 
 def record_dataset(state: State, md5: str) -> None:
-    """Put a dataset version on the map.
+    """Put a dataset version on the map, and record it as the newest.
 
     Args:
         state: The workspace.
         md5: DVC digest of the folder.
     """
     state.coverage.register(_dataset(md5))
+    record_head(state, md5)
 
 
 def record_model(state: State, version: Version) -> None:
