@@ -42,14 +42,24 @@ def checkout(state: State, revision: str) -> dict[str, Any]:
             )
         if md5 not in newest(state, repo):
             require_no_batch(state)
-        _require_nobody_removed(state, repo, md5)
+        require_nobody_removed(state, repo, md5)
         changed = md5 != before or not repo.is_tracked_clean()
         take_out(repo, text, md5)
         record_head(state, md5, revision)
     return {"revision": revision, "dataset_md5": md5, "changed": changed}
 
 
-def _require_nobody_removed(state: State, repo: Repository, md5: str) -> None:
+def require_nobody_removed(state: State, repo: Repository, md5: str) -> None:
+    """Refuse a version that holds somebody who was removed, or of which that is not known.
+
+    Args:
+        state: The workspace.
+        repo: Its repository.
+        md5: Digest of a version that is whole.
+
+    Raises:
+        RefusedError: If it does.
+    """
     removed: set[str] = set()
     for path in objects_of(repo, md5):
         try:
