@@ -131,6 +131,7 @@ def open_database(url: str) -> Database:
     # Table modules register themselves on Base.
     from expunge.evidence import coverage_store as _coverage  # noqa: F401
     from expunge.evidence import store as _evidence  # noqa: F401
+    from expunge.tickets import dataset_head as _heads  # noqa: F401
     from expunge.tickets import epochs as _epochs  # noqa: F401
     from expunge.tickets import purge_journal as _purges  # noqa: F401
     from expunge.tickets import requests as _requests  # noqa: F401

@@ -14,6 +14,7 @@ from expunge.evidence.store import LedgerStore
 from expunge.pseudonyms import Pseudonymiser, load_key, load_keyring
 from expunge.settings import Params, Policy, Workspace, load_params, load_policy
 from expunge.tickets.batches import BatchStore
+from expunge.tickets.dataset_head import DatasetHead
 from expunge.tickets.deadlines import Deadlines
 from expunge.tickets.epochs import KeyEpochs
 from expunge.tickets.holds import Holds
@@ -49,6 +50,7 @@ class State:
         suppressed: Who was removed and may not come back.
         epochs: Of the pseudonym keys.
         coverage: The coverage map.
+        head: The newest dataset version.
     """
 
     workspace: Workspace
@@ -67,6 +69,7 @@ class State:
     suppressed: Suppression
     epochs: KeyEpochs
     coverage: CoverageStore
+    head: DatasetHead
 
     @property
     def placement(self) -> Placement:
@@ -150,4 +153,5 @@ def open_state(path: Path | None = None) -> State:
         suppressed=Suppression(database, pseudonymiser),
         epochs=epochs,
         coverage=CoverageStore(database),
+        head=DatasetHead(database),
     )

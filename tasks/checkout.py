@@ -10,6 +10,7 @@ from expunge.state import State
 from tasks.adapters import access
 from tasks.adapters.checkouts import lacking, objects_of, pointer_at, take_out
 from tasks.adapters.versioning import Repository
+from tasks.dataset_head import newest, record_head
 from tasks.ingest import require_no_batch
 from tasks.leases import lineage_lease
 
@@ -39,15 +40,26 @@ def checkout(state: State, revision: str) -> dict[str, Any]:
                 got=gone,
                 remedy="`expunge data checkout` takes out the current version; nothing was changed",
             )
-        if md5 != before:
+        if md5 not in newest(state, repo):
             require_no_batch(state)
-        _require_nobody_removed(state, repo, md5)
+        require_nobody_removed(state, repo, md5)
         changed = md5 != before or not repo.is_tracked_clean()
         take_out(repo, text, md5)
+        record_head(state, md5, revision)
     return {"revision": revision, "dataset_md5": md5, "changed": changed}
 
 
-def _require_nobody_removed(state: State, repo: Repository, md5: str) -> None:
+def require_nobody_removed(state: State, repo: Repository, md5: str) -> None:
+    """Refuse a version that holds somebody who was removed, or of which that is not known.
+
+    Args:
+        state: The workspace.
+        repo: Its repository.
+        md5: Digest of a version that is whole.
+
+    Raises:
+        RefusedError: If it does.
+    """
     removed: set[str] = set()
     for path in objects_of(repo, md5):
         try:

@@ -15,6 +15,7 @@ from expunge.tickets.lifecycle import OPEN
 from expunge.tickets.purge_journal import KEPT
 from tasks.adapters import access
 from tasks.adapters.registry import PURGED_TAG, Version
+from tasks.dataset_head import record_head
 
 METRICS_TAG = (
     "metrics.include_removed_people"  # the first batch whose people they may include; later ones too
@@ -22,13 +23,14 @@ METRICS_TAG = (
 
 
 def record_dataset(state: State, md5: str) -> None:
-    """Put a dataset version on the map.
+    """Put a dataset version on the map, and record it as the newest.
 
     Args:
         state: The workspace.
         md5: DVC digest of the folder.
     """
     state.coverage.register(_dataset(md5))
+    record_head(state, md5)
 
 
 def record_model(state: State, version: Version) -> None:

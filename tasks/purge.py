@@ -13,7 +13,9 @@ from expunge.tickets.purge_journal import DONE, FREE_PAGES, KEPT, PENDING, Entry
 from expunge.tickets.purge_waits import begin_quarantine, reason_to_wait
 from tasks.adapters import access
 from tasks.coverage import declared_late, mark_purged
+from tasks.dataset_head import require_newest
 from tasks.destruction import WEIGHTS, destroy, plan, quarantine
+from tasks.ingest import finish_import
 from tasks.residue import scan_workspace
 from tasks.step import Timer, log, step
 
@@ -29,6 +31,7 @@ def purge(batch_id: str) -> int:
         Bytes destroyed.
 
     Raises:
+        RefusedError: If the dataset that is checked out is not the newest version; nothing is changed then.
         BatchWaitsError: If a ticket on hold may need what would be destroyed, or an approval is missing; nothing is
             changed then. Or if all but weights in quarantine is destroyed.
         ResidueError: If anything is left: a partial failure is a failure.
@@ -40,6 +43,8 @@ def purge(batch_id: str) -> int:
     now = datetime.now(UTC)
     if (waits := reason_to_wait(batch, state.policy, now, state.batches.unfinished())) is not None:
         raise BatchWaitsError(waits)
+    finish_import(state)  # one that was killed: the newest version is a whole one
+    require_newest(state, stored=True)
     state.holds.begin(batch_id, PURGE)
     entries = state.purges.write(batch_id, plan(state, batch))
     if "only_weights_left" not in batch.data:

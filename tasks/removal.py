@@ -21,6 +21,7 @@ from expunge.tickets.batches import BatchStage
 from expunge.tickets.holds import REMOVAL
 from tasks.adapters import access
 from tasks.coverage import record_dataset
+from tasks.dataset_head import require_newest
 from tasks.step import Timer, log, step
 
 
@@ -36,6 +37,7 @@ def remove(batch_id: str) -> int:
 
     Raises:
         BatchWaitsError: If its ticket is on hold; nothing is changed then.
+        RefusedError: If the dataset that is checked out is not the newest version; likewise.
     """
     state, timer = open_state(), Timer()
     batch = state.batches.get(batch_id)
@@ -46,6 +48,7 @@ def remove(batch_id: str) -> int:
     workspace, placement, repo = state.workspace, state.placement, access.repository(state)
     subjects = state.tickets.subject_ids(batch_id)
     if "before" not in batch.data:
+        require_newest(state, stored=False)
         version = repo.current()
         frame, partitions = rows_of(workspace.dataset_dir, subjects, placement)
         batch = state.batches.record(

@@ -3,16 +3,18 @@
 `git checkout OLD` takes the pointer of a purged version along, and `dvc checkout` then empties the folder, because the
 objects are gone. After each checkout the hook looks whether the version is whole. If it is not, the pointer of the
 branch that was left goes back into index and working tree: `dvc checkout` gives the current data, and
-`git checkout` of that branch works as if nothing had happened. It runs before any hook that was there, DVC's own too.
+`git checkout` of that branch works as if nothing had happened. A version that holds somebody who was removed is never
+put there: the pointer stays then. It runs before any hook that was there, DVC's own too.
 """
 
+import contextlib
 import os
 import shlex
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from expunge.errors import ExpungeError, WorkspaceError
+from expunge.errors import ExpungeError, RefusedError, WorkspaceError
 from tasks.adapters import git
 from tasks.adapters.checkouts import lacking, pointer_at, set_pointer
 from tasks.adapters.versioning import DATASET_FILE, Repository
@@ -95,18 +97,25 @@ def keep_whole(root: Path) -> str:
     gone = lacking(repository, repository.md5_of((root / DATASET_FILE).read_text(encoding="utf-8")))
     if not gone:
         return ""
-    for name in _revisions(root):
-        try:
+    # Few checkouts come as far as this, and what follows takes seconds to import.
+    from expunge.state import open_state
+    from tasks.checkout import require_nobody_removed
+
+    said = f"the dataset version of this revision was purged ({gone}) and cannot come back: {DATASET_FILE}"
+    state = open_state(root)
+    # Whoever purged has batches: without one this is another database, which does not know who was removed.
+    for name in _revisions(root) if state.batches.every() else ():
+        with contextlib.suppress(WorkspaceError, RefusedError):
             text = pointer_at(root, name)
-        except WorkspaceError:
-            continue
-        if not lacking(repository, repository.md5_of(text)):
-            set_pointer(root, text)
-            return (
-                f"the dataset version of this revision was purged ({gone}) and cannot come back: "
-                f"{DATASET_FILE} is kept as in {name}"
-            )
-    return ""
+            md5 = repository.md5_of(text)
+            if not lacking(repository, md5):
+                require_nobody_removed(state, repository, md5)
+                set_pointer(root, text)
+                return f"{said} is kept as in {name}"
+    return (
+        f"{said} was left as it is, because no whole version without whoever was removed is at hand; "
+        "`expunge data checkout BRANCH` takes one out, `dvc checkout` would empty the folder"
+    )
 
 
 def _revisions(root: Path) -> Iterator[str]:

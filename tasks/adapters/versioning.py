@@ -211,7 +211,7 @@ class Repository:
         return stores
 
     def require_stored(self, md5: str) -> None:
-        """Make sure that cache and default remote hold a version: one that is not mounted is not an empty one.
+        """Make sure that cache and default remote hold all of a version: one that is not mounted is not an empty one.
 
         Args:
             md5: Digest of the folder.
@@ -219,13 +219,18 @@ class Repository:
         Raises:
             ResidueError: If they do not.
         """
-        places = list(self.stores.items())[:2]
-        if absent := [where for where, store in places if not (store / md5[:2] / md5[2:]).is_file()]:
+        absent, parts = [], {md5, *self.manifest(md5).values()}
+        for where, store in list(self.stores.items())[:2]:
+            if not (store / md5[:2] / md5[2:]).is_file():
+                absent.append(f"none in {where}")
+            elif lost := sum(not (store / one[:2] / one[2:]).is_file() for one in parts):
+                absent.append(f"{lost} of its {len(parts) - 1} objects are not in {where}")
+        if absent:
             raise ResidueError(
                 "the current version is not everywhere it should be",
                 expected="it in cache and remote",
-                got=f"none in {' and '.join(absent)}",
-                remedy="mount the remote, or run `dvc push`",
+                got=" and ".join(absent),
+                remedy="mount the remote, or run `dvc push`, or `dvc fetch`",
             )
 
     def needed(self) -> set[str]:

@@ -136,6 +136,32 @@ def test_a_whole_version_is_left_to_git_and_dvc(root: Path) -> None:
     assert run(root, "git", "status", "--porcelain").stdout == ""
 
 
+def test_a_version_with_a_removed_person_is_never_put_there(root: Path) -> None:
+    """Bob's removal on main waits for its purge; `side` is whole, and has him."""
+    git.git(root, "branch", "side")
+    erase(root, BOB, purge=False)
+    assert run(root, "git", "checkout", "side").returncode == 0
+    assert run(root, "dvc", "checkout").returncode == 0
+    assert BOB in people(root)
+    pointer = (root / "data" / "dataset.dvc").read_text()
+    done = run(root, "git", "checkout", "old")  # left from side, on which he is
+    assert "is kept as in main" in done.stderr
+    assert (root / "data" / "dataset.dvc").read_text() != pointer
+    assert run(root, "dvc", "checkout").returncode == 0
+    assert not people(root) & {ANN, BOB}
+
+    assert run(root, "git", "checkout", "--force", "side").returncode == 0
+    assert run(root, "git", "branch", "-D", "main").returncode == 0
+    done = run(root, "git", "checkout", "old")
+    assert "was left as it is" in done.stderr
+    assert run(root, "git", "status", "--porcelain").stdout == ""
+
+
+def test_a_database_that_knows_nobody_chooses_nothing(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EXPUNGE_DATABASE_URL", f"sqlite:///{root}/.expunge/other.db")
+    assert "was left as it is" in run(root, "git", "checkout", "old").stderr
+
+
 def test_a_broken_guard_says_so_and_lets_git_go_on(root: Path) -> None:
     text = (root / HOOK).read_text()
     (root / HOOK).write_text(text.replace(" -P -m", "-gone -P -m"))
