@@ -30,15 +30,17 @@ def list_certificates(workspace: WorkspaceOption = None, json: JsonOption = Fals
     }
     rows = [
         (c["certificate_id"], c["issued_at"], c["model"]["version"], c["mechanism"], c["guarantee"],
-         f"{c['epsilon']:.4g}", f"{c['delta']:.2g}", c["forget"]["records"],
-         "rolled back" if c["certificate_id"] in undone else "")
+         f"{c['epsilon']:.4g}", f"{c['delta']:.2g}", c["forget"]["records"])
         for c in found
     ]  # fmt: skip
     table(
         "Certificates",
-        ("id", "issued", "version", "mechanism", "guarantee", "epsilon", "delta", "records", ""),
+        ("id", "issued", "version", "mechanism", "guarantee", "epsilon", "delta", "records"),
         rows,
     )
+    for c in found:
+        if c["certificate_id"] in undone:
+            out.print(f"{c['certificate_id']}: rolled back", markup=False)
 
 
 @certificates.command()

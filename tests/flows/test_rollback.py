@@ -130,7 +130,7 @@ def test_the_model_goes_back_and_the_data_does_not(waiting, capsys):
     found = "WRONG: undone: version 2 was rolled back; the version before it served again"
     assert found in capsys.readouterr().out
     assert waiting("certificate", "list") == 0
-    assert "rolled back" in capsys.readouterr().out
+    assert f"{certificate['certificate_id']}: rolled back" in capsys.readouterr().out
     with pytest.raises(VerificationError, match="undone: version 2"):
         check_certificates()
     assert waiting("rollback", "1", "--yes") == 2  # it serves already
