@@ -125,6 +125,25 @@ def test_git_objects_larger_than_what_is_held_in_memory(state: State) -> None:
     assert found[f"git blob {name}"] == content
 
 
+def test_the_history_of_a_repository_in_the_workspace(state: State) -> None:
+    inner = state.workspace.root / "inner"
+    git.git(planted(inner / "a").parent, "init", "--quiet")
+    name = git.git(inner, "hash-object", "-w", "a")
+    (inner / "a").unlink()
+    assert search(state) == {(f"inner/.git git blob {name}", "subject-id")}
+    shutil.rmtree(inner)
+
+
+def test_the_column_of_people_as_the_dataset_s_source_calls_it(state: State) -> None:
+    column = state.contract.subject
+    assert column is not None
+    export = state.workspace.root / "export"
+    pd.DataFrame({column: ["x7"]}).to_parquet(export)
+    report = scan_workspace(state, Target(frozenset({"x7"})))  # too short to be found in any other column
+    assert [(hit["where"], hit["kind"]) for hit in report.hits] == [("export", "subject-id")]
+    export.unlink()
+
+
 def test_a_removed_row_in_a_git_object(state: State) -> None:
     buffer = io.BytesIO()
     pd.DataFrame({"subject_id": ["nobody-of-the-clinic"]}).to_parquet(buffer)
