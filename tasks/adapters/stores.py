@@ -39,6 +39,9 @@ def every_store(
             stores.append(unreadable(f"DVC remote {name}"))
         elif not _inside(path, root):
             stores.append(folder(path, f"DVC remote {name}", prefix=f"DVC remote {name}", skip=left_out))
+    cache = access.repository(state).cache.parents[1]
+    if not _inside(cache, root) and cache.is_dir():
+        stores.append(folder(cache, "DVC cache", prefix="DVC cache", skip=left_out))
     local, distant = [], []
     for location in artifact_locations(access.registry(state).client):
         parts = urlsplit(location)
