@@ -165,6 +165,8 @@ def destroy(state: State, item: Item, needed: Collection[str]) -> None:
     try:
         if item.kind == dvc_objects.OBJECT:
             dvc_objects.destroy_object(access.repository(state), item, needed)
+        elif item.kind == dvc_objects.RUN:
+            dvc_objects.destroy_run(access.repository(state), item)
         elif item.kind == dvc_objects.EXPERIMENT:
             dvc_objects.destroy_experiment(access.repository(state), item)
         elif item.kind == WEIGHTS:

@@ -42,6 +42,9 @@ def every_store(
         elif not _inside(path, root):
             place = f"DVC remote {name}"
             stores.append(folder(path, place, prefix=place, skip=left_out, git=nested))
+    cache = access.repository(state).cache.parents[1]
+    if not _inside(cache, root) and cache.is_dir():
+        stores.append(folder(cache, "DVC cache", prefix="DVC cache", skip=left_out, git=nested))
     local, distant = [], []
     for location in artifact_locations(access.registry(state).client):
         parts = urlsplit(location)

@@ -178,6 +178,26 @@ class Repository:
         return {}
 
     @functools.cached_property
+    def cache(self) -> Path:
+        """Folder of the local cache's objects; DVC may be told to keep it outside the workspace."""
+        with self._repo() as repo:
+            return Path(repo.cache.local.path)
+
+    @property
+    def own_cache(self) -> bool:
+        """Whether the cache lies in the workspace; elsewhere it may be other repositories' too."""
+        return self.cache.resolve().is_relative_to(self.root.resolve())
+
+    def cached(self) -> list[str]:
+        """Versions in the workspace's own cache, committed or not.
+
+        Returns:
+            Digests of folders.
+        """
+        paths = sorted(self.cache.glob("??/*.dir")) if self.own_cache else []
+        return [path.parent.name + path.name for path in paths]
+
+    @functools.cached_property
     def stores(self) -> dict[str, Path]:
         """Folders of DVC objects: the local cache and every remote, each of which must be a folder.
 
@@ -185,7 +205,7 @@ class Repository:
             ExpungeError: If a remote is something else.
             ResidueError: If a remote's folder is not there.
         """
-        stores = {"cache": self.root / ".dvc" / "cache" / "files" / "md5"}
+        stores = {"cache": self.cache}
         with self._repo() as repo:
             default = repo.cloud.get_remote().name
             for name in dict.fromkeys([default, *sorted(repo.config["remote"])]):
@@ -230,7 +250,7 @@ class Repository:
                 "the current version is not everywhere it should be",
                 expected="it in cache and remote",
                 got=" and ".join(absent),
-                remedy="mount the remote, or run `dvc push`, or `dvc fetch`",
+                remedy="mount what is not there; `dvc fetch` fills the cache, `dvc push` the remote",
             )
 
     def needed(self) -> set[str]:
@@ -273,14 +293,14 @@ class Repository:
         return needed
 
     def foreign(self) -> dict[str, dict[str, str]]:
-        """Objects that manifests of other repositories list, in the remotes.
+        """Objects that manifests of other repositories list, in the remotes, or in a cache elsewhere.
 
         Returns:
             By store, the foreign manifest that lists an object, by the object's digest.
         """
         texts = git.file_history(self.root, "*.dvc") + git.file_history(self.root, "*dvc.lock")
         own = {md5 for text in texts for md5 in _MANIFEST.findall(text)}
-        own |= {path.parent.name + path.name for path in self.stores["cache"].glob("??/*.dir")}
+        own |= set(self.cached())
         found: dict[str, dict[str, str]] = {}
         for where, store in self.stores.items():
             for path in sorted(store.glob("??/*.dir")):
@@ -290,6 +310,15 @@ class Repository:
                     for entry in json.loads(path.read_text(encoding="utf-8")):
                         listed.setdefault(entry["md5"], f"the dataset {md5} of another repository")
         return found
+
+    def run_caches(self) -> dict[str, Path]:
+        """Where DVC keeps outputs of earlier stages: beside the cache, and beside each remote's objects.
+
+        Returns:
+            Folders that are there, by store.
+        """
+        folders = {where: store.parents[1] / "runs" for where, store in self.stores.items()}
+        return {where: folder for where, folder in folders.items() if folder.is_dir()}
 
     def remotes(self) -> dict[str, Path | None]:
         """Every remote that is configured, the default one or not.

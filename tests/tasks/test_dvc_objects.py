@@ -10,10 +10,13 @@ import pytest
 
 from expunge.datasets.partitions import write_partitions
 from expunge.errors import ExpungeError, ResidueError
+from expunge.state import open_state
 from tasks.adapters import git
 from tasks.adapters.dvc_objects import left_to_others, superseded
+from tasks.adapters.stores import every_store
 from tasks.adapters.versioning import DATASET_FILE, Repository
 from tests.tasks.test_versioning import KEY, erase, machine, partition_of, purge, repository, root, rows
+from tests.workspaces import make
 
 __all__ = ["machine", "repository", "root"]
 PERSON = "person-000003"
@@ -140,3 +143,63 @@ def test_what_experiments_left_is_destroyed(repository: Repository, root: Path) 
     assert git.git(root, "for-each-ref", "refs/exps") == ""
     assert first[name] not in {item.what for item in superseded(repository, [name])}
     assert superseded(repository, [name]) == []
+
+
+def run_entry(folder: Path, text: str) -> Path:
+    path = folder / "runs" / "ab" / ("ab" + "c" * 62) / ("d" * 64)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+def test_the_run_cache_of_a_remote_is_destroyed_with_its_outputs(repository: Repository, root: Path) -> None:
+    """Somebody ran `dvc push --run-cache`; the cache is another one by now."""
+    remote, md5 = root / ".expunge" / "dvc-remote", "ab" * 16
+    weights = remote / "files" / "md5" / md5[:2] / md5[2:]
+    weights.parent.mkdir(exist_ok=True)
+    weights.write_bytes(b"weights")
+    entry = run_entry(remote, f"cmd: train\nouts:\n- path: weights\n  hash: md5\n  md5: {md5}\n")
+    shared = superseded(repository, [], shared_remotes=True)
+    assert [(item.kind, item.where, item.kept) for item in shared] == [("run-cache", "remote storage", True)]
+    plan = superseded(repository, [])
+    assert [(item.kind, item.where) for item in plan] == [
+        ("data object", "remote storage"),
+        ("run-cache", "remote storage"),
+    ]
+    purge(repository, plan)
+    purge(repository, plan)  # again, as after a kill
+    assert not weights.exists()
+    assert not entry.exists()
+    for text in ("{", "text", "outs: 3", "outs: [3]"):
+        run_entry(root / ".dvc" / "cache", text)
+        with pytest.raises(ResidueError, match="run-cache cannot be read"):
+            superseded(repository, [])
+
+
+def test_a_cache_outside_the_workspace_is_purged(repository: Repository, root: Path, machine: Path) -> None:
+    first, name = repository.manifest(repository.current().md5), partition_of(PERSON)
+    dvc(root, "cache", "dir", str(machine / "cache"))
+    shutil.move(root / ".dvc" / "cache", machine / "cache")
+    again = Repository(root, root / ".expunge")
+    erase(again, PERSON)
+    path = machine / "cache" / "files" / "md5" / first[name][:2] / first[name][2:]
+    assert path.is_file()
+    plan = superseded(again, [name])
+    assert whereabouts(plan) == {(first[name], where) for where in ("cache", "remote storage")}
+    other = machine / "cache" / "files" / "md5" / "ab" / ("c" * 30 + ".dir")  # of another repository
+    other.parent.mkdir(exist_ok=True)
+    other.write_text(f'[{{"relpath": "x", "md5": "{first[name]}"}}]')
+    with pytest.raises(ResidueError, match=r"purge\.shared_remotes"):
+        superseded(again, [name])
+    other.unlink()
+    purge(again, plan)
+    assert not path.exists()
+
+
+def test_a_cache_outside_the_workspace_is_searched(tmp_path: Path) -> None:
+    root = make(tmp_path, people=4)
+    state = open_state(root)
+    names = [store.name for store in every_store(state)[0]]
+    dvc(root, "cache", "dir", str(tmp_path / "elsewhere"))
+    shutil.move(root / ".dvc" / "cache", tmp_path / "elsewhere")
+    assert sorted(store.name for store in every_store(state)[0]) == sorted([*names, "DVC cache"])
