@@ -92,5 +92,7 @@ def _print(done: dict[str, Any], json: bool) -> None:
         out.print(f"{figures['subjects']:>9,} people, {figures['rows']:>9,} rows  {what}", markup=False)
     for pseudonym in done["suppressed"]["pseudonyms"]:
         out.print(f"  suppressed {pseudonym}", markup=False)
+    if done["spelled_otherwise"]:
+        out.print(f"  {done['spelled_otherwise']:,} of them spelled otherwise than when they were removed")
     state = "is now" if done["changed"] else "stays"
     out.print(f"The dataset {state} version {done['dataset_md5']}", markup=False)

@@ -29,9 +29,8 @@ def submit(
 
     subject = sys.stdin.readline().strip() if subject == "-" else subject
     state = use_workspace(workspace)
-    state.tickets.require_not_erased(subject)  # the better answer: such a person is unknown by now
-    require_known(state, subject)
-    done = state.tickets.submit(subject, regime=regime, idempotency_key=idempotency_key)
+    present = require_known(state, subject)
+    done = state.tickets.submit(subject, regime=regime, idempotency_key=idempotency_key, present=present)
     if json:
         emit(done.ticket.to_json())
         return
@@ -59,7 +58,8 @@ def import_file(
     state = use_workspace(workspace)
     dataset, placement = state.workspace.dataset_dir, state.placement
     rows = read_tickets_csv(file, lambda subjects: find_subjects(dataset, subjects, placement))
-    done = state.tickets.submit_all((row.subject, row.regime, row.idempotency_key) for row in rows)
+    asked = ((row.subject, row.regime, row.idempotency_key) for row in rows)
+    done = state.tickets.submit_all(asked, present=True)  # the file was refused if one of them is not
     if json:
         emit([outcome.ticket.to_json() for outcome in done])
         return

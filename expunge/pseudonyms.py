@@ -7,12 +7,16 @@ import hmac
 import os
 import re
 import secrets
+import unicodedata
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from expunge.errors import WorkspaceError
 
+SPELLING = "c"  # begins the code of a spelling
 _KEY_BYTES = 32
+_ENCODED = len(base64.b64encode(bytes(_KEY_BYTES)))  # bytes of a key file
+_NUMBER = re.compile(r"0*([0-9]+)(?:\.0)?")
 _NAME = re.compile(r"pseudonym-([1-9][0-9]*)\.key")
 
 
@@ -73,6 +77,28 @@ class Pseudonymiser:
         """
         return f"p{self.epoch}-{self._code('pseudonym', subject_id)[:32]}"
 
+    def of_spelling(self, subject_id: str) -> str:
+        """What all spellings of a subject's id have in common: see :func:`canonical`.
+
+        Args:
+            subject_id: The person, in any spelling.
+
+        Returns:
+            ``c<epoch>-`` and half of HMAC-SHA256 in hexadecimal.
+        """
+        return f"{SPELLING}{self.epoch}-{self._code('spelling', canonical(subject_id))[:32]}"
+
+    def every_spelling(self, subject_id: str) -> tuple[str, ...]:
+        """All codes that a subject's spelling may be stored under.
+
+        Args:
+            subject_id: The person, in any spelling.
+
+        Returns:
+            One a living epoch, the current one's first.
+        """
+        return (self.of_spelling(subject_id), *(one.of_spelling(subject_id) for one in self.older))
+
     def of_request(self, idempotency_key: str) -> str:
         """What is stored of a caller's idempotency key, because callers put people's ids into them.
 
@@ -86,6 +112,24 @@ class Pseudonymiser:
 
     def _code(self, purpose: str, text: str) -> str:
         return hmac.new(self.key, f"{purpose}:{text}".encode(), hashlib.sha256).hexdigest()
+
+
+def canonical(subject_id: str) -> str:
+    """One form for all spellings of an id: blanks around it, case, width, and a number's zeros say nothing.
+
+    Args:
+        subject_id: As it came.
+
+    Returns:
+        The form.
+
+    Example:
+        >>> canonical("0082221577.0"), canonical(" Ann\u00a0")
+        ('82221577', 'ann')
+    """
+    form = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", subject_id).casefold()).strip()
+    number = _NUMBER.fullmatch(form)
+    return number[1] if number else form
 
 
 def epoch_of(pseudonym: str) -> int:
@@ -161,11 +205,11 @@ def destroy_key(path: Path) -> None:
     """
     # Renamed first: killed while it is overwritten, a damaged key would keep the workspace from opening.
     doomed = path.with_name(f"{path.name}.destroyed")
-    if path.exists():
+    with contextlib.suppress(FileNotFoundError):  # or another process finishes it at the same time
         path.rename(doomed)
-    if doomed.exists():
+    with contextlib.suppress(FileNotFoundError):
         with doomed.open("r+b") as file:
-            file.write(os.urandom(doomed.stat().st_size))
+            file.write(os.urandom(_ENCODED))
             file.flush()
             os.fsync(file.fileno())
         doomed.unlink()

@@ -132,10 +132,10 @@ def open_state(path: Path | None = None) -> State:
         load_params(workspace),
         read_contract(workspace.contract_path),
     )
-    pseudonymiser = load_keyring(workspace.keys_dir)
     database = open_database(workspace.database_url)
     epochs = KeyEpochs(database, workspace.keys_dir)
-    epochs.require()
+    epochs.require()  # first: it destroys what must not be loaded any more
+    pseudonymiser = load_keyring(workspace.keys_dir)
     return State(
         workspace=workspace,
         lineage=lineage,

@@ -11,6 +11,7 @@ from expunge.errors import RefusedError, WorkspaceError
 from expunge.scratch import scratch
 from expunge.state import State
 from expunge.tickets.batches import BatchStage
+from expunge.tickets.suppression import spelled_otherwise
 from tasks.adapters import access
 from tasks.coverage import record_dataset
 from tasks.leases import lineage_lease
@@ -133,7 +134,8 @@ def _bring_in(state: State, frame: pd.DataFrame, dry_run: bool) -> dict[str, Any
         "dry_run": dry_run,
         "changed": bool(rows) and not dry_run,
         "read": _figures(*arrivals.read),
-        "suppressed": {**_figures(*arrivals.suppressed), "pseudonyms": sorted(suppressed.values())},
+        "suppressed": {**_figures(*arrivals.suppressed), "pseudonyms": sorted(set(suppressed.values()))},
+        "spelled_otherwise": spelled_otherwise(suppressed.values()),
         "present": _figures(*arrivals.present),
         "added": _figures(rows, people),
         "dataset_md5": version.md5,

@@ -12,26 +12,31 @@ from expunge.tickets.requests import RequestStore
 from expunge.tickets.store import Submission, Ticket
 
 
-def require_known(state: State, subject_id: str) -> None:
+def require_known(state: State, subject_id: str) -> bool:
     """Refuse a subject who is not in the dataset; one whose rows left it already has an open ticket.
 
     Args:
         state: The workspace.
         subject_id: The person.
 
+    Returns:
+        Whether they are in the dataset; somebody erased may be back by plain DVC, and is erased again.
+
     Raises:
-        TicketError: If nobody of that id is there; the id is not repeated.
+        TicketError: If nobody of that id is there, or they are erased already; the id is not repeated.
     """
     if state.tickets.open_for(subject_id) is not None:
-        return
+        return False
     dataset, placement = state.workspace.dataset_dir, state.placement
     if not subject_id.strip() or not find_subjects(dataset, [subject_id], placement)[subject_id]:
+        state.tickets.require_not_erased(subject_id)  # the better answer
         raise TicketError(
             "nobody of that id is in the dataset",
             expected="a subject id of the current dataset version",
             got="an unknown one",
             remedy="check the id; nothing was filed",
         )
+    return True
 
 
 def waiting_for(due: Sequence[Ticket], policy: BatchPolicy, now: datetime) -> str | None:
@@ -87,11 +92,10 @@ def file_keyed(state: State, subject_id: str, regime: str, idempotency_key: str)
     answered = requests.ticket_of(request)
     if answered is not None:  # also when the person is erased by now
         return Submission(state.tickets.get(answered), False)
-    state.tickets.require_not_erased(subject_id)
-    require_known(state, subject_id)
+    present = require_known(state, subject_id)
     # A refused request binds no key: its caller may correct it and send it again.
     requests.reserve(request)
-    done = state.tickets.submit(subject_id, regime=regime, idempotency_key=idempotency_key)
+    done = state.tickets.submit(subject_id, regime=regime, idempotency_key=idempotency_key, present=present)
     requests.answer(request, done.ticket.ticket_id)
     return done
 

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from pandas.api.types import is_numeric_dtype
 
-from expunge.datasets.partitions import count_rows, remove_subjects, rows_of
+from expunge.datasets.partitions import count_rows, remove_subjects, rows_of, spelled_alike
 from expunge.datasets.preprocessing import Preprocessing, encode_features
 from expunge.errors import DatasetError
 from expunge.models.serving import MODEL_FILE
@@ -61,7 +61,10 @@ def remove(batch_id: str) -> int:
             partitions=list(partitions),
             scan=_recognisable(state, frame),  # forgotten when the batch closes
         )
-    state.suppressed.add(subjects, batch_id)  # before they leave: from then on nothing may bring them back
+    others = spelled_alike(workspace.dataset_dir, subjects)
+    state.suppressed.add(
+        subjects, batch_id, others
+    )  # before they leave: nothing may bring them back from then on
     remove_subjects(workspace.dataset_dir, subjects, placement)
     records, people = batch.data["records"], len(batch.tickets)
     after = repo.track_dataset(f"Remove {records} records of {people} subjects ({batch_id})")

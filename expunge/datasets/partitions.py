@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from expunge.errors import DatasetError
+from expunge.pseudonyms import canonical
 
 if TYPE_CHECKING:
     from expunge.datasets.placement import Placement
@@ -177,6 +178,26 @@ def subject_column(path: Path) -> Iterator[pa.Array]:
     with pq.ParquetFile(path) as source:
         for batch in source.iter_batches(columns=["subject_id"]):
             yield batch.column(0).cast(pa.string())
+
+
+def spelled_alike(directory: Path, subject_ids: Collection[str]) -> set[str]:
+    """Canonical forms that ids of some people share with those of others, who are other people.
+
+    Args:
+        directory: The dataset.
+        subject_ids: Of the people.
+
+    Returns:
+        The forms.
+    """
+    forms, people = {canonical(subject) for subject in subject_ids}, set(subject_ids)
+    return {
+        form
+        for path in partition_files(directory)
+        for column in subject_column(path)
+        for other in column.unique().to_pylist()
+        if (form := canonical(other)) in forms and other not in people
+    }
 
 
 def find_subjects(

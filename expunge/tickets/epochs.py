@@ -15,7 +15,7 @@ from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from expunge.database import Base, Database, UtcTime
 from expunge.errors import InputError, RefusedError, WorkspaceError
-from expunge.pseudonyms import create_key, destroy_key, key_epochs, key_path
+from expunge.pseudonyms import SPELLING, create_key, destroy_key, key_epochs, key_path
 from expunge.tickets.lifecycle import OPEN, TicketState
 from expunge.tickets.suppression import SuppressedRow
 from expunge.tickets.tables import TicketRow
@@ -89,6 +89,8 @@ class KeyEpochs:
     def require(self) -> None:
         """Refuse to work without a key that was not destroyed: the removed would come back unseen.
 
+        One whose destruction was interrupted is destroyed.
+
         Raises:
             WorkspaceError: If one is missing.
         """
@@ -96,6 +98,9 @@ class KeyEpochs:
             events = _events(session)
         made = {1, *(epoch for epoch, event in events if event == MADE)}
         destroyed = {epoch for epoch, event in events if event == DESTROYED}
+        for epoch in destroyed:
+            if any(self._folder.glob(f"{key_path(self._folder, epoch).name}*")):
+                destroy_key(key_path(self._folder, epoch))
         if lost := sorted(made - destroyed - set(key_epochs(self._folder))):
             raise WorkspaceError(
                 "a pseudonym key is missing, and whoever was removed under it cannot be recognised",
@@ -187,7 +192,9 @@ def _epoch(
     events: dict[tuple[int, str], datetime],
     retention_days: int | None,
 ) -> Epoch:
-    query = select(func.count(), func.max(SuppressedRow.added_at)).where(SuppressedRow.epoch == number)
+    query = select(func.count(), func.max(SuppressedRow.added_at)).where(
+        SuppressedRow.epoch == number, SuppressedRow.pseudonym.not_like(f"{SPELLING}%")
+    )
     people, last = session.execute(query).one()
     superseded = events.get((number + 1, MADE))
     ended = max(filter(None, (superseded, last)), default=None)

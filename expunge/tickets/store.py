@@ -99,6 +99,7 @@ class TicketStore:
         regime: str = "gdpr",
         idempotency_key: str | None = None,
         received_at: datetime | None = None,
+        present: bool = False,
     ) -> Submission:
         """File a ticket; filing it twice does no harm.
 
@@ -107,6 +108,7 @@ class TicketStore:
             regime: gdpr or ccpa.
             idempotency_key: The same key gives the same ticket.
             received_at: When the request came, with its time zone; now by default.
+            present: Whether they are known to be in the dataset: whoever was erased, and is back, is erased again.
 
         Returns:
             The new ticket, or the open one of the same subject or key.
@@ -115,21 +117,27 @@ class TicketStore:
             TicketError: If the key belongs to another subject's ticket, the subject is erased already, or
                 anything given is not valid.
         """
-        return self._file([(subject_id, regime, idempotency_key)], received_at)[0]
+        return self._file([(subject_id, regime, idempotency_key)], received_at, present)[0]
 
-    def submit_all(self, rows: Iterable[tuple[str, str, str | None]]) -> list[Submission]:
+    def submit_all(
+        self, rows: Iterable[tuple[str, str, str | None]], *, present: bool = False
+    ) -> list[Submission]:
         """File several tickets, all or none.
 
         Args:
             rows: ``(subject_id, regime, idempotency_key)``.
+            present: As for :meth:`submit`, of all of them.
 
         Returns:
             Outcomes in order.
         """
-        return self._file(rows)
+        return self._file(rows, present=present)
 
     def _file(
-        self, rows: Iterable[tuple[str, str, str | None]], received_at: datetime | None = None
+        self,
+        rows: Iterable[tuple[str, str, str | None]],
+        received_at: datetime | None = None,
+        present: bool = False,
     ) -> list[Submission]:
         if received_at is not None and received_at.tzinfo is None:
             raise TicketError("the time of receipt has no time zone", expected="one in UTC", remedy="add it")
@@ -152,8 +160,9 @@ class TicketStore:
                     )
                 there = people[subject_id]
                 if same is None:
-                    _refuse_erased(there)
                     same = next((ticket for ticket in there if ticket.state in OPEN), None)
+                    if same is None and not present:
+                        _refuse_erased(there)
                 done.append(Submission(same or new, same is None))
                 if same is None:
                     there.append(new)

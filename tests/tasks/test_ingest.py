@@ -18,7 +18,7 @@ from expunge.tickets.batches import ORDER
 from tasks.adapters import access, git
 from tasks.ingest import finish_import, import_dump, restore
 from tasks.removal import remove
-from tests.conftest import make_clinic
+from tests.conftest import CONTRACT, clinic_rows, make_clinic
 from tests.workspaces import ANN, BOB, PEOPLE, erase, make
 
 
@@ -43,6 +43,21 @@ def grown(tmp_path: Path) -> str:
 
 def people(root: Path) -> set[str]:
     return set(read_dataset(root / "data" / "dataset")["subject_id"])
+
+
+def test_the_removed_are_dropped_in_another_spelling_too(root: Path, tmp_path: Path) -> None:
+    erase(root, ANN)
+    (tmp_path / "dump").mkdir()
+    rows = clinic_rows(PEOPLE)
+    rows = rows[rows.person == ANN]
+    spelled = pd.concat(
+        [rows.assign(person=name) for name in (f" {ANN}", ANN.upper(), f"{ANN}\u00a0", BOB.upper())]
+    )
+    spelled.to_csv(tmp_path / "dump" / "v.csv", index=False)
+    (tmp_path / "dump" / "contract.yaml").write_text(CONTRACT)
+    done = import_dump(open_state(root), str(tmp_path / "dump"), dry_run=True)
+    assert (done["suppressed"]["subjects"], done["spelled_otherwise"], done["added"]["subjects"]) == (3, 3, 1)
+    assert ANN not in str(done)
 
 
 def commits(root: Path) -> int:

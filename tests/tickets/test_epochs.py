@@ -97,6 +97,23 @@ def test_a_destruction_that_was_killed_is_finished(epochs: KeyEpochs, folder: Pa
     assert not list(folder.glob("pseudonym-1*"))
 
 
+def test_a_destruction_that_was_killed_before_it_began_is_finished_at_opening(
+    epochs: KeyEpochs, database: Database, folder: Path
+) -> None:
+    Suppression(database, load_keyring(folder)).add(["ann"], "b-1")
+    epochs.rotate()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            "expunge.tickets.epochs.destroy_key", lambda _: (_ for _ in ()).throw(KeyboardInterrupt)
+        )
+        with pytest.raises(KeyboardInterrupt):
+            epochs.destroy(1)
+    assert load_keyring(folder).epochs == (2, 1)
+    epochs.require()
+    assert not list(folder.glob("pseudonym-1*"))
+    assert Suppression(database, load_keyring(folder)).among(["ann", "Ann"]) == {}
+
+
 def test_the_current_epoch_and_one_in_use_are_refused(
     epochs: KeyEpochs, database: Database, folder: Path
 ) -> None:

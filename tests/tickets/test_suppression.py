@@ -9,7 +9,7 @@ from expunge.pseudonyms import Pseudonymiser
 from expunge.tickets.batches import ORDER, BatchStore
 from expunge.tickets.requests import RequestStore
 from expunge.tickets.store import TicketStore
-from expunge.tickets.suppression import SuppressedRow, Suppression
+from expunge.tickets.suppression import SuppressedRow, Suppression, spelled_otherwise
 
 FIRST = Pseudonymiser(b"\x07" * 32, 1)
 SECOND = Pseudonymiser(b"\x08" * 32, 2, (FIRST,))
@@ -18,7 +18,8 @@ ONLY_SECOND = Pseudonymiser(b"\x08" * 32, 2)
 
 def on_the_list(database: Database) -> set[str]:
     with database.transaction() as session:
-        return set(session.scalars(select(SuppressedRow.pseudonym)))
+        query = select(SuppressedRow.pseudonym).where(SuppressedRow.pseudonym.like("p%"))
+        return set(session.scalars(query))
 
 
 def test_the_removed_are_recognised_and_nobody_else(database: Database) -> None:
@@ -36,6 +37,24 @@ def test_every_living_epoch_recognises_and_no_other(database: Database) -> None:
     assert both.among(["ann", "bob"]) == {"ann": FIRST.of("ann"), "bob": SECOND.of("bob")}
     assert on_the_list(database) == {FIRST.of("ann"), SECOND.of("bob")}
     assert Suppression(database, ONLY_SECOND).among(["ann", "bob"]) == {"bob": SECOND.of("bob")}
+
+
+def test_whoever_was_removed_is_recognised_in_another_spelling(database: Database) -> None:
+    Suppression(database, FIRST).add(["Ann", "0082221577", "0042", "bob"], "b-1", others={"42"})
+    suppressed = Suppression(database, SECOND)
+    suppressed.add(["bob", "BOB"], "b-2")  # a second spelling has no second code
+    spellings = [" Ann", "Ann\u00a0", "ANN", "\uff21nn"]
+    numbers = ["82221577", "82221577.0", "082221577"]
+    found = suppressed.among([*spellings, *numbers, "42", "82221577.5", "Anna", "Bob", "0042"])
+    assert found == {
+        **dict.fromkeys(spellings, FIRST.of_spelling("ann")),
+        **dict.fromkeys(numbers, FIRST.of_spelling("82221577")),
+        "Bob": FIRST.of_spelling("bob"),
+        "0042": FIRST.of("0042"),  # 42 is another person
+    }
+    assert spelled_otherwise(found.values()) == 8
+    assert suppressed.among(["Ann", "BOB"]) == {"Ann": FIRST.of("Ann"), "BOB": SECOND.of("BOB")}
+    assert Suppression(database, ONLY_SECOND).among(spellings) == {}
 
 
 def test_many_are_looked_up_in_parts(database: Database) -> None:
