@@ -244,12 +244,14 @@ class Scanner:
         measured = pa.types.is_floating(values.type)
         if measured and not subject:
             return False
-        cells = pc.unique(values).drop_null().to_pylist()
-        if subject and any(self.target.is_subject(_text(cell)) for cell in cells):
+        cells = pc.unique(values).drop_null()
+        if subject and any(self.target.is_subject(_text(cell)) for cell in cells.to_pylist()):
             return True
         if measured:
             return False
-        joined = b"\x00".join(cell if isinstance(cell, bytes) else str(cell).encode() for cell in cells)
+        if not _is_bytes(values.type):
+            cells = cells.cast(pa.large_string())
+        joined = b"\x00".join(cells.cast(pa.large_binary()).to_pylist())
         return self._holds(joined, 0, len(joined)) or self._any_token(joined)
 
     def frame(self, where: str, frame: pd.DataFrame, names: set[str]) -> None:
@@ -305,6 +307,11 @@ def _values(column: pa.Array) -> Iterator[pa.Array]:
             yield from _values(part)
     elif any(holds(kind) for holds in _HOLDS_IDS):
         yield column
+
+
+def _is_bytes(kind: pa.DataType) -> bool:
+    kinds = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary)
+    return any(holds(kind) for holds in kinds)
 
 
 def _text(cell: str | bytes | float) -> str:
