@@ -1,4 +1,4 @@
-"""What a killed git leaves is cleared away; a git at work is not disturbed."""
+"""What a killed git or DVC leaves is cleared away; one at work is not disturbed."""
 
 import subprocess
 import time
@@ -7,7 +7,7 @@ import pytest
 
 from expunge.settings import Workspace
 from tasks.adapters import git
-from tasks.reconcile import _destroy_git_locks
+from tasks.reconcile import _destroy_git_locks, _destroy_half_dvc_lock
 
 
 @pytest.fixture
@@ -35,3 +35,20 @@ def test_a_git_at_work_keeps_its_lock(workspace):
     finally:
         at_work.communicate(b"")
     assert _destroy_git_locks(workspace) == 1
+
+
+def test_half_a_lock_file_of_a_killed_dvc_goes(workspace):
+    from dvc.repo import Repo
+
+    with Repo.init(str(workspace.root)) as repo:
+        lock = workspace.root / ".dvc" / "tmp" / "rwlock"
+        for whole in ("{}", None):
+            if whole is not None:
+                lock.write_text(whole, encoding="utf-8")
+            assert _destroy_half_dvc_lock(workspace) == 0
+            lock.unlink(missing_ok=True)
+        lock.write_text('{"data": {"wri', encoding="utf-8")
+        with pytest.raises(Exception, match="corrupted"):
+            repo.add(str(workspace.root / "file"))
+        assert _destroy_half_dvc_lock(workspace) == 1
+        repo.add(str(workspace.root / "file"))
