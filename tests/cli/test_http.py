@@ -15,6 +15,7 @@ from cli.http import app as application
 from cli.http.problems import MEDIA_TYPE, Problem
 from cli.http.security import BODY_LIMIT, HttpSettings
 from cli.main import invoke
+from expunge.datasets.partitions import remove_subjects
 from expunge.errors import DatasetError, InputError
 from expunge.tickets.batches import ORDER
 from tests.cli.http_clients import ROLES, Intake, make_intake, make_root, together
@@ -94,6 +95,7 @@ def test_after_erasure_the_same_request_still_gives_its_ticket(intake: Intake):
     for stage in ORDER[1:-1]:
         intake.state.batches.advance(batch.batch_id, stage)
     intake.state.batches.close(batch.batch_id)
+    remove_subjects(intake.state.workspace.dataset_dir, [person(7)])
     again = intake.post(person(7), "mail-7")
     assert again.status_code == 202
     assert (again.json()["ticket_id"], again.json()["state"]) == (ticket["ticket_id"], "closed")
