@@ -47,6 +47,21 @@ class UtcTime(TypeDecorator[datetime]):
         return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
 
 
+def plain(record: object) -> dict[str, Any]:
+    """A record's fields as plain data.
+
+    Args:
+        record: A dataclass of texts, numbers and moments.
+
+    Returns:
+        A JSON-able dict, times in ISO 8601.
+    """
+    return {
+        name: value.isoformat() if isinstance(value, datetime) else value
+        for name, value in vars(record).items()
+    }
+
+
 class Database:
     """An opened database.
 

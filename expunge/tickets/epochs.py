@@ -13,7 +13,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, String, func, select
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
-from expunge.database import Base, Database, UtcTime
+from expunge.database import Base, Database, UtcTime, plain
 from expunge.errors import InputError, RefusedError, WorkspaceError
 from expunge.pseudonyms import SPELLING, create_key, destroy_key, key_epochs, key_path
 from expunge.tickets.lifecycle import OPEN, TicketState
@@ -67,10 +67,7 @@ class Epoch:
         Returns:
             A JSON-able dict, times in ISO 8601.
         """
-        return {
-            name: value.isoformat() if isinstance(value, datetime) else value
-            for name, value in vars(self).items()
-        }
+        return plain(self)
 
 
 class KeyEpochs:

@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, insert, select, tuple_
 from sqlalchemy.orm import Session
 
-from expunge.database import Database
+from expunge.database import Database, plain
 from expunge.errors import TicketConflictError, TicketError, UnknownTicketError
 from expunge.pseudonyms import Pseudonymiser
 from expunge.tickets.holds import put_on_hold
@@ -56,10 +56,7 @@ class Ticket:
         Returns:
             A JSON-able dict, times in ISO 8601.
         """
-        return {
-            name: value.isoformat() if isinstance(value, datetime) else value
-            for name, value in vars(self).items()
-        }
+        return plain(self)
 
 
 # Whole rows would cost more than the query: they are tracked for changes, and hold the person's id.

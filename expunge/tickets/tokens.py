@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy import String, select
 from sqlalchemy.orm import Mapped, mapped_column
 
-from expunge.database import Base, Database, UtcTime
+from expunge.database import Base, Database, UtcTime, plain
 from expunge.errors import InputError
 
 _PREFIX = "expunge"
@@ -69,10 +69,7 @@ class Token:
         Returns:
             A JSON-able dict, times in ISO 8601.
         """
-        return {
-            name: value.isoformat() if isinstance(value, datetime) else value
-            for name, value in vars(self).items()
-        }
+        return plain(self)
 
 
 class TokenStore:

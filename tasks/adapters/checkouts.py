@@ -10,7 +10,7 @@ from pathlib import Path
 
 from expunge.errors import WorkspaceError
 from tasks.adapters import git
-from tasks.adapters.versioning import DATASET, DATASET_FILE, Repository
+from tasks.adapters.versioning import DATASET, DATASET_FILE, Repository, object_path
 
 _BLOCK = 1 << 22
 
@@ -67,7 +67,7 @@ def _lacking(stores: list[Path], md5: str) -> str:
 
 
 def _find(stores: list[Path], md5: str) -> Path | None:
-    paths = (store / md5[:2] / md5[2:] for store in stores)
+    paths = (object_path(store, md5) for store in stores)
     return next((path for path in paths if path.is_file()), None)
 
 
@@ -115,7 +115,7 @@ def take_out(repository: Repository, text: str, md5: str) -> None:
         _require_nothing_unsaved(repository)
     cache = repository.stores["cache"]
     for one in (md5, *repository.manifest(md5).values()):
-        place, source = cache / one[:2] / one[2:], _find([*repository.stores.values()], one)
+        place, source = object_path(cache, one), _find([*repository.stores.values()], one)
         if not place.is_file() and source is not None:
             place.parent.mkdir(parents=True, exist_ok=True)
             staging = place.with_name(f".{place.name}.tmp")

@@ -14,7 +14,7 @@ import yaml
 from expunge.errors import ResidueError
 from expunge.tickets.purge_journal import Item
 from tasks.adapters import git
-from tasks.adapters.versioning import Repository
+from tasks.adapters.versioning import Repository, object_path
 
 OBJECT = "data object"
 SHARED = "shared object"  # stays in its remote, because another repository needs it
@@ -54,7 +54,7 @@ def superseded(
     found = []
     for where, store in repository.stores.items():
         for md5 in sorted(old):
-            path = store / md5[:2] / md5[2:]
+            path = object_path(store, md5)
             if not path.is_file():
                 continue
             own, other = in_use.get(md5), foreign.get(where, {}).get(md5)
@@ -167,9 +167,7 @@ def left_to_others(repository: Repository, kept: Iterable[Item]) -> list[Path]:
     Returns:
         Their paths.
     """
-    return [
-        repository.stores[item.where] / item.what[:2] / item.what[2:] for item in kept if item.kind == SHARED
-    ]
+    return [object_path(repository.stores[item.where], item.what) for item in kept if item.kind == SHARED]
 
 
 def destroy_object(repository: Repository, item: Item, needed: Collection[str]) -> None:
@@ -189,7 +187,7 @@ def destroy_object(repository: Repository, item: Item, needed: Collection[str]) 
             got=item.what,
             remedy="remove the people from the data again",
         )
-    path = repository.stores[item.where] / item.what[:2] / item.what[2:]
+    path = object_path(repository.stores[item.where], item.what)
     if path.is_file():
         path.chmod(stat.S_IRUSR | stat.S_IWUSR)  # DVC write-protects its cache
         path.unlink()

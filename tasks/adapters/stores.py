@@ -28,7 +28,7 @@ def every_store(
     Returns:
         The stores, none of them part of another, and notes on what is out of reach.
     """
-    root = state.workspace.root
+    root, repository = state.workspace.root, access.repository(state)
     own = state.database.path
     left_out = {*skip, own} if own is not None and not with_tickets else {*skip}
     nested = partial(git.objects, bare=True)
@@ -36,13 +36,13 @@ def every_store(
         folder(root, "workspace", skip=left_out, git=nested, listed=[root / ".git"]),
         streams(git.objects(root), "git objects", "git object"),
     ]
-    for name, path in access.repository(state).remotes().items():
+    for name, path in repository.remotes().items():
         if path is None:
             stores.append(unreadable(f"DVC remote {name}"))
         elif not _inside(path, root):
             place = f"DVC remote {name}"
             stores.append(folder(path, place, prefix=place, skip=left_out, git=nested))
-    cache = access.repository(state).cache.parents[1]
+    cache = repository.cache.parents[1]
     if not _inside(cache, root) and cache.is_dir():
         stores.append(folder(cache, "DVC cache", prefix="DVC cache", skip=left_out, git=nested))
     local, distant = [], []

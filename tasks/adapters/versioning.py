@@ -41,6 +41,19 @@ class DatasetVersion:
     git_revision: str
 
 
+def object_path(store: Path, md5: str) -> Path:
+    """Where DVC keeps an object in a store.
+
+    Args:
+        store: Folder of objects.
+        md5: Of the object.
+
+    Returns:
+        Its path, whether it is there or not.
+    """
+    return store / md5[:2] / md5[2:]
+
+
 class Repository:
     """A workspace's git + DVC repository.
 
@@ -170,7 +183,7 @@ class Repository:
             Object digests by file name; empty where the manifest itself is gone.
         """
         for store in self.stores.values():
-            path = store / md5[:2] / md5[2:]
+            path = object_path(store, md5)
             if path.is_file():
                 return {
                     entry["relpath"]: entry["md5"] for entry in json.loads(path.read_text(encoding="utf-8"))
@@ -241,9 +254,9 @@ class Repository:
         """
         absent, parts = [], {md5, *self.manifest(md5).values()}
         for where, store in list(self.stores.items())[:2]:
-            if not (store / md5[:2] / md5[2:]).is_file():
+            if not object_path(store, md5).is_file():
                 absent.append(f"none in {where}")
-            elif lost := sum(not (store / one[:2] / one[2:]).is_file() for one in parts):
+            elif lost := sum(not object_path(store, one).is_file() for one in parts):
                 absent.append(f"{lost} of its {len(parts) - 1} objects are not in {where}")
         if absent:
             raise ResidueError(
