@@ -43,6 +43,7 @@ def certify(batch_id: str) -> str:
     batch = state.batches.get(batch_id)
     if batch.done(BatchStage.CERTIFIED):
         return str(batch.data["certificate_id"])
+    require_dataset(state, batch)
     if batch.data["release"]["draws"] != batch.draws:
         raise CertificateRefusedError(
             "another draw of noise was counted after this release was made",
@@ -50,7 +51,6 @@ def certify(batch_id: str) -> str:
             got=str(batch.draws),
             remedy="report this; nothing was released",
         )
-    require_dataset(state, batch)
     if "certificate" not in batch.data:  # written once: a resumed batch issues the same one
         certificate = _certificate(state, batch)
         batch = state.batches.record(batch_id, certificate=certificate.to_json())
