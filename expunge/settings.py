@@ -93,7 +93,7 @@ class Workspace:
 
     @property
     def keys_dir(self) -> Path:
-        """Pseudonym key and auditor keys."""
+        """Pseudonym, auditor and signing keys."""
         return self.state / "keys"
 
     @property

@@ -10,6 +10,7 @@ from expunge.datasets.contract import DatasetContract, read_contract
 from expunge.datasets.placement import Placement
 from expunge.errors import BatchWaitsError, WorkspaceError
 from expunge.evidence.coverage_store import CoverageStore
+from expunge.evidence.keys import SigningKeys
 from expunge.evidence.store import LedgerStore
 from expunge.pseudonyms import Pseudonymiser, load_key, load_keyring
 from expunge.settings import Params, Policy, Workspace, load_params, load_policy
@@ -70,6 +71,11 @@ class State:
     epochs: KeyEpochs
     coverage: CoverageStore
     head: DatasetHead
+
+    @property
+    def signing(self) -> SigningKeys:
+        """Keys that sign evidence and model files."""
+        return SigningKeys(self.workspace.keys_dir)
 
     @property
     def placement(self) -> Placement:

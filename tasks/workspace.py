@@ -12,6 +12,7 @@ from expunge.datasets.partitions import write_partitions
 from expunge.datasets.placement import Placement
 from expunge.errors import WorkspaceError
 from expunge.evidence.annex import create_auditor_keys
+from expunge.evidence.keys import SigningKeys
 from expunge.pseudonyms import create_key
 from expunge.settings import Workspace, template
 from expunge.state import PARTITION_KEY, PLACEMENT_FILE, PSEUDONYM_KEY, WORKSPACE_FILE, open_state
@@ -62,6 +63,7 @@ def create(root: Path, dataset: str, source: Path | None) -> dict[str, object]:
     try:
         create_key(workspace.keys_dir / PSEUDONYM_KEY)
         create_auditor_keys(workspace.keys_dir)
+        SigningKeys(workspace.keys_dir).create(datetime.now(UTC))
         open_database(workspace.database_url).dispose()
         key = create_key(workspace.keys_dir / PARTITION_KEY)
         files = write_partitions(loaded.frame, workspace.dataset_dir, key)
