@@ -1,7 +1,6 @@
 """Commands on the ledger."""
 
 import json as json_text
-import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -76,11 +75,11 @@ def export(
     file: Annotated[Path, typer.Argument(help="Where to write it.")], workspace: WorkspaceOption = None
 ) -> None:
     """Write the ledger with its signed head to a file, for whoever verifies it elsewhere."""
+    from expunge.evidence.ledger_file import write_json
+
     ledger = _signed(use_workspace(workspace))
-    new = file.with_name(f"{file.name}.tmp")
     try:
-        new.write_text(json_text.dumps(ledger.to_json(), indent=1), encoding="utf-8")
-        os.replace(new, file)
+        write_json(file, ledger.to_json())
     except OSError as error:
         raise _not_written(file, error) from error
     out.print(f"{file}: {len(ledger.entries)} entries", markup=False)

@@ -3,12 +3,13 @@
 from prefect import flow
 
 from tasks.residue import search_residue
-from tasks.verification import check_certificates, check_ledger
+from tasks.verification import check_alias, check_certificates, check_ledger
 
 
 @flow(name="verify", persist_result=False, validate_parameters=False)
 def verify() -> None:
-    """Verify the ledger, every certificate and the absence of everyone erased; fails if something does not hold."""
+    """Verify the ledger, the serving alias, every certificate and the absence of everyone erased; fails if something does not hold."""
     check_ledger()
+    check_alias()
     check_certificates()
     search_residue()

@@ -4,15 +4,13 @@ A move is written to the ledger first, then made: MLflow keeps no history, so no
 after a crash in between finds the entry there and makes the move.
 """
 
-import json
-import os
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from expunge.errors import ExpungeError, RefusedError
 from expunge.evidence.ledger import LedgerEntry, serving_version
-from expunge.evidence.ledger_file import LEDGER_FILE, Ledger
+from expunge.evidence.ledger_file import LEDGER_FILE, Ledger, write_json
 from expunge.evidence.witness import write_witness
 from expunge.state import State
 from expunge.tickets.batches import Batch, BatchStage
@@ -64,9 +62,7 @@ def write_ledger(state: State, folder: Path, last: int) -> Path:
         The file.
     """
     path = folder / LEDGER_FILE
-    new = path.with_suffix(".tmp")
-    new.write_text(json.dumps(state.ledger.read(state.lineage, last).to_json(), indent=1), encoding="utf-8")
-    os.replace(new, path)
+    write_json(path, state.ledger.read(state.lineage, last).to_json())
     return path
 
 

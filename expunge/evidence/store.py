@@ -19,7 +19,7 @@ from expunge.evidence.ledger import (
     serving_version,
 )
 from expunge.evidence.ledger_file import Ledger, sign_head
-from expunge.evidence.verify_ledger import open_head
+from expunge.evidence.verify_ledger import head_fault
 
 _PAGE = 50
 
@@ -86,7 +86,8 @@ class LedgerStore:
             last: Sequence number of the last entry wanted; by default the newest.
 
         Returns:
-            The ledger up to this entry; without a head where none was signed then.
+            The ledger up to this entry, with the head that was signed then, if one was; by default with the
+            newest head, whatever entries are there.
 
         Raises:
             VerificationError: If an entry is malformed.
@@ -96,7 +97,7 @@ class LedgerStore:
             query = query.where(LedgerRow.sequence <= last)
         with self._database.transaction() as session:
             entries = parse_entries(list(session.scalars(query)))
-            head = _head(session, lineage, len(entries) - 1)
+            head = _head(session, lineage, last)
         return Ledger(lineage, tuple(entries), head)
 
     def since_exact(self, lineage: str) -> list[LedgerEntry]:
@@ -199,29 +200,23 @@ class LedgerStore:
         return Ledger(lineage, ledger.entries, head)
 
     def _require_intact(self, ledger: Ledger) -> None:
-        """The newest head must hold; a ledger without any is of an earlier release."""
+        """The newest head must hold; a ledger without any is of an earlier release, or empty."""
         entries, fault = ledger.entries, None
-        newest = (
-            select(HeadRow.envelope)
-            .where(HeadRow.lineage == ledger.lineage)
-            .order_by(HeadRow.sequence.desc())
-        )
-        with self._database.transaction() as session:
-            envelope = session.scalars(newest.limit(1)).first()
         if entries and entries[-1].sequence != len(entries) - 1:
             fault = "a gap"
-        elif envelope is not None:
-            head = open_head(envelope, self._keys.keyring())
-            fault = head.fault_against(entries, whole=True)
+        elif ledger.head is not None:
+            fault = head_fault(ledger.head, ledger, self._keys.keyring(), whole=True)
         if fault is not None:
             raise VerificationError(
                 "the ledger is not as it was signed", got=fault, remedy="run `expunge ledger verify`"
             )
 
 
-def _head(session: Session, lineage: str, sequence: int) -> dict[str, Any] | None:
-    where = (HeadRow.lineage == lineage, HeadRow.sequence == sequence)
-    return session.scalars(select(HeadRow.envelope).where(*where)).first()
+def _head(session: Session, lineage: str, sequence: int | None) -> dict[str, Any] | None:
+    query = select(HeadRow.envelope).where(HeadRow.lineage == lineage).order_by(HeadRow.sequence.desc())
+    if sequence is not None:
+        query = query.where(HeadRow.sequence == sequence)
+    return session.scalars(query.limit(1)).first()
 
 
 def _what(content: dict[str, Any]) -> tuple[Any, ...]:

@@ -1,13 +1,12 @@
 """Witnesses: signed heads of a ledger, kept where whoever can change the ledger cannot change them."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 from expunge.errors import InputError, VerificationError
 from expunge.evidence.keys import Keyring
-from expunge.evidence.ledger_file import Ledger, parse_witness
+from expunge.evidence.ledger_file import Ledger, parse_witness, write_json
 from expunge.evidence.verify_ledger import head_fault
 
 
@@ -59,6 +58,4 @@ def write_witness(path: Path, ledger: Ledger, keys: Keyring) -> None:
                 got=fault,
                 remedy="keep the witness and find out what became of the ledger; write to another file",
             )
-    new = path.with_name(f"{path.name}.tmp")
-    new.write_text(json.dumps(ledger.head, indent=1), encoding="utf-8")
-    os.replace(new, path)
+    write_json(path, ledger.head)

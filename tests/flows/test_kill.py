@@ -1,5 +1,6 @@
 """SIGKILL at every step of one batch and at a hundred random instants, each continued by `expunge run`."""
 
+import json
 import random
 import shutil
 import time
@@ -7,7 +8,10 @@ import time
 import pytest
 
 from expunge.datasets.partitions import remove_subjects
+from expunge.evidence.ledger_file import parse_ledger
+from expunge.evidence.verify_ledger import verify_ledger
 from tasks.adapters import access, git
+from tasks.verification import check_alias, check_ledger
 from tests.conftest import Expunge, make_workspace
 from tests.flows.killer import KILLED, run
 
@@ -24,7 +28,9 @@ STAGES = [
     (ADVANCE, "after"),  # certified
     ("mlflow:log_params", "after"),  # an MLflow run left running
     ("mlflow:MlflowClient.create_model_version", "after"),  # a version without the alias
+    ("tasks.adapters.registry:Registry.promote", "before"),  # its move is in the ledger, and was not made
     (ADVANCE, "after"),  # registered
+    ("tasks.ledger:publish_purge", "before"),  # in the ledger, not beside the certificate yet
     (ADVANCE, "after"),  # purged
     (ADVANCE, "before"),  # ids erased, the batch not closed
 ]
@@ -101,6 +107,15 @@ def check_end_state(clinic: Expunge, people: list[str], before) -> None:
             certificate["error_bound"]["value"] / certificate["sigma"] * batch.draws**0.5
         )
         assert clinic("certificate", "verify", certificate["certificate_id"]) == 0
+        beside = clinic.root / ".expunge" / "evidence" / certificate["certificate_id"] / "ledger.json"
+        ledger = parse_ledger(json.loads(beside.read_text()))
+        assert verify_ledger(ledger, keys=state.signing.keyring()).verified
+        assert (ledger.entries[-1].kind, ledger.entries[-1].batch) == ("purge", batch.batch_id)
+    moves = [entry.move for entry in entries if entry.kind == "alias"]
+    expected = [(None, 1), *((n, n + 1) for n in range(1, 1 + len(batches)))]
+    assert [(move.from_version, move.to_version) for move in moves] == expected
+    assert check_ledger.fn() == len(entries)
+    assert check_alias.fn() == 1 + len(batches)
     assert clinic("purge", "verify", *(word for person in people for word in ("--subject", person))) == 0
 
     # the champion's weights, in the registry and where the stages put them; the parents', abandoned runs' are gone

@@ -13,6 +13,8 @@ from expunge.curvature.preconditioner import keep_curvature
 from expunge.datasets.partitions import read_dataset
 from expunge.datasets.preprocessing import encode
 from expunge.evidence.annex import open_annex
+from expunge.evidence.ledger_file import parse_ledger
+from expunge.evidence.verify_ledger import verify_ledger
 from expunge.models.kept import load_kept
 from expunge.models.serving import load_model
 from expunge.models.zoo import build
@@ -155,6 +157,17 @@ def test_lineage_in_mlflow(erased):
     run = registry.client.get_run(champion.run_id)
     (source,) = run.inputs.dataset_inputs
     assert certificate["dataset"]["after"]["md5"] in source.dataset.source
+
+
+def test_the_ledger_beside_the_certificate_proves_the_purge_here_and_in_mlflow(erased):
+    (certificate,) = erased.certificates()
+    state, registry = erased.state(), access.registry(erased.state())
+    file = state.workspace.evidence_dir / certificate["certificate_id"] / "ledger.json"
+    ledger = parse_ledger(json.loads(file.read_text()))
+    assert [entry.kind for entry in ledger.entries] == ["opening", "alias", "release", "alias", "purge"]
+    assert verify_ledger(ledger, keys=state.signing.keyring()).verified
+    logged = registry.client.download_artifacts(registry.champion().run_id, "ledger.json")
+    assert Path(logged).read_bytes() == file.read_bytes()
 
 
 def test_parent_weights_are_gone_and_its_evidence_stays(erased):

@@ -14,8 +14,9 @@ from expunge.tickets.rollback import roll_back as record_rollback
 from tasks.adapters import access, git
 from tasks.adapters.versioning import DATASET_FILE
 from tasks.certification import certify
+from tasks.ledger import record_move
 from tasks.validation import validate
-from tasks.verification import check_certificates
+from tasks.verification import check_alias, check_certificates
 from tests.flows.test_pipeline import policy
 
 FIRST, SECOND = "person-00005-x", "person-00011-x"
@@ -179,7 +180,13 @@ def test_a_smaller_epsilon_would_understate_the_draw_that_was_rolled_back(waitin
     """Another rollback, killed as soon as it is recorded; then policy asks for less than was spent: retrained."""
     state = waiting.state()
     (batch,) = waiting.batches()
+    assert waiting("ledger", "verify") == 0
     record_rollback(state.database, batch.batch_id, "killed here")
+    check_alias()
+    undone = state.batches.get(batch.batch_id).data["rolled_back"][-1]
+    move = {"batch": batch.batch_id, "certificate_id": undone["certificate_id"]}
+    record_move(state, 3, 1, **move)  # or killed here: the move is written down, and not made
+    check_alias()
     assert served(waiting) == 3
     policy(waiting, release={"epsilon": 0.045})
     assert waiting("run") == 0
@@ -216,3 +223,34 @@ def test_after_the_purge_there_is_no_way_back(waiting, capsys):
         assert f"the weights of version {version} were purged" in capsys.readouterr().err
     assert served(waiting) == 4
     assert waiting("purge", "verify", "--subject", FIRST) == 0
+
+
+def test_the_ledger_has_every_move_once(waiting):
+    state = waiting.state()
+    moves = [entry.move for entry in state.ledger.entries(state.lineage) if entry.kind == "alias"]
+    assert [(move.from_version, move.to_version) for move in moves] == [
+        (None, 1),
+        *[(1, 2), (2, 1)],
+        *[(1, 3), (3, 1)],
+        (1, 4),
+    ]
+    assert waiting("ledger", "verify") == 0
+
+
+def test_a_move_behind_the_ledgers_back_is_found_and_not_built_upon(waiting, capsys):
+    state = waiting.state()
+    registry = access.registry(state)
+    registry.promote(3)
+    try:
+        with pytest.raises(VerificationError, match="alias champion is at version 3, and the ledger's entry"):
+            check_alias()
+        waiting.ticket("person-00023-x")
+        before = data_of(waiting)
+        assert waiting("run") == 1
+        assert "not the one that the ledger names" in " ".join(capsys.readouterr().err.split())
+        assert data_of(waiting) == before
+    finally:
+        registry.promote(4)
+    assert waiting("run") == 0
+    assert waiting.batches()[-1].stage == "closed"
+    assert check_alias() == 5
