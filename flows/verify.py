@@ -8,7 +8,7 @@ from tasks.verification import check_alias, check_certificates, check_ledger
 
 @flow(name="verify", persist_result=False, validate_parameters=False)
 def verify() -> None:
-    """Verify the ledger, the serving alias, every certificate and the absence of everyone erased; fails if something does not hold."""
+    """Verify the ledger, the serving alias, every certificate and that everyone erased is absent; fails if not."""
     check_ledger()
     check_alias()
     check_certificates()
