@@ -240,6 +240,7 @@ def test_the_ledger_has_every_move_once(waiting):
 def test_a_move_behind_the_ledgers_back_is_found_and_not_built_upon(waiting, capsys):
     state = waiting.state()
     registry = access.registry(state)
+    assert waiting("ledger", "verify") == 0
     registry.promote(3)
     try:
         with pytest.raises(VerificationError, match="alias champion is at version 3, and the ledger's entry"):
