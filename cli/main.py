@@ -9,6 +9,7 @@ from cli import (
     coverage,
     data,
     evidence,
+    keys,
     purge,
     run,
     serve,
@@ -38,6 +39,7 @@ run.add_to(app)
 stack.add_to(app)
 app.add_typer(evidence.certificates, name="certificate")
 app.add_typer(evidence.ledgers, name="ledger")
+app.add_typer(keys.app, name="keys")
 app.add_typer(purge.app, name="purge")
 app.add_typer(data.app, name="data")
 app.add_typer(suppression.app, name="suppression")

@@ -263,6 +263,12 @@ class CoveragePolicy(_Strict):
     unresolved: Literal["refuse", "state"] = "refuse"
 
 
+class EvidencePolicy(_Strict):
+    """Who beside our own key says when a certificate was there."""
+
+    timestamp_url: str | None = Field(None, pattern="^https?://")
+
+
 class AlarmsPolicy(_Strict):
     """Whom to tell when a deadline is near."""
 
@@ -290,6 +296,7 @@ class Policy(_Strict):
     purge: PurgePolicy = PurgePolicy()
     retention: RetentionPolicy = RetentionPolicy()
     coverage: CoveragePolicy = CoveragePolicy()
+    evidence: EvidencePolicy = EvidencePolicy()
     alarms: AlarmsPolicy = AlarmsPolicy()
     suppression: SuppressionPolicy = SuppressionPolicy()
     backups: tuple[BackupPolicy, ...] = ()

@@ -17,11 +17,13 @@ from expunge.evidence.ledger import account_of
 from expunge.evidence.verify import verify_certificate
 from expunge.privacy.accountant import SequentialAccount
 from expunge.reports.page import render_certificate
+from expunge.stages import MODEL_FOLDER
 from expunge.state import State, open_state
 from expunge.tickets.batches import Batch, BatchStage
 from tasks.adapters import access, git
 from tasks.coverage import record_certificate, rows_for
 from tasks.dataset import require_dataset
+from tasks.signing import sign_certificate
 from tasks.step import Timer, log, step
 
 
@@ -102,6 +104,7 @@ def certify(batch_id: str) -> str:
     (folder / "ledger.json").write_text(json.dumps(plain, indent=1), encoding="utf-8")
     (folder / "certificate.html").write_text(render_certificate(content, plain), encoding="utf-8")
     (folder / ANNEX_FILE).write_bytes(annex)
+    sign_certificate(state, content, state.workspace.releases_dir / batch_id / MODEL_FOLDER, folder)
     state.batches.advance(
         batch_id,
         BatchStage.CERTIFIED,

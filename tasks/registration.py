@@ -15,6 +15,7 @@ from expunge.tickets.batches import Batch, BatchStage
 from tasks.adapters import access
 from tasks.adapters.registry import VersionSpec
 from tasks.coverage import mark_metrics, record_model
+from tasks.signing import SIGNED_FILES, STAMP_FILE
 from tasks.step import Timer, log, step
 
 
@@ -96,7 +97,10 @@ def _spec(state: State, batch: Batch) -> VersionSpec:
                 "ledger.json",
                 "accumulated_error.png",
                 "annex.sealed",
+                *SIGNED_FILES,
+                STAMP_FILE,
             )
+            if (evidence / name).exists() or name != STAMP_FILE
         },
     )
 
