@@ -22,7 +22,7 @@ def sign_model(folder: Path, private_key: Path, signature: Path) -> None:
 
     try:
         config = signing.Config().use_elliptic_key_signer(private_key=private_key)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, AttributeError) as error:
         raise WorkspaceError(
             "the key for model files cannot be used",
             expected="an elliptic-curve key on P-256, P-384 or P-521, as PEM",
