@@ -20,7 +20,7 @@ from cli import (
     worker,
     workspace,
 )
-from cli.output import emit, err
+from cli.output import begin_output, emit, err
 from expunge.errors import ExpungeError, storage_full
 
 # Typer brings its own copy of Click from some version on: the base of its usage errors, whichever it is.
@@ -67,6 +67,7 @@ def invoke(arguments: list[str]) -> int:
     Returns:
         The exit code.
     """
+    begin_output()
     command: Any = typer.main.get_command(app)
     try:
         outcome = command.main(args=arguments, prog_name="expunge", standalone_mode=False)

@@ -78,5 +78,8 @@ def test_a_workspace_of_an_earlier_release_is_told_to_make_keys(root, capsys):
         path.unlink()
     assert keys(root, "list") == 2
     assert "expunge keys init" in capsys.readouterr().err
+    assert invoke(["doctor", "--json", "--workspace", str(root)]) == 3
+    checks = {check["check"]: check for check in json.loads(capsys.readouterr().out)["checks"]}
+    assert "expunge keys init" in checks["signing keys"]["detail"]
     assert keys(root, "init") == 0
     assert keys(root, "list") == 0
