@@ -264,9 +264,10 @@ class CoveragePolicy(_Strict):
 
 
 class EvidencePolicy(_Strict):
-    """Who beside our own key says when a certificate was there."""
+    """Who beside us can say what was there: an authority's time, the newest head of the ledger in others' hands."""
 
     timestamp_url: str | None = Field(None, pattern="^https?://")
+    witness: str | None = None
 
 
 class AlarmsPolicy(_Strict):
@@ -296,9 +297,9 @@ class Policy(_Strict):
     purge: PurgePolicy = PurgePolicy()
     retention: RetentionPolicy = RetentionPolicy()
     coverage: CoveragePolicy = CoveragePolicy()
-    evidence: EvidencePolicy = EvidencePolicy()
     alarms: AlarmsPolicy = AlarmsPolicy()
     suppression: SuppressionPolicy = SuppressionPolicy()
+    evidence: EvidencePolicy = EvidencePolicy()
     backups: tuple[BackupPolicy, ...] = ()
 
 
@@ -377,9 +378,20 @@ def load_policy(workspace: Workspace) -> Policy:
         The policy.
 
     Raises:
-        PolicyError: If the file is missing, not YAML or not valid.
+        PolicyError: If the file is missing, not YAML or not valid, or lets the witness lie in the workspace.
     """
-    return _load(workspace.policy_path, Policy)
+    policy = _load(workspace.policy_path, Policy)
+    witness = policy.evidence.witness
+    if witness is not None and (
+        not Path(witness).is_absolute() or Path(witness).resolve().is_relative_to(workspace.root.resolve())
+    ):
+        raise PolicyError(
+            f"{workspace.policy_path.name} is not valid",
+            expected="evidence.witness: an absolute path outside the workspace",
+            got=witness,
+            remedy="name a place that the operator of the workspace cannot change",
+        )
+    return policy
 
 
 def load_params(workspace: Workspace) -> Params:

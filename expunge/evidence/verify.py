@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 from expunge.errors import InputError
@@ -10,65 +9,17 @@ from expunge.evidence.annex import annex_digest
 from expunge.evidence.canonical import digest
 from expunge.evidence.certificate import Certificate, scope_of
 from expunge.evidence.ledger import LedgerEntry, check_ledger
+from expunge.evidence.result import VerificationResult
+from expunge.evidence.verify_ledger import verify_ledger
 from expunge.privacy.accountant import compose_m
 from expunge.privacy.bounds import convex_error_bound
 from expunge.privacy.finetuning import gradient_clipping_m, model_clipping_total
 from expunge.privacy.gaussian import gaussian_delta
 from expunge.privacy.noise import GENERATOR, rounding_m, truncation_delta
 
+__all__ = ["VerificationResult", "undone", "verify_certificate", "verify_ledger"]
+
 _SLACK = 1e-9
-
-
-@dataclass(frozen=True)
-class VerificationResult:
-    """Outcome of a verification.
-
-    Args:
-        findings: What does not hold, in words.
-        missing: What could not be checked, in words.
-        checked: What was recomputed and holds.
-    """
-
-    findings: tuple[str, ...]
-    missing: tuple[str, ...] = ()
-    checked: tuple[str, ...] = field(default_factory=tuple)
-
-    @property
-    def verified(self) -> bool:
-        """Whether nothing was found wrong."""
-        return not self.findings
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain data.
-
-        Returns:
-            ``{verified, findings, missing, checked}``.
-        """
-        return {
-            "verified": self.verified,
-            "findings": list(self.findings),
-            "missing": list(self.missing),
-            "checked": list(self.checked),
-        }
-
-
-def verify_ledger(entries: Sequence[LedgerEntry]) -> VerificationResult:
-    """Recompute a ledger's chain and arithmetic.
-
-    Args:
-        entries: In order.
-
-    Returns:
-        The outcome; an empty ledger is a finding.
-    """
-    if not entries:
-        return VerificationResult(("the ledger is empty",))
-    findings = check_ledger(entries)
-    return VerificationResult(
-        tuple(findings),
-        missing=("signatures (not part of this version)",),
-        checked=(f"{len(entries)} entries: chain and sequential arithmetic",),
-    )
 
 
 def verify_certificate(
