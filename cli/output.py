@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -27,13 +28,23 @@ WorkspaceOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 
 
+_printed: ContextVar[bool] = ContextVar("expunge_printed", default=False)
+
+
+def begin_output() -> None:
+    """A command begins: it has printed no document yet."""
+    _printed.set(False)
+
+
 def emit(content: Any) -> None:
-    """Print the one JSON document.
+    """Print the one JSON document; a second one, as an error after a report, is left out.
 
     Args:
         content: Plain data.
     """
-    sys.stdout.write(json.dumps(content, indent=1) + "\n")
+    if not _printed.get():
+        sys.stdout.write(json.dumps(content, indent=1) + "\n")
+    _printed.set(True)
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:

@@ -263,16 +263,17 @@ class CoveragePolicy(_Strict):
     unresolved: Literal["refuse", "state"] = "refuse"
 
 
+class EvidencePolicy(_Strict):
+    """Who beside us can say what was there: an authority's time, the newest head of the ledger in others' hands."""
+
+    timestamp_url: str | None = Field(None, pattern="^https?://")
+    witness: str | None = None
+
+
 class AlarmsPolicy(_Strict):
     """Whom to tell when a deadline is near."""
 
     webhook: str | None = Field(None, pattern="^https?://")
-
-
-class EvidencePolicy(_Strict):
-    """Where the newest head of the ledger is written for others to keep."""
-
-    witness: str | None = None
 
 
 class SuppressionPolicy(_Strict):

@@ -16,6 +16,7 @@ from tasks.adapters import access
 from tasks.adapters.registry import VersionSpec
 from tasks.coverage import mark_metrics, record_model
 from tasks.ledger import record_move
+from tasks.signing import SIGNED_FILES, STAMP_FILE
 from tasks.step import Timer, log, step
 
 
@@ -99,7 +100,10 @@ def _spec(state: State, batch: Batch) -> VersionSpec:
                 "ledger.json",
                 "accumulated_error.png",
                 "annex.sealed",
+                *SIGNED_FILES,
+                STAMP_FILE,
             )
+            if (evidence / name).exists() or name != STAMP_FILE
         },
     )
 
