@@ -43,12 +43,14 @@ def init(
     json: JsonOption = False,
 ) -> None:
     """Make the signing keys, unless there are some: Ed25519 for evidence, P-256 for model files."""
-    keys = use_workspace(workspace).signing
+    state = use_workspace(workspace)
+    keys = state.signing
     ring = keys.create(
         datetime.now(UTC),
         {"evidence": signer} if signer else None,
         {"evidence": _text(public)} if public else None,
     )
+    state.ledger.seal(state.lineage)  # one of a release that had no keys
     _show(ring, json)
 
 

@@ -73,7 +73,6 @@ def report_outcome(outcome: Any, json: bool, what: str) -> None:
 
     Raises:
         VerificationError: If it does not hold.
-        Exit: With code 1, in its place, where the one document is printed.
     """
     from expunge.errors import VerificationError
 
@@ -88,13 +87,8 @@ def report_outcome(outcome: Any, json: bool, what: str) -> None:
         ):
             for line in lines:
                 out.print(f"  {mark}: {line}", markup=False)
-    if outcome.verified:
-        return
-    error = VerificationError(f"the {what} does not hold", got="; ".join(outcome.findings))
-    if not json:
-        raise error
-    err.print(f"error: {error}", markup=False, soft_wrap=True)
-    raise typer.Exit(error.exit_code)
+    if not outcome.verified:
+        raise VerificationError(f"the {what} does not hold", got="; ".join(outcome.findings))
 
 
 def use_workspace(path: Path | None) -> Any:
