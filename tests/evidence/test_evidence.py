@@ -92,6 +92,9 @@ def issue(store, content):
         batch=content["batch"],
         certificate_id=content["certificate_id"],
         certificate_digest=digest(content),
+        model_digest=content["model"]["digest"],
+        dataset_md5=content["dataset"]["after"]["md5"],
+        records_removed=content["forget"]["records"],
         mechanism="convex",
         guarantee="convex",
         error_bound=BOUND,
@@ -107,7 +110,12 @@ def issue(store, content):
 
 @pytest.fixture
 def ledger(store):
-    store.append(LINEAGE, kind="opening", issued_at="2026-01-01T00:00:00+00:00")
+    store.append(
+        LINEAGE,
+        kind="opening",
+        issued_at="2026-01-01T00:00:00+00:00",
+        model_digest="sha256:" + "c" * 64,
+    )
     issue(store, certificate_content())
     issue(store, certificate_content(step=2, accumulated=2 * BOUND))
     store.append(LINEAGE, kind="purge", issued_at="2026-01-01T00:00:00+00:00", batch="b-1")
@@ -211,6 +219,10 @@ def test_an_exact_certificate_states_zero():
     }
     content |= {"sigma": 0.0, "scope": scope_of("exact")}
     content["error_bound"] |= {"value": 0.0, "binding": "exact"}
+    content["constants"] = []
+    assert not verify_certificate(parse_certificate(content)).verified  # its account has to start anew
+    zero = ("step", "accumulated_error", "uniform_error", "composed_m", "composed_epsilon", "composed_delta")
+    content["sequential"] |= dict.fromkeys(zero, 0)
     assert verify_certificate(parse_certificate(content)).verified
     content["epsilon"] = 1e-9
     assert not verify_certificate(parse_certificate(content)).verified
