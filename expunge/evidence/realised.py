@@ -17,7 +17,8 @@ _SLACK = 1e-9
 
 
 class _Answer:
-    def __init__(self) -> None:
+    def __init__(self, spec: dict[str, Any] | None) -> None:
+        self.spec = spec
         self.findings: list[str] = []
         self.missing: list[str] = []
         self.checked: list[str] = []
@@ -27,17 +28,20 @@ class _Answer:
         (self.checked if holds else self.findings).append(f"annex: {what if holds else otherwise}")
 
 
-def verify_realised(certificate: Certificate, annex: dict[str, Any]) -> VerificationResult:
+def verify_realised(
+    certificate: Certificate, annex: dict[str, Any], spec: dict[str, Any] | None = None
+) -> VerificationResult:
     """Compare the figures of an opened annex with the certificate that names it.
 
     Args:
         certificate: The certificate.
         annex: The annex's content.
+        spec: The model's own description of its training, where the model is at hand.
 
     Returns:
         What holds, what is missing, what does not hold; without figures.
     """
-    answer = _Answer()
+    answer = _Answer(spec)
     answer.state(
         annex.get("batch") == certificate.batch,
         "it is of this batch",
@@ -122,7 +126,8 @@ def _newton(answer: _Answer, certificate: Certificate, annex: dict[str, Any], re
             "delta has no room for the probability that a bound on the spectrum fails",
         )
     for step in steps:
-        _counted(answer, step, last=step is steps[-1])
+        _count(step)
+    answer.missing.append("annex: no limit of the solver's iterations is stated to hold them against")
 
 
 def _clipped(answer: _Answer, certificate: Certificate, annex: dict[str, Any], realised: float) -> None:
@@ -153,15 +158,26 @@ def _recomputed(answer: _Answer, realised: float, expected: float) -> None:
     )
 
 
-def _counted(answer: _Answer, figures: dict[str, Any], *, last: bool = True) -> None:
-    """Iteration counts: whole numbers; what limits them is in the operator's parameters, which no certificate names."""
+def _counted(answer: _Answer, annex: dict[str, Any]) -> None:
+    """The solver's iterations against the limit in the model's own description: one more may have been begun."""
+    count, spec = _count(annex), answer.spec or {}
+    if not spec.get("linearize"):
+        answer.missing.append(
+            "annex: iterations were not held against a limit (a linearised model states it: --model)"
+        )
+        return
+    answer.state(
+        count <= _number(spec, "max_products") + 1,
+        "the solver's iterations are within the model's limit",
+        "the solver's iterations are above the model's limit",
+    )
+
+
+def _count(figures: dict[str, Any]) -> int:
     count = figures["products"]
     if isinstance(count, bool) or not isinstance(count, int) or count < 0:
-        answer.findings.append("annex: a count of iterations is not a whole number from 0 on")
-    elif last:
-        answer.missing.append(
-            "annex: iterations were counted; the certificate states no limit to hold them against"
-        )
+        raise ValueError("products")
+    return count
 
 
 _CHECKS: dict[str, Callable[[_Answer, Certificate, dict[str, Any], float], None]] = {
