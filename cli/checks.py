@@ -73,17 +73,17 @@ def _champion(state: State) -> str:
 
 
 def _ledger(state: State) -> str:
-    from expunge.evidence.verify import verify_ledger
+    from tasks.verification import verify_own_ledger
 
-    entries = state.ledger.entries(state.lineage)
-    if not entries:
+    ledger = state.ledger.read(state.lineage)
+    if not ledger.entries:
         return "none yet"
-    outcome = verify_ledger(entries)
+    outcome = verify_own_ledger(state, ledger)
     if not outcome.verified:
         raise ExpungeError(
             "the ledger does not verify", got=outcome.findings[0], remedy="see `expunge ledger verify`"
         )
-    return f"{len(entries)} entries, verified"
+    return f"{len(ledger.entries)} entries, verified"
 
 
 def _guard(state: State) -> str:

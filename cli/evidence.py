@@ -1,4 +1,4 @@
-"""Commands on certificates and the ledger."""
+"""Commands on certificates."""
 
 import json as json_text
 import shutil
@@ -7,10 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
-from cli.output import JsonOption, WorkspaceOption, emit, out, table, use_workspace
+from cli.output import JsonOption, WorkspaceOption, emit, out, report_outcome, table, use_workspace
 
 certificates = typer.Typer(help="List, show, verify and export certificates.", no_args_is_help=True)
-ledgers = typer.Typer(help="Show and verify the ledger.", no_args_is_help=True)
 _IdArgument = Annotated[str, typer.Argument(help="Certificate id, c-...")]
 
 
@@ -77,7 +76,7 @@ def verify(
     json: JsonOption = False,
 ) -> None:
     """Recompute everything a certificate states; exit code 1 if something does not hold."""
-    from expunge.errors import InputError, VerificationError
+    from expunge.errors import InputError
     from expunge.evidence.certificate import parse_certificate
     from tasks.verification import verify_one
 
@@ -93,9 +92,7 @@ def verify(
         ) from error
     parsed = parse_certificate(content)
     outcome = verify_one(state, parsed)
-    _report(outcome, json, f"certificate {parsed.certificate_id}")
-    if not outcome.verified:
-        raise VerificationError("the certificate does not hold", got="; ".join(outcome.findings))
+    report_outcome(outcome, json, f"certificate {parsed.certificate_id}")
 
 
 @certificates.command()
@@ -111,64 +108,6 @@ def export(
         raise InputError("nothing to export to", expected="--html FILE", remedy="name a file")
     shutil.copyfile(_folder(use_workspace(workspace), certificate) / "certificate.html", html)
     out.print(f"{html}", markup=False)
-
-
-@ledgers.command(name="show")
-def show_ledger(workspace: WorkspaceOption = None, json: JsonOption = False) -> None:
-    """Show the ledger of the workspace's model."""
-    state = use_workspace(workspace)
-    entries = [entry.to_json() for entry in state.ledger.entries(state.lineage)]
-    if json:
-        emit(entries)
-        return
-    rows = [
-        (e["sequence"], e["kind"], e["issued_at"], e["batch"], e["mechanism"], f"{e['epsilon']:.4g}",
-         f"{e['error_bound']:.3g}", f"{e['accumulated_error']:.4g}")
-        for e in entries
-    ]  # fmt: skip
-    heads = ("#", "kind", "issued", "batch", "mechanism", "epsilon", "error bound", "accumulated")
-    table(f"Ledger of {state.lineage}", heads, rows)
-
-
-@ledgers.command(name="verify")
-def verify_ledger_command(
-    file: Annotated[
-        Path | None, typer.Argument(help="An exported ledger.json; the workspace's own by default.")
-    ] = None,
-    workspace: WorkspaceOption = None,
-    json: JsonOption = False,
-) -> None:
-    """Recompute the ledger's chain and arithmetic; exit code 1 if something does not hold."""
-    from expunge.errors import InputError, VerificationError
-    from expunge.evidence.ledger import parse_entries
-    from expunge.evidence.verify import verify_ledger
-
-    if file is None:
-        state = use_workspace(workspace)
-        entries = state.ledger.entries(state.lineage)
-    else:
-        try:
-            entries = parse_entries(_read(file))
-        except (OSError, ValueError) as error:
-            raise InputError("the ledger cannot be read", expected="a JSON file", got=file.name) from error
-    outcome = verify_ledger(entries)
-    _report(outcome, json, "ledger")
-    if not outcome.verified:
-        raise VerificationError("the ledger does not hold", got="; ".join(outcome.findings))
-
-
-def _report(outcome: Any, json: bool, what: str) -> None:
-    if json:
-        emit(outcome.to_json())
-        return
-    out.print(f"{what}: {'VERIFIED' if outcome.verified else 'DOES NOT HOLD'}", markup=False)
-    for mark, lines in (
-        ("holds", outcome.checked),
-        ("missing", outcome.missing),
-        ("WRONG", outcome.findings),
-    ):
-        for line in lines:
-            out.print(f"  {mark}: {line}", markup=False)
 
 
 def _folder(state: Any, certificate_id: str) -> Path:

@@ -9,6 +9,7 @@ from cli import (
     coverage,
     data,
     evidence,
+    ledger,
     purge,
     run,
     serve,
@@ -39,7 +40,7 @@ app.add_typer(tickets.app, name="ticket")
 run.add_to(app)
 stack.add_to(app)
 app.add_typer(evidence.certificates, name="certificate")
-app.add_typer(evidence.ledgers, name="ledger")
+app.add_typer(ledger.app, name="ledger")
 app.add_typer(purge.app, name="purge")
 app.add_typer(data.app, name="data")
 app.add_typer(suppression.app, name="suppression")

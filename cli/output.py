@@ -52,6 +52,40 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> 
     out.print(made)
 
 
+def report_outcome(outcome: Any, json: bool, what: str) -> None:
+    """Print what a verification found.
+
+    Args:
+        outcome: A :class:`expunge.evidence.result.VerificationResult`.
+        json: As one JSON document.
+        what: Was verified.
+
+    Raises:
+        VerificationError: If it does not hold.
+        Exit: With code 1, in its place, where the one document is printed.
+    """
+    from expunge.errors import VerificationError
+
+    if json:
+        emit(outcome.to_json())
+    else:
+        out.print(f"{what}: {'VERIFIED' if outcome.verified else 'DOES NOT HOLD'}", markup=False)
+        for mark, lines in (
+            ("holds", outcome.checked),
+            ("missing", outcome.missing),
+            ("WRONG", outcome.findings),
+        ):
+            for line in lines:
+                out.print(f"  {mark}: {line}", markup=False)
+    if outcome.verified:
+        return
+    error = VerificationError(f"the {what} does not hold", got="; ".join(outcome.findings))
+    if not json:
+        raise error
+    err.print(f"error: {error}", markup=False, soft_wrap=True)
+    raise typer.Exit(error.exit_code)
+
+
 def use_workspace(path: Path | None) -> Any:
     """Open the workspace and make it that of everything below this command.
 

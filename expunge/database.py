@@ -12,6 +12,7 @@ from sqlalchemy.exc import ArgumentError, DatabaseError, OperationalError
 from sqlalchemy.orm import DeclarativeBase, Session, sessionmaker
 from sqlalchemy.types import TypeDecorator
 
+from expunge.append_only import protect
 from expunge.errors import (
     ExpungeError,
     InputError,
@@ -131,7 +132,7 @@ class Database:
 
 
 def open_database(url: str) -> Database:
-    """Open a database and make the tables and indexes that it lacks.
+    """Open a database and make the tables, indexes and triggers that it lacks.
 
     Args:
         url: SQLAlchemy URL: ``sqlite:///file`` or ``postgresql+psycopg://...``.
@@ -186,6 +187,7 @@ def open_database(url: str) -> Database:
                 for index in table.indexes:
                     if index.name not in present:
                         index.create(connection)
+            protect(connection, Base.metadata.sorted_tables)
     except DatabaseError as error:
         raise _unreachable(engine, error) from error
     return Database(engine)

@@ -269,6 +269,12 @@ class AlarmsPolicy(_Strict):
     webhook: str | None = Field(None, pattern="^https?://")
 
 
+class EvidencePolicy(_Strict):
+    """Where the newest head of the ledger is written for others to keep."""
+
+    witness: str | None = None
+
+
 class SuppressionPolicy(_Strict):
     """How long it is remembered, by pseudonym, who was removed."""
 
@@ -292,6 +298,7 @@ class Policy(_Strict):
     coverage: CoveragePolicy = CoveragePolicy()
     alarms: AlarmsPolicy = AlarmsPolicy()
     suppression: SuppressionPolicy = SuppressionPolicy()
+    evidence: EvidencePolicy = EvidencePolicy()
     backups: tuple[BackupPolicy, ...] = ()
 
 
@@ -370,9 +377,20 @@ def load_policy(workspace: Workspace) -> Policy:
         The policy.
 
     Raises:
-        PolicyError: If the file is missing, not YAML or not valid.
+        PolicyError: If the file is missing, not YAML or not valid, or lets the witness lie in the workspace.
     """
-    return _load(workspace.policy_path, Policy)
+    policy = _load(workspace.policy_path, Policy)
+    witness = policy.evidence.witness
+    if witness is not None and (
+        not Path(witness).is_absolute() or Path(witness).resolve().is_relative_to(workspace.root.resolve())
+    ):
+        raise PolicyError(
+            f"{workspace.policy_path.name} is not valid",
+            expected="evidence.witness: an absolute path outside the workspace",
+            got=witness,
+            remedy="name a place that the operator of the workspace cannot change",
+        )
+    return policy
 
 
 def load_params(workspace: Workspace) -> Params:

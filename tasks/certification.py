@@ -22,6 +22,7 @@ from expunge.tickets.batches import Batch, BatchStage
 from tasks.adapters import access, git
 from tasks.coverage import record_certificate, rows_for
 from tasks.dataset import require_dataset
+from tasks.ledger import append, write_ledger
 from tasks.step import Timer, log, step
 
 
@@ -56,8 +57,8 @@ def certify(batch_id: str) -> str:
         batch = state.batches.record(batch_id, certificate=certificate.to_json())
     certificate = Certificate.model_validate(batch.data["certificate"])
     content, release = certificate.to_json(), batch.data["release"]
-    state.ledger.append(
-        state.lineage,
+    entry = append(
+        state,
         kind="retraining" if certificate.guarantee == "exact" else "release",
         issued_at=certificate.issued_at,
         batch=batch_id,
@@ -98,8 +99,8 @@ def certify(batch_id: str) -> str:
     folder = state.workspace.evidence_dir / certificate.certificate_id
     folder.mkdir(parents=True, exist_ok=True)
     plain = [entry.to_json() for entry in entries]
+    write_ledger(state, folder, entry.sequence)
     (folder / "certificate.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
-    (folder / "ledger.json").write_text(json.dumps(plain, indent=1), encoding="utf-8")
     (folder / "certificate.html").write_text(render_certificate(content, plain), encoding="utf-8")
     (folder / ANNEX_FILE).write_bytes(annex)
     state.batches.advance(

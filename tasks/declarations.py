@@ -1,23 +1,26 @@
 """What Expunge cannot see, and what people say of it: derived models, embeddings, exports on the coverage map."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from expunge.errors import CoverageError, InputError, VerificationError
 from expunge.evidence.certificate import Certificate, parse_certificate
 from expunge.evidence.coverage import CERTIFIABLE, Artefact, Kind, Resolution, artefact, artefact_id
-from expunge.evidence.ledger import LedgerEntry, parse_entries
+from expunge.evidence.ledger import LedgerEntry
+from expunge.evidence.ledger_file import parse_ledger
 from expunge.evidence.verify import verify_certificate
+from expunge.evidence.verify_ledger import verify_ledger
 from expunge.state import State
 from expunge.tickets.intake import check_reason
 from expunge.tickets.lifecycle import OPEN
 from tasks.adapters import access
 from tasks.coverage import catch_up, model_id
 
-# The ledger that lies beside a certificate was written before the purge.
+# The ledger that lies beside a certificate is renewed at the purge.
 _EXPORT = (
-    "copy .expunge/evidence/c-.../certificate.json from the other workspace, and write its ledger beside it: "
-    "`expunge ledger show --json > ledger.json`"
+    "copy the folder .expunge/evidence/c-... from the other workspace when its batch is closed; a release before "
+    "signed heads writes its ledger by `expunge ledger show --json > ledger.json`"
 )
 
 
@@ -116,7 +119,7 @@ def _by_certificate(state: State, name: str, path: Path) -> Resolution:
     """What another workspace's certificate covers: it is verified here, against the ledger beside it."""
     try:
         certificate = parse_certificate(json.loads(path.read_text(encoding="utf-8")))
-        ledger = parse_entries(json.loads(path.with_name("ledger.json").read_text(encoding="utf-8")))
+        ledger = parse_ledger(json.loads(path.with_name("ledger.json").read_text(encoding="utf-8")))
     except (OSError, ValueError) as error:
         raise InputError(
             "the certificate cannot be read",
@@ -132,9 +135,12 @@ def _by_certificate(state: State, name: str, path: Path) -> Resolution:
             got=kind,
             remedy="make it again or destroy it, and say so with --status; or --exception REASON",
         )
-    outcome = verify_certificate(certificate, ledger=ledger)
-    if not outcome.verified:
-        raise VerificationError("the certificate does not hold", got="; ".join(outcome.findings))
+    findings = [
+        *verify_certificate(certificate, ledger=ledger.entries).findings,
+        *verify_ledger(ledger).findings,
+    ]
+    if findings:
+        raise VerificationError("the certificate does not hold", got="; ".join(dict.fromkeys(findings)))
     if any(
         entry.certificate_id == certificate.certificate_id for entry in state.ledger.entries(state.lineage)
     ):
@@ -144,7 +150,7 @@ def _by_certificate(state: State, name: str, path: Path) -> Resolution:
             got=certificate.certificate_id,
         )
     _require_admitted(state, certificate)
-    _require_purged(certificate, ledger)
+    _require_purged(certificate, ledger.entries)
     model = certificate.model
     exact = certificate.guarantee == "exact"
     figures = "" if exact else f", epsilon {certificate.epsilon:.4g}, delta {certificate.delta:.2g}"
@@ -179,7 +185,7 @@ def _require_admitted(state: State, certificate: Certificate) -> None:
         )
 
 
-def _require_purged(certificate: Certificate, ledger: list[LedgerEntry]) -> None:
+def _require_purged(certificate: Certificate, ledger: Sequence[LedgerEntry]) -> None:
     """What the release superseded is proved gone."""
     name, batch = certificate.certificate_id, certificate.batch
     scans = [

@@ -19,6 +19,7 @@ from tasks.adapters import access
 from tasks.adapters.registry import Version
 from tasks.coverage import catch_up, settle
 from tasks.ingest import finish_import
+from tasks.ledger import require_recorded
 from tasks.step import log, step
 from tasks.unlearning import spent
 
@@ -35,6 +36,7 @@ def champion_context(state: State, batch: Batch | None = None) -> tuple[Context,
 
     Raises:
         WorkspaceError: If no model is trained yet.
+        RefusedError: If somebody else moved the alias.
     """
     registry = access.registry(state)
     champion = registry.champion()
@@ -42,6 +44,7 @@ def champion_context(state: State, batch: Batch | None = None) -> tuple[Context,
         raise WorkspaceError(
             "there is no model yet", expected="a champion version", got="none", remedy="run `expunge train`"
         )
+    require_recorded(state, champion.version)
     with scratch(state.workspace.scratch_dir) as place:
         model = load_model(registry.download(champion, place), state.workspace.root)
     # once the removal has begun, the files say nothing about what the batch began with

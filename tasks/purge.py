@@ -16,6 +16,7 @@ from tasks.coverage import declared_late, mark_purged
 from tasks.dataset_head import require_newest
 from tasks.destruction import WEIGHTS, destroy, plan, quarantine
 from tasks.ingest import finish_import
+from tasks.ledger import append, publish_purge
 from tasks.residue import scan_workspace
 from tasks.step import Timer, log, step
 
@@ -55,10 +56,9 @@ def purge(batch_id: str) -> int:
     declared = [backup.model_dump() for backup in state.policy.backups]  # for the receipt: policy may change
     state.batches.record(batch_id, purged_bytes=destroyed, scan_report=report.to_json(), backups=declared)
     late = declared_late(state, batch)
-    state.ledger.append(
-        state.lineage,
+    entry = append(
+        state,
         kind="purge",
-        issued_at=datetime.now(UTC).isoformat(timespec="seconds"),
         batch=batch_id,
         certificate_id=batch.data["certificate_id"],
         details={
@@ -68,6 +68,7 @@ def purge(batch_id: str) -> int:
             **({"declared_late": late} if late else {}),
         },
     )
+    publish_purge(state, batch, entry)
     mark_purged(state, batch)
     registry = access.registry(state)
     registry.tag(batch.data["model_version"], "superseded.purged", "true")

@@ -5,7 +5,7 @@ from typing import Any
 
 from expunge.datasets.preprocessing import synthetic_example
 from expunge.errors import VerificationError
-from expunge.evidence.ledger import parse_entries
+from expunge.evidence.ledger_file import parse_ledger
 from expunge.models.serving import load_model
 from expunge.reports.plain_words import verdict
 from expunge.reports.plots import accumulated_error_plot
@@ -15,6 +15,7 @@ from expunge.tickets.batches import Batch, BatchStage
 from tasks.adapters import access
 from tasks.adapters.registry import VersionSpec
 from tasks.coverage import mark_metrics, record_model
+from tasks.ledger import record_move
 from tasks.step import Timer, log, step
 
 
@@ -49,6 +50,8 @@ def register(batch_id: str) -> int:
     released = state.workspace.releases_dir / batch_id / MODEL_FOLDER
     install_model(released, state.workspace, {"accuracy": batch.data["metrics"]["accuracy"]})
     access.repository(state).commit_stages(f"Release version {version.version} ({batch_id})")
+    served, name = batch.data["parent_version"], batch.data["certificate_id"]
+    record_move(state, served, version.version, batch=batch_id, certificate_id=name)
     registry.promote(version.version)
     state.batches.advance(
         batch_id,
@@ -67,7 +70,7 @@ def _spec(state: State, batch: Batch) -> VersionSpec:
     model = load_model(folder, state.workspace.root)
     example = synthetic_example(model.preprocessing)
     plot = evidence / "accumulated_error.png"
-    entries = parse_entries(json.loads((evidence / "ledger.json").read_text(encoding="utf-8")))
+    entries = parse_ledger(json.loads((evidence / "ledger.json").read_text(encoding="utf-8"))).entries
     limit = certificate["sequential"]["limits"]["accumulated_error"]
     plot.write_bytes(accumulated_error_plot([entry.to_json() for entry in entries], limit))
     return VersionSpec(

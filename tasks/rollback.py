@@ -20,6 +20,7 @@ from tasks.adapters import access
 from tasks.adapters.registry import BATCH_TAG, PURGED_TAG, Version
 from tasks.dataset import require_dataset
 from tasks.leases import lineage_lease
+from tasks.ledger import record_move
 
 _AT_REST = (BatchStage.PLANNED, BatchStage.REGISTERED, BatchStage.PURGED)
 
@@ -155,6 +156,7 @@ def finish_rollback(state: State, batch_id: str) -> None:
         install_model(_fetch_parent(state, batch, place), state.workspace, measured)
     destroy_kept(state.workspace.curvature_dir)  # it serves one release, which was made
     access.repository(state).commit_stages(f"Roll back to version {number} ({batch_id})")
+    record_move(state, undone["version"], number, batch=batch_id, certificate_id=undone["certificate_id"])
     registry.roll_back(undone["version"], number, undone["at"])
     state.batches.record(batch_id, unfinished_rollback=False)
 

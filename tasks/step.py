@@ -6,6 +6,7 @@ business, because some steps draw noise.
 
 import functools
 import inspect
+import logging
 import time
 from collections.abc import Callable
 from contextvars import ContextVar
@@ -61,6 +62,18 @@ def log(message: str, **fields: str) -> None:
         get_run_logger().info(message, extra={**_FIELDS.get({}), **fields})
     except MissingContextError:
         return
+
+
+def warn(message: str) -> None:
+    """Log a warning to the run in Prefect, else to standard error by way of Python's logging.
+
+    Args:
+        message: Without personal data and without unnoised figures.
+    """
+    try:
+        get_run_logger().warning(message, extra=_FIELDS.get({}))
+    except MissingContextError:
+        logging.getLogger(__name__).warning(message)
 
 
 class Timer:

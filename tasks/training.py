@@ -1,7 +1,5 @@
 """Training: DVC reproduces the stages, MLflow registers the first version, the ledger opens."""
 
-from datetime import UTC, datetime
-
 from expunge.datasets.partitions import read_dataset
 from expunge.datasets.preprocessing import synthetic_example
 from expunge.devices import chosen_device
@@ -13,6 +11,7 @@ from tasks.adapters import access, git
 from tasks.adapters.registry import VersionSpec
 from tasks.coverage import record_dataset, record_model
 from tasks.ingest import finish_import
+from tasks.ledger import append, record_move
 from tasks.step import log, step
 
 OPENING = "opening"
@@ -77,15 +76,15 @@ def register_opening() -> int:
         )
     )
     record_model(state, version)
-    state.ledger.append(
-        state.lineage,
+    append(
+        state,
         kind="opening",
-        issued_at=datetime.now(UTC).isoformat(timespec="seconds"),
         model_digest=digest,
         dataset_md5=data.md5,
         mechanism="train",
         details={"model_version": version.version, "git_revision": revision},
     )
+    record_move(state, None, version.version)
     registry.promote(version.version)
     log(f"registered version {version.version} of {state.lineage}")
     return version.version

@@ -1,14 +1,23 @@
 """Verification of what was promised: every certificate, and the ledger."""
 
 import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 
 from expunge.errors import TicketError, VerificationError
 from expunge.evidence.annex import ANNEX_FILE
 from expunge.evidence.certificate import Certificate, parse_certificate
-from expunge.evidence.verify import VerificationResult, undone, verify_certificate, verify_ledger
+from expunge.evidence.keys import Keyring
+from expunge.evidence.ledger_file import Ledger
+from expunge.evidence.result import VerificationResult
+from expunge.evidence.verify import undone, verify_certificate
+from expunge.evidence.verify_ledger import verify_ledger
+from expunge.evidence.witness import read_witness
 from expunge.state import State, open_state
 from expunge.tickets.batches import Batch
 from tasks.adapters import access
+from tasks.ledger import alias_fault
 from tasks.step import log, step
 
 
@@ -65,9 +74,36 @@ def _served_digest(state: State, certificate: Certificate) -> str | None:
     return model_digest(folder)
 
 
+def verify_own_ledger(
+    state: State, ledger: Ledger, keys: Keyring | None = None, witnesses: Sequence[Path] = ()
+) -> VerificationResult:
+    """Verify the workspace's ledger, against the witness that policy names too.
+
+    Args:
+        state: The workspace.
+        ledger: Its ledger.
+        keys: That are trusted; by default the workspace's own, if it has any.
+        witnesses: More of them.
+
+    Returns:
+        The outcome.
+    """
+    found, missing = [read_witness(path) for path in witnesses], []
+    named = state.policy.evidence.witness
+    if named is not None and Path(named).exists():
+        found.append(read_witness(Path(named)))
+    elif named is not None:
+        missing.append(f"the witness that policy names: {named} is not there")
+    if keys is None and state.signing.exist:
+        keys = state.signing.keyring()
+        missing.append("a key from elsewhere: the workspace's own keyring was trusted")
+    outcome = verify_ledger(ledger, keys=keys, witnesses=found)
+    return replace(outcome, missing=(*outcome.missing, *missing))
+
+
 @step
 def check_ledger() -> int:
-    """Recompute the chain and the arithmetic of the ledger.
+    """Verify the ledger, its head and its witness, and that the alias is where the ledger moved it.
 
     Returns:
         Number of entries.
@@ -76,12 +112,25 @@ def check_ledger() -> int:
         VerificationError: If something does not hold.
     """
     state = open_state()
-    entries = state.ledger.entries(state.lineage)
-    outcome = verify_ledger(entries)
-    if not outcome.verified:
-        raise VerificationError("the ledger does not hold", got="; ".join(outcome.findings))
-    log(f"ledger of {len(entries)} entries: verified")
-    return len(entries)
+    ledger = state.ledger.read(state.lineage)
+    outcome = verify_own_ledger(state, ledger)
+    findings = [*outcome.findings, *_alias_findings(state, ledger)]
+    if findings:
+        raise VerificationError("the ledger does not hold", got="; ".join(findings))
+    log(
+        f"ledger of {len(ledger.entries)} entries: verified; {'; '.join(outcome.missing) or 'nothing is missing'}"
+    )
+    return len(ledger.entries)
+
+
+def _alias_findings(state: State, ledger: Ledger) -> list[str]:
+    champion = access.registry(state).champion()
+    fault = alias_fault(state, ledger, champion.version if champion else None)
+    if fault is None or state.batches.lease_held(
+        state.lineage
+    ):  # whoever is at work may be moving it just now
+        return []
+    return [fault]
 
 
 @step

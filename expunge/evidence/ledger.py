@@ -1,14 +1,15 @@
 """The ledger: hash-chained entries of a model lineage, with their sequential arithmetic.
 
 Each entry carries the digest of the one before it, over whole canonical entries, so that an edit, a reordering or a
-removal inside the chain shows. (Signatures and a witness against truncation come with signed certificates.)
+removal inside the chain shows. What a chain cannot show, entries cut off at its end, its signed head does
+(:mod:`expunge.evidence.ledger_file`).
 """
 
 import math
 from collections.abc import Sequence
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from expunge.errors import VerificationError
 from expunge.evidence.canonical import digest
@@ -20,21 +21,33 @@ GENESIS = "sha256:" + "0" * 64
 _SLACK = 1e-9  # relative: evidence passes through decimal text
 
 
+class AliasMove(BaseModel):
+    """That the serving alias goes from one version to another; MLflow keeps no history of it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    alias: str
+    from_version: int | None = Field(ge=1)  # None: nothing served before
+    to_version: int = Field(ge=1)
+
+
 class LedgerEntry(BaseModel):
     """One event of a lineage.
 
     ``opening`` registers the first model; ``release`` a noised one; ``retraining`` an exact one, which starts the
-    account anew; ``purge`` proves that superseded bytes of a batch are gone.
+    account anew; ``purge`` proves that superseded bytes of a batch are gone; ``alias``, in entries of version 2 alone,
+    tells which version serves from then on: ``details`` are those of :class:`AliasMove`. Of one that was interrupted it
+    may be there before the alias has moved.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
     type: Literal["https://expunge.dev/ledger-entry"] = LEDGER_TYPE
-    version: Literal[1] = 1
+    version: Literal[1, 2] = 1
     sequence: int = Field(ge=0)
     previous: str
     lineage: str
-    kind: Literal["opening", "release", "retraining", "purge"]
+    kind: Literal["opening", "release", "retraining", "purge", "alias"]
     issued_at: str
     batch: str | None = None
     certificate_id: str | None = None
@@ -56,6 +69,19 @@ class LedgerEntry(BaseModel):
     accumulated_error: float = Field(0.0, ge=0)
     uniform_error: float = Field(0.0, ge=0)
     details: dict[str, Any] = {}
+
+    @model_validator(mode="after")
+    def _alias_since_version_2(self) -> Self:
+        if (self.kind == "alias") != (self.version == 2):
+            raise ValueError(f"an entry of kind {self.kind} has version {2 if self.kind == 'alias' else 1}")
+        if self.kind == "alias":
+            AliasMove.model_validate(self.details, strict=True)
+        return self
+
+    @property
+    def move(self) -> AliasMove | None:
+        """Where the alias goes; None for an entry of another kind."""
+        return AliasMove.model_validate(self.details) if self.kind == "alias" else None
 
     def to_json(self) -> dict[str, Any]:
         """Plain data.
@@ -105,7 +131,7 @@ def left_of(entries: Sequence[LedgerEntry], limits: LedgerLimits) -> LedgerLimit
     """
     account, largest = account_of(entries), 0.0
     for entry in entries:
-        largest = max(largest, entry.epsilon) if entry.kind in ("release", "purge") else 0.0
+        largest = 0.0 if entry.kind in ("opening", "retraining") else max(largest, entry.epsilon)
     return LedgerLimits(
         accumulated_error=limits.accumulated_error - account.accumulated_error,
         composed_epsilon=limits.composed_epsilon - largest,
@@ -113,8 +139,21 @@ def left_of(entries: Sequence[LedgerEntry], limits: LedgerLimits) -> LedgerLimit
     )
 
 
+def serving_version(entries: Sequence[LedgerEntry]) -> int | None:
+    """Which version serves, by the last move of the alias.
+
+    Args:
+        entries: In order.
+
+    Returns:
+        Its number; None where no move was recorded, as in ledgers of earlier releases.
+    """
+    moves = (entry.move for entry in reversed(entries))
+    return next((move.to_version for move in moves if move is not None), None)
+
+
 def parse_entries(content: Any) -> list[LedgerEntry]:
-    """Read an exported ledger.
+    """Read entries, as they were written: a field that is missing or of another type is a fault.
 
     Args:
         content: Parsed JSON: a list of entries.
@@ -128,15 +167,24 @@ def parse_entries(content: Any) -> list[LedgerEntry]:
     try:
         if not isinstance(content, list):
             raise TypeError(f"{type(content).__name__} instead of a list")
-        return [LedgerEntry.model_validate(entry) for entry in content]
+        return [_parse_entry(index, entry) for index, entry in enumerate(content)]
     except (ValidationError, TypeError) as error:
         raise VerificationError(
             "the ledger is malformed", got=" ".join(str(error).split())[:400], remedy="ask for the original"
         ) from error
 
 
+def _parse_entry(index: int, content: Any) -> LedgerEntry:
+    if not isinstance(content, dict) or type(content.get("version")) is not int:  # true is 1 to the parser
+        raise TypeError(f"entry {index}: no entry of a ledger")
+    entry = LedgerEntry.model_validate(content, strict=True)
+    if absent := LedgerEntry.model_fields.keys() - content.keys():
+        raise TypeError(f"entry {index}: without {', '.join(sorted(absent))}")
+    return entry
+
+
 def check_ledger(entries: Sequence[LedgerEntry]) -> list[str]:
-    """Every fault of a ledger: its chain and its arithmetic.
+    """Every fault of a ledger: its chain, its arithmetic and the moves of the alias.
 
     Args:
         entries: In order.
@@ -145,9 +193,11 @@ def check_ledger(entries: Sequence[LedgerEntry]) -> list[str]:
         Findings in words; empty if all holds.
     """
     findings: list[str] = []
-    previous, account = GENESIS, SequentialAccount()
+    previous, account, serving = GENESIS, SequentialAccount(), None
     for index, entry in enumerate(entries):
         where = f"entry {index}"
+        if entry.lineage != entries[0].lineage:
+            findings.append(f"{where}: of lineage {entry.lineage} in a ledger of {entries[0].lineage}")
         if entry.sequence != index:
             findings.append(f"{where}: sequence {entry.sequence} where {index} is expected")
         if entry.previous != previous:
@@ -162,6 +212,12 @@ def check_ledger(entries: Sequence[LedgerEntry]) -> list[str]:
         elif entry.kind == "release":
             account = account.after_release(entry.error_bound)
             findings += [f"{where}: {fault}" for fault in _check_release(entry)]
+        elif (move := entry.move) is not None:
+            if serving is not None and move.from_version != serving:
+                findings.append(
+                    f"{where}: the alias leaves version {move.from_version} where {serving} serves"
+                )
+            serving = move.to_version
         stated = (entry.step, entry.accumulated_error, entry.uniform_error)
         expected = (account.step, account.accumulated_error, account.uniform_error)
         if not all(math.isclose(a, b, rel_tol=_SLACK) for a, b in zip(stated, expected, strict=True)):

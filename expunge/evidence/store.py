@@ -1,13 +1,25 @@
-"""Where ledgers are kept: appended to, never changed."""
+"""Where ledgers are kept: appended to, never changed, each entry with the signed head of all up to it."""
 
+from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import JSON, String, UniqueConstraint, select
-from sqlalchemy.orm import Mapped, mapped_column
+from sqlalchemy.orm import Mapped, Session, mapped_column
 
+from expunge.append_only import APPEND_ONLY
 from expunge.database import Base, Database
 from expunge.errors import VerificationError
-from expunge.evidence.ledger import GENESIS, LedgerEntry, account_of
+from expunge.evidence.keys import SigningKeys
+from expunge.evidence.ledger import (
+    GENESIS,
+    LedgerEntry,
+    account_of,
+    check_ledger,
+    parse_entries,
+    serving_version,
+)
+from expunge.evidence.ledger_file import Ledger, sign_head
+from expunge.evidence.verify_ledger import open_head
 
 _PAGE = 50
 
@@ -16,7 +28,7 @@ class LedgerRow(Base):
     """One ledger entry, with its digest beside it."""
 
     __tablename__ = "ledger"
-    __table_args__ = (UniqueConstraint("lineage", "sequence"),)
+    __table_args__ = (UniqueConstraint("lineage", "sequence"), {"info": {APPEND_ONLY: True}})
 
     number: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
     lineage: Mapped[str] = mapped_column(String(100), index=True)
@@ -25,16 +37,32 @@ class LedgerRow(Base):
     entry: Mapped[dict[str, Any]] = mapped_column(JSON)
 
 
+class HeadRow(Base):
+    """The signed head of a ledger up to an entry."""
+
+    __tablename__ = "ledger_heads"
+    __table_args__ = ({"info": {APPEND_ONLY: True}},)
+
+    lineage: Mapped[str] = mapped_column(String(100), primary_key=True)
+    sequence: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    envelope: Mapped[dict[str, Any]] = mapped_column(JSON)
+
+
 class LedgerStore:
     """The ledgers in a database.
 
+    The database refuses to change or to remove entries and heads; :mod:`expunge.append_only` says what that does not
+    stop.
+
     Args:
         database: Where.
+        keys: That sign heads.
     """
 
-    def __init__(self, database: Database) -> None:
-        """Keep the database."""
+    def __init__(self, database: Database, keys: SigningKeys) -> None:
+        """Keep the database and the keys."""
         self._database = database
+        self._keys = keys
 
     def entries(self, lineage: str) -> list[LedgerEntry]:
         """A lineage's ledger.
@@ -44,12 +72,32 @@ class LedgerStore:
 
         Returns:
             Entries in order.
+
+        Raises:
+            VerificationError: If one of them is malformed.
         """
+        return list(self.read(lineage).entries)
+
+    def read(self, lineage: str, last: int | None = None) -> Ledger:
+        """A lineage's ledger with its signed head.
+
+        Args:
+            lineage: Name of the registered model.
+            last: Sequence number of the last entry wanted; by default the newest.
+
+        Returns:
+            The ledger up to this entry; without a head where none was signed then.
+
+        Raises:
+            VerificationError: If an entry is malformed.
+        """
+        query = select(LedgerRow.entry).where(LedgerRow.lineage == lineage).order_by(LedgerRow.sequence)
+        if last is not None:
+            query = query.where(LedgerRow.sequence <= last)
         with self._database.transaction() as session:
-            rows = session.scalars(
-                select(LedgerRow).where(LedgerRow.lineage == lineage).order_by(LedgerRow.sequence)
-            )
-            return [LedgerEntry.model_validate(row.entry) for row in rows]
+            entries = parse_entries(list(session.scalars(query)))
+            head = _head(session, lineage, len(entries) - 1)
+        return Ledger(lineage, tuple(entries), head)
 
     def since_exact(self, lineage: str) -> list[LedgerEntry]:
         """A lineage's ledger from its last exact training on: what its account is made of, however long the ledger is.
@@ -66,15 +114,16 @@ class LedgerStore:
         found: list[LedgerEntry] = []
         with self._database.transaction() as session:
             for content in session.scalars(query.execution_options(yield_per=_PAGE)):
-                found.append(LedgerEntry.model_validate(content))
+                found += parse_entries([content])
                 if found[-1].kind in ("opening", "retraining"):
                     break
         return found[::-1]
 
     def append(self, lineage: str, **content: Any) -> LedgerEntry:
-        """Append an entry: sequence, chain and accumulated figures are filled in here.
+        """Append an entry and sign the new head: sequence, chain and accumulated figures are filled in here.
 
-        Appending what is already there (same kind, batch and certificate) returns the entry that is there.
+        Appending what is already there (same kind, batch and certificate; of an alias, the same move) returns the entry
+        that is there.
 
         Args:
             lineage: Name of the registered model.
@@ -84,21 +133,18 @@ class LedgerStore:
             The entry.
 
         Raises:
-            VerificationError: If the stored ledger is damaged.
+            VerificationError: If the stored ledger is damaged, or is not the one that its head signs: signing what was
+                added to it would cover that up. Or if an alias moves that is elsewhere.
+            WorkspaceError: If there is no key to sign with; nothing is written then.
         """
-        entries = self.entries(lineage)
-        same = [
-            e
-            for e in entries
-            if (e.kind, e.batch, e.certificate_id)
-            == (content["kind"], content.get("batch"), content.get("certificate_id"))
-        ]
+        ledger = self.read(lineage)
+        entries = ledger.entries
+        same = [entry for entry in entries if _what(entry.to_json()) == _what(content)]
         if same:
             return same[-1]
-        if entries and entries[-1].sequence != len(entries) - 1:
-            raise VerificationError("the ledger has a gap", remedy="run `expunge ledger verify`")
         draft = LedgerEntry(
             lineage=lineage,
+            version=2 if content["kind"] == "alias" else 1,
             sequence=len(entries),
             previous=entries[-1].digest() if entries else GENESIS,
             **content,
@@ -111,9 +157,74 @@ class LedgerStore:
                 "uniform_error": account.uniform_error,
             }
         )
+        self._require_intact(ledger)
+        serves = serving_version(entries)
+        if draft.move is not None and serves not in (None, draft.move.from_version):
+            raise VerificationError(
+                "the ledger says that another version serves",
+                expected=f"the alias to leave version {serves}",
+                got=f"version {draft.move.from_version}",
+                remedy="nothing was written; see `expunge ledger show`",
+            )
+        head = sign_head(self._keys.signer(), [*entries, entry], datetime.now(UTC))
         row = LedgerRow(
             lineage=lineage, sequence=entry.sequence, digest=entry.digest(), entry=entry.to_json()
         )
         with self._database.transaction() as session:
-            session.add(row)
+            session.add_all([row, HeadRow(lineage=lineage, sequence=entry.sequence, envelope=head)])
         return entry
+
+    def seal(self, lineage: str) -> Ledger:
+        """Sign the head of a ledger that was made before heads were; one that has its head is left as it is.
+
+        Args:
+            lineage: Name of the registered model.
+
+        Returns:
+            The ledger, with its head; an empty one has none.
+
+        Raises:
+            VerificationError: If the ledger does not hold.
+            WorkspaceError: If there is no key to sign with.
+        """
+        ledger = self.read(lineage)
+        if not ledger.entries or ledger.head is not None:
+            return ledger
+        self._require_intact(ledger)
+        if findings := check_ledger(ledger.entries):
+            raise VerificationError("the ledger does not hold", got="; ".join(findings))
+        head = sign_head(self._keys.signer(), ledger.entries, datetime.now(UTC))
+        with self._database.transaction() as session:
+            session.add(HeadRow(lineage=lineage, sequence=len(ledger.entries) - 1, envelope=head))
+        return Ledger(lineage, ledger.entries, head)
+
+    def _require_intact(self, ledger: Ledger) -> None:
+        """The newest head must hold; a ledger without any is of an earlier release."""
+        entries, fault = ledger.entries, None
+        newest = (
+            select(HeadRow.envelope)
+            .where(HeadRow.lineage == ledger.lineage)
+            .order_by(HeadRow.sequence.desc())
+        )
+        with self._database.transaction() as session:
+            envelope = session.scalars(newest.limit(1)).first()
+        if entries and entries[-1].sequence != len(entries) - 1:
+            fault = "a gap"
+        elif envelope is not None:
+            head = open_head(envelope, self._keys.keyring())
+            fault = head.fault_against(entries, whole=True)
+        if fault is not None:
+            raise VerificationError(
+                "the ledger is not as it was signed", got=fault, remedy="run `expunge ledger verify`"
+            )
+
+
+def _head(session: Session, lineage: str, sequence: int) -> dict[str, Any] | None:
+    where = (HeadRow.lineage == lineage, HeadRow.sequence == sequence)
+    return session.scalars(select(HeadRow.envelope).where(*where)).first()
+
+
+def _what(content: dict[str, Any]) -> tuple[Any, ...]:
+    """What an entry is about: a batch may move the alias more than once."""
+    move = content["details"] if content["kind"] == "alias" else None
+    return content["kind"], content.get("batch"), content.get("certificate_id"), move

@@ -18,7 +18,7 @@ def accumulated_error_plot(entries: Sequence[dict[str, Any]], limit: float) -> b
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    steps = [entry for entry in entries if entry["kind"] != "purge"]
+    steps = [entry for entry in entries if entry["kind"] not in ("purge", "alias")]
     figure = Figure(figsize=(7, 3), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()

@@ -2,6 +2,7 @@
 
 import copy
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,9 @@ from expunge.errors import VerificationError, WorkspaceError
 from expunge.evidence.annex import PRIVATE_NAME, create_auditor_keys, open_annex, seal
 from expunge.evidence.canonical import canonical_bytes, digest
 from expunge.evidence.certificate import parse_certificate, scope_of
+from expunge.evidence.keys import SigningKeys
 from expunge.evidence.ledger import check_ledger, parse_entries
+from expunge.evidence.ledger_file import Ledger, parse_ledger
 from expunge.evidence.store import LedgerStore
 from expunge.evidence.verify import verify_certificate, verify_ledger
 from expunge.privacy.gaussian import gaussian_m
@@ -81,7 +84,9 @@ def certificate_content(annex_digest="sha256:" + "a" * 64, step=1, accumulated=B
 
 @pytest.fixture
 def store(tmp_path):
-    return LedgerStore(open_database(f"sqlite:///{tmp_path}/ledger.db"))
+    keys = SigningKeys(tmp_path / "keys")
+    keys.create(datetime.now(UTC))
+    return LedgerStore(open_database(f"sqlite:///{tmp_path}/ledger.db"), keys)
 
 
 def issue(store, content):
@@ -244,7 +249,7 @@ def test_a_malformed_certificate_lists_its_faults():
 
 
 def test_ledger_verifies_and_accumulates(ledger):
-    assert verify_ledger(ledger).verified
+    assert verify_ledger(Ledger(LINEAGE, tuple(ledger))).verified
     assert [entry.step for entry in ledger] == [0, 1, 2, 2]
     assert ledger[2].accumulated_error == pytest.approx(2 * BOUND)
 
@@ -252,7 +257,7 @@ def test_ledger_verifies_and_accumulates(ledger):
 def test_retraining_starts_the_account_anew(store, ledger):
     entry = store.append(LINEAGE, kind="retraining", issued_at="2026-01-02T00:00:00+00:00", batch="b-9")
     assert (entry.step, entry.accumulated_error) == (0, 0.0)
-    assert verify_ledger(store.entries(LINEAGE)).verified
+    assert verify_ledger(store.read(LINEAGE)).verified
 
 
 def _plain(ledger):
@@ -278,7 +283,7 @@ def test_a_tampered_ledger_fails(name, ledger):
 
 
 def test_an_empty_ledger_is_a_finding():
-    assert not verify_ledger([]).verified
+    assert not verify_ledger(Ledger(LINEAGE, ())).verified
 
 
 def test_appending_the_same_release_twice_keeps_one(store, ledger):
@@ -289,7 +294,7 @@ def test_appending_the_same_release_twice_keeps_one(store, ledger):
 
 def test_ledger_that_is_no_ledger():
     with pytest.raises(VerificationError):
-        parse_entries({"not": "a list"})
+        parse_ledger({"not": "a list"})
 
 
 def test_annex_opens_with_the_auditors_key_alone(tmp_path):
@@ -327,7 +332,7 @@ def test_golden_evidence_still_verifies():
     assert folders
     for folder in folders:
         content = json.loads((folder / "certificate.json").read_text())
-        ledger = parse_entries(json.loads((folder / "ledger.json").read_text()))
+        ledger = parse_ledger(json.loads((folder / "ledger.json").read_text())).entries
         outcome = verify_certificate(
             parse_certificate(content), ledger=ledger, annex=(folder / "annex.sealed").read_bytes()
         )

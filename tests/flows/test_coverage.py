@@ -10,7 +10,7 @@ import yaml
 from expunge.datasets.partitions import read_dataset
 from expunge.errors import CoverageError, InputError, ResidueError, VerificationError
 from expunge.evidence.coverage import Kind
-from expunge.evidence.ledger import parse_entries
+from expunge.evidence.ledger import LedgerEntry, parse_entries
 from expunge.state import open_state
 from expunge.tickets.purge_journal import Item
 from tasks.adapters import access, dvc_objects, git
@@ -87,7 +87,7 @@ def foreign(folder, *, clean=True, purged=True, rolled_back=()):
         **{"sequence": len(entries), "previous": parse_entries(entries)[-1].digest(), "kind": "purge"},
         **{"batch": batch, "certificate_id": name, "details": details},
     }
-    entries += [purge] if purged else []
+    entries += [LedgerEntry.model_validate(purge).to_json()] if purged else []
     (folder / "certificate.json").write_text(json.dumps(content))
     (folder / "ledger.json").write_text(json.dumps(entries))
     return folder / "certificate.json"

@@ -81,7 +81,10 @@ def check_end_state(clinic: Expunge, people: list[str], before) -> None:
     assert git.git(clinic.root, "status", "--porcelain") == ""
 
     entries = state.ledger.entries(state.lineage)
-    assert [entry.kind for entry in entries[1:]] == ["release", "purge"] * len(batches)
+    assert [entry.kind for entry in entries] == [
+        *["opening", "alias"],
+        *["release", "alias", "purge"] * len(batches),
+    ]
     assert clinic("ledger", "verify") == 0
     registry = access.registry(state)
     assert registry.champion().version == 1 + len(batches)

@@ -7,7 +7,7 @@ import pytest
 
 from expunge.datasets.partitions import remove_subjects
 from expunge.errors import RefusedError, VerificationError
-from expunge.evidence.ledger import parse_entries
+from expunge.evidence.ledger_file import parse_ledger
 from expunge.privacy.accountant import compose_m
 from expunge.privacy.gaussian import gaussian_epsilon
 from expunge.tickets.rollback import roll_back as record_rollback
@@ -170,7 +170,7 @@ def test_the_batch_is_unlearned_again_and_both_draws_are_charged(waiting):
     assert check_certificates() == 2  # replaced by the second: nothing is wrong any more
     assert waiting("ledger", "verify") == 0
     path = waiting.root / ".expunge" / "evidence" / second["certificate_id"] / "ledger.json"
-    named = parse_entries(json.loads(path.read_text()))[-1].details["rolled_back"]
+    named = parse_ledger(json.loads(path.read_text())).entries[-1].details["rolled_back"]
     assert [(n["version"], n["certificate_id"]) for n in named] == [(2, first["certificate_id"])]
     assert waiting.state().tickets.get(waiting.other).certificate_id == second["certificate_id"]
 
@@ -193,9 +193,10 @@ def test_a_smaller_epsilon_would_understate_the_draw_that_was_rolled_back(waitin
     assert batch.draws == 2  # none was wasted on what could not be stated
     assert "does not compose with an earlier draw" in batch.data["refusals"][0]["reason"]
     assert access.registry(state).get(3).tags["rolled_back"]
-    assert (
-        "rolled_back" in parse_entries([e.to_json() for e in state.ledger.entries(state.lineage)])[-1].details
-    )
+    release, alias = state.ledger.entries(state.lineage)[-2:]
+    assert release.kind == "retraining"
+    assert "rolled_back" in release.details
+    assert (alias.move.from_version, alias.move.to_version) == (1, 4)
 
 
 def test_an_exact_training_is_not_undone(waiting, capsys):

@@ -10,6 +10,7 @@ from scipy.optimize import brentq
 from scipy.stats import norm
 
 from expunge.database import open_database
+from expunge.evidence.keys import SigningKeys
 from expunge.evidence.ledger import account_of, check_ledger
 from expunge.evidence.store import LedgerStore
 from expunge.mechanisms.contract import Context, Problem
@@ -59,7 +60,9 @@ def epsilon_of(m, delta):
 def test_ten_requests_and_a_redrawn_one(name, tmp_path):
     mechanism, spec, changes = CASES[name]
     policy = Policy.model_validate(changes)
-    ledger = LedgerStore(open_database(f"sqlite:///{tmp_path / 'ledger.db'}"))
+    keys = SigningKeys(tmp_path / "keys")
+    keys.create(datetime.now(UTC))
+    ledger = LedgerStore(open_database(f"sqlite:///{tmp_path / 'ledger.db'}"), keys)
     now = datetime.now(UTC).isoformat(timespec="seconds")
     ledger.append(LINEAGE, kind="opening", issued_at=now, mechanism="train")
     features, labels = softmax_problem(0, n=60, width=WIDTH)
