@@ -4,7 +4,7 @@ Nothing in the folder is trusted. What is trusted is given: the operator's publi
 Whatever is given has to be met: with a key, a signature that is missing is a finding, or else to strip it would pass.
 """
 
-import json
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -16,22 +16,22 @@ from pydantic import ValidationError
 
 from expunge.errors import InputError, VerificationError
 from expunge.evidence.annex import ANNEX_FILE, annex_digest, open_annex
-from expunge.evidence.canonical import canonical_bytes
+from expunge.evidence.canonical import canonical_bytes, read_json
 from expunge.evidence.certificate import Certificate, parse_certificate
 from expunge.evidence.checked_ledger import CheckedLedger
 from expunge.evidence.keys import KEYRING_FILE, Keyring
-from expunge.evidence.ledger import parse_entries
+from expunge.evidence.ledger_file import LEDGER_FILE, parse_ledger
 from expunge.evidence.model_check import MODEL_SIGNATURE_FILE, verify_model, verify_model_signature
 from expunge.evidence.model_files import MODEL_FILES, combined_digest, stated_spec
 from expunge.evidence.realised import verify_realised
 from expunge.evidence.result import VerificationResult
 from expunge.evidence.statements import CERTIFICATE_PREDICATE, Statement, open_statement, read_statement
 from expunge.evidence.time_stamp import stamped_at
-from expunge.evidence.verify import verify_certificate, verify_ledger
+from expunge.evidence.verify import verify_certificate
+from expunge.evidence.verify_ledger import verify_ledger
 
 CERTIFICATE_FILE: Final = "certificate.json"
 ENVELOPE_FILE: Final = "certificate.dsse.json"
-LEDGER_FILE: Final = "ledger.json"
 STAMP_FILE: Final = "certificate.tsr"
 _BESIDE = (LEDGER_FILE, ANNEX_FILE, KEYRING_FILE, MODEL_SIGNATURE_FILE, STAMP_FILE)
 _NO_KEY = "signature (no key given: --key)"
@@ -65,12 +65,14 @@ class Trust:
     Args:
         keys: The operator's public keys.
         ledger: A ledger that takes the place of the one beside the certificate; checked already where it was read.
+        witnesses: Envelopes of earlier heads of the ledger.
         annex_key: The auditor's private key.
         authorities: Roots of time-stamping authorities.
     """
 
     keys: Keyring | None = None
     ledger: Path | CheckedLedger | None = None
+    witnesses: Sequence[Mapping[str, Any]] = ()
     annex_key: Path | None = None
     authorities: Sequence[AuthorityCertificate] = ()
 
@@ -88,35 +90,6 @@ class _Answer:
 
     def result(self) -> VerificationResult:
         return VerificationResult(tuple(self.findings), tuple(self.missing), tuple(self.checked))
-
-
-def read_json(path: Path) -> Any:
-    """Parse evidence strictly: a name that stands twice in an object, NaN and Infinity are refused.
-
-    Args:
-        path: The file.
-
-    Returns:
-        Plain data.
-
-    Raises:
-        VerificationError: If it is not JSON, or JSON that others would read otherwise.
-    """
-
-    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        made = dict(pairs)
-        if len(made) != len(pairs):
-            raise ValueError("a name stands twice in one object")
-        return made
-
-    def refuse(constant: str) -> None:
-        raise ValueError(f"{constant} is not a number of JSON")
-
-    try:
-        return json.loads(path.read_bytes(), object_pairs_hook=once, parse_constant=refuse)
-    except (ValueError, RecursionError) as error:
-        got = " ".join(str(error).split())[:100]
-        raise VerificationError(f"{path.name} is not JSON", got=got, remedy="ask for the original") from error
 
 
 def find_evidence(path: Path) -> Evidence:
@@ -163,7 +136,7 @@ class Verifier:
     def __init__(self, trust: Trust) -> None:
         """Keep what is trusted."""
         self._trust = trust
-        self._ledger: tuple[bytes, CheckedLedger, VerificationResult] | None = None
+        self._ledger: tuple[Any, CheckedLedger] | None = None  # the last one, by its digest and the keys
 
     def verify(
         self, evidence: Evidence, *, model: Path | None = None, rolled_back: bool = False
@@ -297,23 +270,25 @@ class Verifier:
             return given
         path = given or evidence.beside.get(LEDGER_FILE)
         if path is None:
+            if self._trust.witnesses:
+                answer.findings.append(f"ledger: there is no {LEDGER_FILE} to hold against the witness")
             return None
         try:
-            content = path.read_bytes()
+            known = (
+                hashlib.sha256(path.read_bytes()).digest(),
+                tuple(key.keyid for key in ring.keys) if ring else (),
+            )
         except OSError as error:
             raise InputError("the ledger cannot be read", expected="a file", got=path.name) from error
-        if self._ledger is None or self._ledger[0] != content:
+        if self._ledger is None or self._ledger[0] != known:
             try:
-                entries = parse_entries(read_json(path))
+                ledger = parse_ledger(read_json(path))
             except VerificationError as error:
                 answer.findings.append(f"ledger: {error}")
                 return None
-            outcome = verify_ledger(entries)
-            self._ledger = content, CheckedLedger.of(entries, outcome.findings), outcome
-        _, checked, outcome = self._ledger
-        answer.missing += [f"ledger: {line}" for line in outcome.missing]
-        answer.checked += [f"ledger: {line}" for line in outcome.checked]
-        return checked
+            outcome = verify_ledger(ledger, keys=ring, witnesses=self._trust.witnesses)
+            self._ledger = known, CheckedLedger.of(ledger.entries, outcome)
+        return self._ledger[1]
 
     def _annex(
         self, certificate: Certificate, annex: bytes | None, spec: dict[str, Any] | None, answer: _Answer

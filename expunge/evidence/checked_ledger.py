@@ -10,6 +10,7 @@ from expunge.errors import VerificationError
 from expunge.evidence.canonical import digest
 from expunge.evidence.certificate import Certificate
 from expunge.evidence.ledger import LedgerEntry, check_ledger
+from expunge.evidence.result import VerificationResult
 
 _SLACK = 1e-9  # relative: evidence passes through decimal text
 _TRAINED = ("opening", "release", "retraining")
@@ -20,26 +21,26 @@ class CheckedLedger:
     """A lineage's ledger with its faults found and its entries by certificate and batch.
 
     Args:
-        findings: What does not hold, in words.
+        outcome: Of its verification.
         releases: Entries of releases and retrainings, by certificate id.
         purges: The entry that proves a batch's purge, by batch.
         models: The first entry of each model, by digest.
         undone: Certificate ids of releases that were rolled back.
     """
 
-    findings: tuple[str, ...]
+    outcome: VerificationResult
     releases: Mapping[str, Sequence[LedgerEntry]]
     purges: Mapping[str, LedgerEntry]
     models: Mapping[str, LedgerEntry]
     undone: frozenset[str]
 
     @classmethod
-    def of(cls, entries: Sequence[LedgerEntry], findings: Sequence[str] | None = None) -> "CheckedLedger":
+    def of(cls, entries: Sequence[LedgerEntry], outcome: VerificationResult | None = None) -> "CheckedLedger":
         """Check a ledger's chain and arithmetic and index it.
 
         Args:
             entries: In order.
-            findings: What a check of them has found already; they are checked here otherwise.
+            outcome: Of a verification of it; the entries alone are checked here otherwise.
 
         Returns:
             The ledger.
@@ -56,8 +57,10 @@ class CheckedLedger:
             if entry.kind in _TRAINED and entry.model_digest is not None:
                 models.setdefault(entry.model_digest, entry)
             undone |= set(_named(entry.details.get("rolled_back")))
-        found = check_ledger(entries) if findings is None else findings
-        return cls(tuple(found), releases, purges, models, frozenset(undone))
+        outcome = outcome or VerificationResult(
+            tuple(check_ledger(entries)), checked=("chain and sequential arithmetic",)
+        )
+        return cls(outcome, releases, purges, models, frozenset(undone))
 
     def disagreements(self, certificate: Certificate) -> Iterator[str]:
         """What the ledger says otherwise than a certificate, field by field.

@@ -11,14 +11,11 @@ from expunge.evidence.certificate import Certificate, scope_of
 from expunge.evidence.checked_ledger import CheckedLedger
 from expunge.evidence.ledger import LedgerEntry
 from expunge.evidence.result import VerificationResult
-from expunge.evidence.verify_ledger import verify_ledger
 from expunge.privacy.accountant import compose_m
 from expunge.privacy.bounds import convex_error_bound, iterated_newton_error_bound
 from expunge.privacy.finetuning import gradient_clipping_m, model_clipping_total
 from expunge.privacy.gaussian import gaussian_delta
 from expunge.privacy.noise import GENERATOR, rounding_m, truncation_delta
-
-__all__ = ["VerificationResult", "undone", "verify_certificate", "verify_ledger"]
 
 _SLACK = 1e-9
 _CLOCKS = timedelta(days=1)  # how far an auditor's clock may be behind the operator's
@@ -70,12 +67,14 @@ def verify_certificate(
         missing.append("ledger: the sequential position was not checked")
     else:
         known = ledger if isinstance(ledger, CheckedLedger) else CheckedLedger.of(ledger)
-        findings += [f"ledger: {fault}" for fault in known.findings]
+        findings += [f"ledger: {fault}" for fault in known.outcome.findings]
+        missing += [f"ledger: {line}" for line in known.outcome.missing]
+        checked += [f"ledger: {line}" for line in known.outcome.checked]
         try:
             findings += known.disagreements(certificate)
         except VerificationError as error:
             findings.append(str(error))
-        checked.append("ledger chain, and this certificate's entry in it")
+        checked.append("this certificate's entry in the ledger, field by field")
         rolled_back = rolled_back or certificate.certificate_id in known.undone
         purge = known.purges.get(certificate.batch)
         if purge is None:

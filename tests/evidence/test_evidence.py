@@ -16,7 +16,8 @@ from expunge.evidence.keys import SigningKeys
 from expunge.evidence.ledger import check_ledger, parse_entries
 from expunge.evidence.ledger_file import Ledger, parse_ledger
 from expunge.evidence.store import LedgerStore
-from expunge.evidence.verify import verify_certificate, verify_ledger
+from expunge.evidence.verify import verify_certificate
+from expunge.evidence.verify_ledger import verify_ledger
 from expunge.privacy.gaussian import gaussian_m
 from expunge.privacy.noise import GENERATOR, truncation_delta
 
