@@ -32,6 +32,7 @@ def run_checks(path: Path | None) -> list[dict[str, Any]]:
     if opened["ok"]:
         state = open_state(path)
         checks.append(_try("keys are private", lambda: _keys(state)))
+        checks.append(_try("signing keys", lambda: _signing(state)))
         checks.append(_try("model", lambda: _champion(state)))
         checks.append(_try("ledger", lambda: _ledger(state)))
         checks.append(_try("guard against purged versions", lambda: _guard(state)))
@@ -63,6 +64,14 @@ def _keys(state: State) -> str:
     if open_to_others:
         raise ExpungeError("others can read", got=", ".join(open_to_others), remedy="chmod 600")
     return "yes"
+
+
+def _signing(state: State) -> str:
+    state.signing.signer()
+    state.signing.model_key()
+    newest = state.signing.keyring().of("evidence")[-1]
+    ends = newest.valid_until
+    return f"{newest.keyid[:16]} signs" + (f", until {ends:%Y-%m-%d}: rotate before" if ends else "")
 
 
 def _champion(state: State) -> str:

@@ -9,6 +9,7 @@ from cli import (
     coverage,
     data,
     evidence,
+    keys,
     ledger,
     purge,
     run,
@@ -20,7 +21,7 @@ from cli import (
     worker,
     workspace,
 )
-from cli.output import emit, err
+from cli.output import begin_output, emit, err
 from expunge.errors import ExpungeError, storage_full
 
 # Typer brings its own copy of Click from some version on: the base of its usage errors, whichever it is.
@@ -41,6 +42,7 @@ run.add_to(app)
 stack.add_to(app)
 app.add_typer(evidence.certificates, name="certificate")
 app.add_typer(ledger.app, name="ledger")
+app.add_typer(keys.app, name="keys")
 app.add_typer(purge.app, name="purge")
 app.add_typer(data.app, name="data")
 app.add_typer(suppression.app, name="suppression")
@@ -68,6 +70,7 @@ def invoke(arguments: list[str]) -> int:
     Returns:
         The exit code.
     """
+    begin_output()
     command: Any = typer.main.get_command(app)
     try:
         outcome = command.main(args=arguments, prog_name="expunge", standalone_mode=False)

@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -27,13 +28,23 @@ WorkspaceOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 
 
+_printed: ContextVar[bool] = ContextVar("expunge_printed", default=False)
+
+
+def begin_output() -> None:
+    """A command begins: it has printed no document yet."""
+    _printed.set(False)
+
+
 def emit(content: Any) -> None:
-    """Print the one JSON document.
+    """Print the one JSON document; a second one, as an error after a report, is left out.
 
     Args:
         content: Plain data.
     """
-    sys.stdout.write(json.dumps(content, indent=1) + "\n")
+    if not _printed.get():
+        sys.stdout.write(json.dumps(content, indent=1) + "\n")
+    _printed.set(True)
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
@@ -63,7 +74,6 @@ def report_outcome(outcome: Any, json: bool, what: str, more: dict[str, Any] | N
 
     Raises:
         VerificationError: If it does not hold.
-        Exit: With code 1, in its place, where the one document is printed.
     """
     from expunge.errors import VerificationError
 
@@ -79,13 +89,8 @@ def report_outcome(outcome: Any, json: bool, what: str, more: dict[str, Any] | N
         ):
             for line in filter(None, lines):
                 out.print(f"  {mark}: {line}", markup=False)
-    if outcome.verified:
-        return
-    error = VerificationError(f"the {what} does not hold", got="; ".join(outcome.findings))
-    if not json:
-        raise error
-    err.print(f"error: {error}", markup=False, soft_wrap=True)
-    raise typer.Exit(error.exit_code)
+    if not outcome.verified:
+        raise VerificationError(f"the {what} does not hold", got="; ".join(outcome.findings))
 
 
 def use_workspace(path: Path | None) -> Any:

@@ -2,6 +2,7 @@
 
 import re
 from datetime import UTC, datetime, timedelta
+from json import dumps
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -115,6 +116,7 @@ def show(ticket: _TicketArgument, workspace: WorkspaceOption = None, json: JsonO
 def receipt(
     ticket: _TicketArgument,
     html: Annotated[Path | None, typer.Option(help="Write the page here.")] = None,
+    signed: Annotated[Path | None, typer.Option(help="Write the signed receipt (DSSE) here.")] = None,
     workspace: WorkspaceOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -122,14 +124,19 @@ def receipt(
     from expunge.errors import InputError, storage_full
     from expunge.reports.receipt import render_receipt
     from tasks.receipt import receipt_of
+    from tasks.signing import sign_receipt
 
-    found = receipt_of(use_workspace(workspace), ticket)
-    if html is not None:
+    state = use_workspace(workspace)
+    found = receipt_of(state, ticket)
+    pages = {html: lambda: render_receipt(found), signed: lambda: dumps(sign_receipt(state, found), indent=1)}
+    for path, content in pages.items():
+        if path is None:
+            continue
         try:
-            html.write_text(render_receipt(found), encoding="utf-8")
+            path.write_text(content(), encoding="utf-8")
         except OSError as error:
             raise storage_full(error) or InputError(
-                "the page cannot be written", expected="a file in a folder that is there", got=str(html)
+                "the page cannot be written", expected="a file in a folder that is there", got=str(path)
             ) from error
     if json:
         emit(found)

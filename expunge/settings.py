@@ -263,16 +263,17 @@ class CoveragePolicy(_Strict):
     unresolved: Literal["refuse", "state"] = "refuse"
 
 
+class EvidencePolicy(_Strict):
+    """Who else says when a certificate was there, and keeps the newest head of the ledger."""
+
+    timestamp_url: str | None = Field(None, pattern="^https?://")
+    witness: str | None = None
+
+
 class AlarmsPolicy(_Strict):
     """Whom to tell when a deadline is near."""
 
     webhook: str | None = Field(None, pattern="^https?://")
-
-
-class EvidencePolicy(_Strict):
-    """Where the newest head of the ledger is written for others to keep."""
-
-    witness: str | None = None
 
 
 class SuppressionPolicy(_Strict):
@@ -296,9 +297,9 @@ class Policy(_Strict):
     purge: PurgePolicy = PurgePolicy()
     retention: RetentionPolicy = RetentionPolicy()
     coverage: CoveragePolicy = CoveragePolicy()
+    evidence: EvidencePolicy = EvidencePolicy()
     alarms: AlarmsPolicy = AlarmsPolicy()
     suppression: SuppressionPolicy = SuppressionPolicy()
-    evidence: EvidencePolicy = EvidencePolicy()
     backups: tuple[BackupPolicy, ...] = ()
 
 

@@ -17,12 +17,14 @@ from expunge.evidence.ledger import account_of
 from expunge.evidence.verify import verify_certificate
 from expunge.privacy.accountant import SequentialAccount
 from expunge.reports.page import render_certificate
+from expunge.stages import MODEL_FOLDER
 from expunge.state import State, open_state
 from expunge.tickets.batches import Batch, BatchStage
 from tasks.adapters import access, git
 from tasks.coverage import record_certificate, rows_for
 from tasks.dataset import require_dataset
 from tasks.ledger import append, write_ledger
+from tasks.signing import sign_certificate
 from tasks.step import Timer, log, step
 
 
@@ -103,6 +105,7 @@ def certify(batch_id: str) -> str:
     (folder / "certificate.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
     (folder / "certificate.html").write_text(render_certificate(content, plain), encoding="utf-8")
     (folder / ANNEX_FILE).write_bytes(annex)
+    sign_certificate(state, content, state.workspace.releases_dir / batch_id / MODEL_FOLDER, folder)
     state.batches.advance(
         batch_id,
         BatchStage.CERTIFIED,

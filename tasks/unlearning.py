@@ -28,6 +28,7 @@ from expunge.tickets.batches import Batch, BatchStage
 from tasks.adapters import access
 from tasks.dataset import require_dataset
 from tasks.leases import require_leases
+from tasks.signing import require_signer
 from tasks.step import Timer, log, step
 
 
@@ -72,6 +73,7 @@ def _unlearn(batch_id: str, mechanism_name: str, device: torch.device) -> str:
     calibration = _require_composable(mechanism, problem.context)
     unlearned = mechanism.unlearn(problem)
     recipient(state.workspace.keys_dir)  # what can be missing is missed before noise is drawn
+    require_signer(state)
     final.parent.mkdir(parents=True, exist_ok=True)
     require_leases(state)
     draws = batch.draws

@@ -278,7 +278,7 @@ def test_doctor_names_what_is_wrong(workspace, capsys):
     finally:
         key.chmod(0o600)
     text = capsys.readouterr().out
-    checks = {c["check"]: c["ok"] for c in json.JSONDecoder().raw_decode(text)[0]["checks"]}
+    checks = {c["check"]: c["ok"] for c in json.loads(text)["checks"]}
     assert checks["keys are private"] is False
     assert checks["git"] is True
     assert workspace("doctor") == 0

@@ -6,6 +6,8 @@ import json
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
+from securesystemslib.signer import SIGNER_FOR_URI_SCHEME, CryptoSigner
 
 from expunge.errors import InputError, VerificationError, WorkspaceError
 from expunge.evidence.canonical import canonical_bytes
@@ -162,3 +164,33 @@ def test_a_key_whose_time_is_over_signs_nothing_more(keys):
     keys._write(over, keys._uris())
     with pytest.raises(WorkspaceError, match="expired"):
         keys.signer()
+
+
+class _Vault(CryptoSigner):
+    """A service that holds a key and gives signatures, as a KMS or a token does."""
+
+    held: CryptoSigner
+    sealed = False
+
+    @classmethod
+    def from_priv_key_uri(cls, priv_key_uri, public_key, secrets_handler=None):
+        if cls.sealed:
+            raise OSError("the service is sealed")
+        return cls.held
+
+
+def test_a_key_in_a_service_signs_and_never_lies_here(tmp_path, monkeypatch):
+    monkeypatch.setitem(SIGNER_FOR_URI_SCHEME, "testvault", _Vault)
+    monkeypatch.setattr(_Vault, "held", CryptoSigner.generate_ed25519(), raising=False)
+    keys = SigningKeys(tmp_path / "keys")
+    keys.create(NOW, {"evidence": "testvault:one"}, {"evidence": _public_pem(_Vault.held)})
+    assert opened(signed(keys), keys.keyring()).keyids == (_Vault.held.public_key.keyid,)
+    assert not list((tmp_path / "keys").glob("signing-evidence-*"))
+    monkeypatch.setattr(_Vault, "sealed", True)
+    with pytest.raises(WorkspaceError, match="OSError: the service is sealed"):
+        keys.signer()
+
+
+def _public_pem(signer):
+    key = load_pem_private_key(signer.private_bytes, None).public_key()
+    return key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()

@@ -132,7 +132,8 @@ def test_a_version_from_registration_to_purge(registry, tmp_path):
         registry.download(purged, tmp_path / "down")
 
 
-def test_every_artifact_is_streamed_also_those_of_deleted_runs(registry, tmp_path):
+def test_every_artifact_is_streamed_also_those_of_deleted_runs(registry, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # where MLflow puts what has no other place
     registry.register(spec_of(tmp_path)[0])
     for experiment in ("x", "y"):
         for name in ("a", "b"):

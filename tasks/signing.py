@@ -1,0 +1,94 @@
+"""Signed evidence: the envelope around a certificate, its time stamp, and the signature on the model's files."""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from expunge.evidence.bundle import ENVELOPE_FILE, STAMP_FILE
+from expunge.evidence.canonical import canonical_bytes
+from expunge.evidence.keys import KEYRING_FILE
+from expunge.evidence.model_check import MODEL_SIGNATURE_FILE
+from expunge.evidence.model_files import file_digest
+from expunge.evidence.statements import CERTIFICATE_PREDICATE, RECEIPT_PREDICATE, sign_statement
+from expunge.scratch import scratch
+from expunge.state import State
+from tasks.adapters.model_signing import sign_model
+from tasks.adapters.timestamps import time_stamp
+
+SIGNED_FILES = (
+    ENVELOPE_FILE,
+    KEYRING_FILE,
+    MODEL_SIGNATURE_FILE,
+)  # of every certificate; a stamp only if asked for
+
+
+def require_signer(state: State) -> None:
+    """Refuse early what could not be signed in the end.
+
+    Args:
+        state: The workspace.
+
+    Raises:
+        WorkspaceError: If there are no signing keys, or one cannot be used.
+    """
+    state.signing.signer()
+    state.signing.model_key()
+
+
+def sign_certificate(state: State, certificate: dict[str, Any], model: Path, folder: Path) -> None:
+    """Put the signed form of a certificate beside it; repeating it makes no second time stamp.
+
+    Args:
+        state: The workspace.
+        certificate: As plain data.
+        model: Folder of the model's files.
+        folder: Of the evidence.
+
+    Raises:
+        WorkspaceError: If a key cannot be used.
+        ServiceUnavailableError: If policy wants a time stamp and there is none to be had.
+    """
+    subjects = {path.name: file_digest(path) for path in sorted(model.iterdir())}
+    envelope = sign_statement(state.signing.signer(), CERTIFICATE_PREDICATE, subjects, certificate)
+    path = folder / ENVELOPE_FILE
+    if path.exists() and json.loads(path.read_text(encoding="utf-8"))["payload"] == envelope["payload"]:
+        envelope = json.loads(path.read_text(encoding="utf-8"))  # stamped already, maybe by an earlier key
+    else:
+        (folder / STAMP_FILE).unlink(missing_ok=True)  # of another envelope
+        _write(path, json.dumps(envelope, indent=1).encode())
+    _write(folder / KEYRING_FILE, state.signing.keyring().model_dump_json(indent=1).encode())
+    _, private = state.signing.model_key()
+    with scratch(state.workspace.scratch_dir) as place:
+        key = place / "model.key"
+        key.touch(mode=0o600)
+        key.write_bytes(private)
+        sign_model(model, key, place / MODEL_SIGNATURE_FILE)
+        _write(folder / MODEL_SIGNATURE_FILE, (place / MODEL_SIGNATURE_FILE).read_bytes())
+    url = state.policy.evidence.timestamp_url
+    if url is not None and not (folder / STAMP_FILE).exists():
+        _write(folder / STAMP_FILE, time_stamp(canonical_bytes(envelope), url))
+
+
+def sign_receipt(state: State, receipt: dict[str, Any]) -> dict[str, Any]:
+    """Sign a receipt.
+
+    Args:
+        state: The workspace.
+        receipt: As plain data.
+
+    Returns:
+        A DSSE envelope, whose subject is the receipt itself by its digest.
+    """
+    subject = hashlib.sha256(canonical_bytes(receipt)).hexdigest()
+    return sign_statement(
+        state.signing.signer(), RECEIPT_PREDICATE, {f"receipt {receipt['ticket_id']}": subject}, receipt
+    )
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Whole or not at all: a half-written envelope would be taken for tampering."""
+    new = path.with_name(f"{path.name}.tmp")
+    new.write_bytes(content)
+    os.replace(new, path)
