@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
+
 from expunge import progress
 from expunge.errors import InputError, VerificationError
 from expunge.evidence.certificate import Certificate
@@ -16,11 +18,12 @@ from expunge.evidence.model_files import (
     MODEL_FILES,
     combined_digest,
     file_digest,
-    parameter_count,
+    read_weights,
     stated_spec,
 )
 from expunge.evidence.result import VerificationResult
 from expunge.evidence.verify import constants_of
+from expunge.privacy.noise import GENERATOR, release_step
 
 MODEL_SIGNATURE_FILE: Final = "model.sig"
 # Constants that are the model's own, by mechanism; those of the other mechanisms are policy's.
@@ -72,15 +75,23 @@ def verify_model(
             checked.append(
                 "number of weights and constants of the objective, as the model's files state them"
             )
-    except VerificationError as error:
+    except (VerificationError, InputError) as error:
         findings.append(f"model: {error}")
     return VerificationResult(tuple(findings), checked=tuple(checked)), combined_digest(digests)
 
 
 def _disagreements(folder: Path, certificate: Certificate) -> list[str]:
     found, spec = [], stated_spec(folder)
-    if parameter_count(folder) != certificate.parameters:
+    # Noised weights are released as they are by this mechanism alone: what was not noised lies on no grid.
+    noised = certificate.mechanism == "convex" and certificate.noise == GENERATOR and certificate.sigma > 0
+    step, count, on_grid = release_step(certificate.sigma) if noised else None, 0, True
+    for piece in read_weights(folder):
+        count += len(piece)
+        on_grid = on_grid and (step is None or bool((piece / step == np.rint(piece / step)).all()))
+    if count != certificate.parameters:
         found.append("model: the number of weights is another than the certificate's")
+    if not on_grid:
+        found.append("model: its weights are not on the grid of the noise that the certificate states")
     values = constants_of(certificate)
     for name in _OF_THE_MODEL.get(certificate.mechanism, ()):
         if name in values and spec.get(name) != values[name]:

@@ -2,15 +2,19 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from expunge.errors import VerificationError
 
 MODEL_FILE = "model.json"
 WEIGHTS_FILE = "weights.safetensors"
 MODEL_FILES = (MODEL_FILE, WEIGHTS_FILE)
+_BLOCK = 1 << 16  # weights read at a time
 _LARGEST_HEADER = 1 << 20  # bytes; ours has two tensors
 
 
@@ -58,30 +62,36 @@ def model_digest(folder: Path) -> str:
     return combined_digest({name: file_digest(folder / name) for name in MODEL_FILES})
 
 
-def parameter_count(folder: Path) -> int:
-    """How many weights the header of the weights' file says there are; no weight is read.
+def read_weights(folder: Path) -> Iterator[NDArray[np.float64]]:
+    """The model's weights, some at a time.
 
     Args:
         folder: A model's folder.
 
-    Returns:
-        Length of the tensor ``weights``.
+    Yields:
+        Pieces of the tensor ``weights``, in order.
 
     Raises:
-        VerificationError: If there is no such header.
+        VerificationError: If the file has no such tensor.
     """
     try:
         with (folder / WEIGHTS_FILE).open("rb") as file:
             size = int.from_bytes(file.read(8), "little")
             if size > _LARGEST_HEADER:
                 raise ValueError(f"a header of {size} bytes")
-            (count,) = json.loads(file.read(size))["weights"]["shape"]
-        return int(count)
-    except (KeyError, TypeError, ValueError) as error:
+            tensor = json.loads(file.read(size))["weights"]
+            (count,), (begin, end) = tensor["shape"], tensor["data_offsets"]
+            if tensor["dtype"] != "F64" or end - begin != 8 * count or begin < 0:
+                raise ValueError("another tensor than one of float64")
+            file.seek(8 + size + begin)
+            for start in range(0, count, _BLOCK):
+                piece = file.read(8 * min(_BLOCK, count - start))
+                yield np.frombuffer(piece, dtype="<f8")
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise VerificationError(
-            f"{WEIGHTS_FILE} has no header that can be read",
-            expected="a tensor `weights` in one dimension",
-            got=f"{type(error).__name__}",
+            f"{WEIGHTS_FILE} cannot be read",
+            expected="a tensor `weights` of float64 in one dimension",
+            got=" ".join(str(error).split())[:100],
         ) from error
 
 

@@ -10,9 +10,10 @@ import pytest
 from expunge.database import open_database
 from expunge.errors import VerificationError, WorkspaceError
 from expunge.evidence.annex import PRIVATE_NAME, create_auditor_keys, open_annex, seal
+from expunge.evidence.bundle import Trust, Verifier, find_evidence
 from expunge.evidence.canonical import canonical_bytes, digest
 from expunge.evidence.certificate import parse_certificate, scope_of
-from expunge.evidence.keys import SigningKeys
+from expunge.evidence.keys import SigningKeys, load_keyring
 from expunge.evidence.ledger import check_ledger, parse_entries
 from expunge.evidence.ledger_file import Ledger, parse_ledger
 from expunge.evidence.store import LedgerStore
@@ -328,13 +329,28 @@ GOLDEN = Path(__file__).parents[1] / "golden"
 
 
 def test_golden_evidence_still_verifies():
-    """Evidence of every version ever issued, kept for ever."""
+    """Evidence of every version ever issued, kept for ever; signed evidence with the keys of its auditor."""
     folders = sorted(GOLDEN.glob("certificate-v*"))
-    assert folders
+    assert len(folders) >= 3
     for folder in folders:
-        content = json.loads((folder / "certificate.json").read_text())
-        ledger = parse_ledger(json.loads((folder / "ledger.json").read_text())).entries
-        outcome = verify_certificate(
-            parse_certificate(content), ledger=ledger, annex=(folder / "annex.sealed").read_bytes()
-        )
+        held = folder / "auditor"
+        trust = Trust()
+        if held.is_dir():
+            trust = Trust(load_keyring(held / "trusted-keys.json"), annex_key=held / "annex.key")
+        model = folder / "model"
+        outcome = Verifier(trust).verify(find_evidence(folder), model=model if model.is_dir() else None)
         assert outcome.verified, outcome.findings
+        unsigned = "signature (no key given: --key)" in outcome.missing
+        assert unsigned is not held.is_dir()
+        assert "digest of the sealed annex" in outcome.checked
+        if held.is_dir():
+            assert any(line.startswith("signature by key") for line in outcome.checked)
+            assert "annex: the realised error is within the bound" in outcome.checked
+            assert any(line.startswith("model.sig, by key") for line in outcome.checked)
+
+
+def test_golden_evidence_that_nobody_signed_fails_once_a_key_is_given(tmp_path):
+    """Otherwise taking the signature away would pass."""
+    keys = load_keyring(GOLDEN / "certificate-v1-signed-convex" / "auditor" / "trusted-keys.json")
+    outcome = Verifier(Trust(keys)).verify(find_evidence(GOLDEN / "certificate-v1-convex"))
+    assert any("nobody signed this" in finding for finding in outcome.findings)
