@@ -73,7 +73,7 @@ def verify_model(
         findings += (said := _disagreements(folder, certificate))
         if not said:
             checked.append(
-                "number of weights and constants of the objective, as the model's files state them"
+                "number of weights, their grid, and constants of the objective, in the model's files"
             )
     except (VerificationError, InputError) as error:
         findings.append(f"model: {error}")
