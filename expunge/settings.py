@@ -264,7 +264,7 @@ class CoveragePolicy(_Strict):
 
 
 class EvidencePolicy(_Strict):
-    """Who else says when a certificate was there, and keeps the newest head of the ledger."""
+    """Who beside us can say what was there: an authority's time, the newest head of the ledger in others' hands."""
 
     timestamp_url: str | None = Field(None, pattern="^https?://")
     witness: str | None = None
@@ -297,9 +297,9 @@ class Policy(_Strict):
     purge: PurgePolicy = PurgePolicy()
     retention: RetentionPolicy = RetentionPolicy()
     coverage: CoveragePolicy = CoveragePolicy()
-    evidence: EvidencePolicy = EvidencePolicy()
     alarms: AlarmsPolicy = AlarmsPolicy()
     suppression: SuppressionPolicy = SuppressionPolicy()
+    evidence: EvidencePolicy = EvidencePolicy()
     backups: tuple[BackupPolicy, ...] = ()
 
 

@@ -164,23 +164,45 @@ def parse_entries(content: Any) -> list[LedgerEntry]:
     Raises:
         VerificationError: If it is not a ledger.
     """
-    try:
-        if not isinstance(content, list):
-            raise TypeError(f"{type(content).__name__} instead of a list")
-        return [_parse_entry(index, entry) for index, entry in enumerate(content)]
-    except (ValidationError, TypeError) as error:
-        raise VerificationError(
-            "the ledger is malformed", got=" ".join(str(error).split())[:400], remedy="ask for the original"
-        ) from error
+    if not isinstance(content, list):
+        raise malformed(f"{type(content).__name__} instead of a list of entries")
+    return [_parse_entry(index, entry) for index, entry in enumerate(content)]
 
 
 def _parse_entry(index: int, content: Any) -> LedgerEntry:
     if not isinstance(content, dict) or type(content.get("version")) is not int:  # true is 1 to the parser
-        raise TypeError(f"entry {index}: no entry of a ledger")
-    entry = LedgerEntry.model_validate(content, strict=True)
+        raise malformed(f"entry {index}: no entry of a ledger")
+    try:
+        entry = LedgerEntry.model_validate(content, strict=True)
+    except ValidationError as error:
+        raise malformed(f"entry {index}: {faults_of(error)}") from error
     if absent := LedgerEntry.model_fields.keys() - content.keys():
-        raise TypeError(f"entry {index}: without {', '.join(sorted(absent))}")
+        raise malformed(f"entry {index}: without {', '.join(sorted(absent))}")
     return entry
+
+
+def malformed(fault: str) -> VerificationError:
+    """The error on what is no ledger.
+
+    Args:
+        fault: What is wrong with it.
+
+    Returns:
+        The error.
+    """
+    return VerificationError("the ledger is malformed", got=fault[:400], remedy="ask for the original")
+
+
+def faults_of(error: ValidationError) -> str:
+    """What a parser complains of, without what it was given.
+
+    Args:
+        error: Its complaint.
+
+    Returns:
+        Field by field, on one line.
+    """
+    return "; ".join(f"{'.'.join(map(str, f['loc'])) or 'all of it'}: {f['msg']}" for f in error.errors())
 
 
 def check_ledger(entries: Sequence[LedgerEntry]) -> list[str]:
@@ -201,7 +223,9 @@ def check_ledger(entries: Sequence[LedgerEntry]) -> list[str]:
         if entry.sequence != index:
             findings.append(f"{where}: sequence {entry.sequence} where {index} is expected")
         if entry.previous != previous:
-            findings.append(f"{where}: does not chain to the entry before it")
+            findings.append(
+                f"{where}: does not chain to the entry before it: one of the two was changed, moved or removed"
+            )
         if (index == 0) != (entry.kind == "opening"):
             findings.append(f"{where}: a ledger opens once, at its start")
         previous = entry.digest()

@@ -13,7 +13,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationErro
 from securesystemslib.signer import Signer
 
 from expunge.errors import VerificationError
-from expunge.evidence.ledger import LedgerEntry, parse_entries
+from expunge.evidence.ledger import LedgerEntry, faults_of, malformed, parse_entries
 from expunge.evidence.statements import HEAD_PREDICATE, Statement, read_statement, sign_statement
 
 LEDGER_FILE_TYPE: Final = "https://expunge.dev/ledger"
@@ -26,7 +26,7 @@ class Head(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     lineage: str
-    entries: int = Field(ge=1)
+    entries: int = Field(ge=1, strict=True)
     head: str = Field(pattern="^sha256:[0-9a-f]{64}$")
     issued_at: AwareDatetime
 
@@ -108,9 +108,7 @@ def parse_ledger(content: Any) -> Ledger:
     try:
         file = _LedgerFile.model_validate(content, strict=True)
     except ValidationError as error:
-        raise VerificationError(
-            "the ledger is malformed", got=" ".join(str(error).split())[:400], remedy="ask for the original"
-        ) from error
+        raise malformed(faults_of(error)) from error
     return Ledger(file.lineage, tuple(parse_entries(file.entries)), file.head)
 
 
@@ -184,9 +182,7 @@ def head_of(statement: Statement) -> Head:
     try:
         head = Head.model_validate(statement.predicate)
     except ValidationError as error:
-        raise VerificationError(
-            "the head of the ledger is malformed", got=" ".join(str(error).split())[:400]
-        ) from error
+        raise malformed(f"head: {faults_of(error)}") from error
     if dict(statement.subjects) != _subjects(head):
         raise VerificationError(
             "the head names another subject than it speaks of", got=", ".join(statement.subjects)

@@ -141,8 +141,11 @@ def _envelope(content: Any) -> Envelope:
         envelope = Envelope.from_dict(copy.deepcopy(content))  # which changes what it is given
         if envelope.payload_type != PAYLOAD_TYPE:
             raise ValueError(f"payload of type {envelope.payload_type}")
-        again = envelope.to_dict()
-        if {**again, "signatures": None} != {**content, "signatures": None}:
+        bare = all(
+            one.keys() == {"keyid", "sig"} and all(isinstance(value, str) for value in one.values())
+            for one in content["signatures"]
+        )
+        if envelope.to_dict() != content or not bare:
             raise ValueError("other fields, or another encoding, than an envelope has")
         return envelope
     except (KeyError, TypeError, ValueError, AttributeError) as error:
