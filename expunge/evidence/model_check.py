@@ -1,7 +1,6 @@
 """A model's folder held against the certificate that is said to be of it."""
 
 import importlib
-import importlib.util
 import logging
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -115,10 +114,11 @@ def verify_model_signature(folder: Path, signature: Path, keys: Sequence[PublicK
     name = MODEL_SIGNATURE_FILE
     if not keys:
         return VerificationResult((), missing=(f"{name} was not checked (no key for models given)",))
-    if importlib.util.find_spec("model_signing") is None:
+    try:
+        verifying: Any = importlib.import_module("model_signing.verifying")
+    except ModuleNotFoundError:
         told = f"{name} was not checked (pip install model-signing); the signed certificate's digests were"
         return VerificationResult((), missing=(told,))
-    verifying: Any = importlib.import_module("model_signing.verifying")
     logging.getLogger("model_signing").setLevel(logging.CRITICAL)
     reasons = []
     with tempfile.TemporaryDirectory() as place:
