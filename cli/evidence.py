@@ -7,7 +7,16 @@ from typing import Annotated, Any
 
 import typer
 
-from cli.output import JsonOption, WorkspaceOption, emit, out, report_outcome, table, use_workspace
+from cli.output import (
+    JsonOption,
+    WorkspaceOption,
+    emit,
+    out,
+    report_outcome,
+    showing_progress,
+    table,
+    use_workspace,
+)
 
 certificates = typer.Typer(help="List, show, verify and export certificates.", no_args_is_help=True)
 _IdArgument = Annotated[str, typer.Argument(help="Certificate id, c-...")]
@@ -71,28 +80,101 @@ def show(certificate: _IdArgument, workspace: WorkspaceOption = None, json: Json
 
 @certificates.command()
 def verify(
-    certificate: Annotated[str, typer.Argument(help="Certificate id, or the file certificate.json.")],
+    certificate: Annotated[
+        list[str],
+        typer.Argument(
+            help="certificate.json, certificate.dsse.json or an evidence folder, verified alone; or an id of the "
+            "workspace, verified against its stores.",
+            metavar="FILE|ID...",
+        ),
+    ],
+    key: Annotated[
+        Path | None, typer.Option(help="Public keys that are trusted: a keyring, or one key as PEM.")
+    ] = None,
+    model: Annotated[Path | None, typer.Option(help="Folder of the model that it is about.")] = None,
+    ledger: Annotated[
+        Path | None, typer.Option(help="A ledger in place of the one beside the certificate.")
+    ] = None,
+    witness: Annotated[
+        list[Path] | None,
+        typer.Option(help="An earlier head that the ledger must continue; may be repeated."),
+    ] = None,
+    annex_key: Annotated[
+        Path | None, typer.Option(help="The auditor's private key, which opens the sealed annex.")
+    ] = None,
+    tsa_root: Annotated[
+        Path | None, typer.Option(help="Root certificate of the time-stamping authority (PEM).")
+    ] = None,
     workspace: WorkspaceOption = None,
     json: JsonOption = False,
 ) -> None:
     """Recompute everything a certificate states; exit code 1 if something does not hold."""
+    from expunge import progress
     from expunge.errors import InputError
-    from expunge.evidence.certificate import parse_certificate
-    from tasks.verification import verify_one
+    from expunge.evidence.bundle import Trust, Verifier, find_evidence
+    from expunge.evidence.keys import load_keyring
+    from expunge.evidence.time_stamp import load_roots
+    from expunge.evidence.witness import read_witness
 
-    path = Path(certificate)
+    if model is not None and len(certificate) > 1:
+        raise InputError("one model for many certificates", expected="--model with one certificate")
+    trust = Trust(
+        keys=None if key is None else load_keyring(key),
+        ledger=ledger,
+        witnesses=[read_witness(path) for path in witness or ()],
+        annex_key=annex_key,
+        authorities=() if tsa_root is None else load_roots(tsa_root),
+    )
+    alone = Verifier(trust)
+    own = (
+        None
+        if all(Path(name).exists() for name in certificate)
+        else _own_evidence(certificate, workspace, trust)
+    )
+    found = [  # all of them before the first is verified: a name that is wrong shows at once
+        (name, find_evidence(Path(name)), alone)
+        if Path(name).exists()
+        else (name, find_evidence(_folder(own.state, name)), own)
+        for name in certificate
+    ]
+    answers = []
+    with showing_progress():
+        for done, (name, evidence, verifier) in enumerate(found):
+            if len(found) > 1:
+                progress.report("verifying certificates", done, len(found))
+            answers.append((name, evidence, verifier.verify(evidence, model=model)))
+    _report(answers, json)
+
+
+def _own_evidence(names: list[str], workspace: Path | None, trust: Any) -> Any:
+    """The workspace's stores, for what are ids and no files."""
+    wrong = next((name for name in names if not Path(name).exists() and not name.startswith("c-")), None)
+    if wrong is not None:
+        raise _unknown(wrong)
     state = use_workspace(workspace)
-    if not path.is_file():
-        path = _folder(state, certificate) / "certificate.json"
-    try:
-        content = _read(path)
-    except ValueError as error:
-        raise InputError(
-            "the certificate is not JSON", got=path.name, remedy="ask for the original"
-        ) from error
-    parsed = parse_certificate(content)
-    outcome = verify_one(state, parsed)
-    report_outcome(outcome, json, f"certificate {parsed.certificate_id}")
+    from tasks.verification import OwnEvidence
+
+    return OwnEvidence(state, trust)
+
+
+def _report(answers: list[Any], json: bool) -> None:
+    """One certificate in full; of many, what is wrong with which."""
+    if len(answers) == 1:
+        ((name, evidence, outcome),) = answers
+        report_outcome(outcome, json, f"certificate {name}", {"taken": evidence.taken})
+        return
+    from expunge.evidence.result import VerificationResult
+
+    every = VerificationResult(
+        tuple(f"{name}: {line}" for name, _, outcome in answers for line in outcome.findings),
+        tuple(dict.fromkeys(line for _, _, outcome in answers for line in outcome.missing)),
+        (f"{sum(outcome.verified for _, _, outcome in answers)} of {len(answers)} certificates",),
+    )
+    told = [
+        {"certificate": name, **outcome.to_json(), "taken": evidence.taken}
+        for name, evidence, outcome in answers
+    ]
+    report_outcome(every, json, f"{len(answers)} certificates", {"certificates": told})
 
 
 @certificates.command()
@@ -111,15 +193,19 @@ def export(
 
 
 def _folder(state: Any, certificate_id: str) -> Path:
-    from expunge.errors import InputError
-
     folder: Path = state.workspace.evidence_dir / certificate_id
     if not certificate_id.startswith("c-") or not (folder / "certificate.json").is_file():
-        raise InputError(
-            "no such certificate", expected="an id such as c-0123456789abcdef, or a file", got=certificate_id,
-            remedy="see `expunge certificate list`",
-        )  # fmt: skip
+        raise _unknown(certificate_id)
     return folder
+
+
+def _unknown(certificate_id: str) -> Exception:
+    from expunge.errors import InputError
+
+    return InputError(
+        "no such certificate", expected="an id such as c-0123456789abcdef, or a file", got=certificate_id,
+        remedy="see `expunge certificate list`",
+    )  # fmt: skip
 
 
 def _read(path: Path) -> Any:

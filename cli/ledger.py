@@ -54,19 +54,19 @@ def verify(
 ) -> None:
     """Verify the ledger's chain, arithmetic, head and witnesses; exit code 1 if something does not hold."""
     from expunge.evidence.keys import load_keyring
+    from expunge.evidence.witness import read_witness
 
+    found = [read_witness(path) for path in witness or ()]
     keys = None if key is None else load_keyring(key)
     if file is not None:
         from expunge.evidence.verify_ledger import verify_ledger
-        from expunge.evidence.witness import read_witness
 
-        found = [read_witness(path) for path in witness or ()]
         outcome = verify_ledger(_read(file), keys=keys, witnesses=found)
     else:
         from tasks.verification import verify_own_ledger
 
         state = use_workspace(workspace)
-        outcome = verify_own_ledger(state, state.ledger.read(state.lineage), keys, witness or ())
+        outcome = verify_own_ledger(state, state.ledger.read(state.lineage), keys, found)
     report_outcome(outcome, json, "ledger")
 
 
@@ -129,11 +129,12 @@ def _not_written(file: Path, error: OSError) -> Exception:
 
 
 def _read(file: Path) -> Any:
-    from expunge.errors import InputError
+    from expunge.errors import InputError, VerificationError
+    from expunge.evidence.canonical import read_json
     from expunge.evidence.ledger_file import parse_ledger
 
     try:
-        content = json_text.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        content = read_json(file)
+    except (OSError, VerificationError) as error:
         raise InputError("the ledger cannot be read", expected="a JSON file", got=file.name) from error
     return parse_ledger(content)

@@ -27,6 +27,8 @@ from expunge.errors import ExpungeError, storage_full
 # Typer brings its own copy of Click from some version on: the base of its usage errors, whichever it is.
 _UsageError: Any = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
 
+_NEEDS_MORE = "this command needs the full installation: pip install 'expunge[full]'"
+
 app = typer.Typer(
     name="expunge",
     help="Remove people from trained models, and prove it.",
@@ -85,6 +87,10 @@ def invoke(arguments: list[str]) -> int:
             typer.echo(message)
             return 2
         return _failed(arguments, f"{message} See `expunge --help`", 2)
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] in ("", "cli", "flows", "tasks", "expunge"):
+            raise
+        return _failed(arguments, f"{_NEEDS_MORE} (no module {error.name})", 2)
     except (typer.Abort, KeyboardInterrupt):
         return _failed(arguments, "stopped; run the same command again to continue", 130)
     return outcome if isinstance(outcome, int) else 0

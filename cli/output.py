@@ -63,13 +63,14 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> 
     out.print(made)
 
 
-def report_outcome(outcome: Any, json: bool, what: str) -> None:
+def report_outcome(outcome: Any, json: bool, what: str, more: dict[str, Any] | None = None) -> None:
     """Print what a verification found.
 
     Args:
         outcome: A :class:`expunge.evidence.result.VerificationResult`.
         json: As one JSON document.
         what: Was verified.
+        more: For the JSON document besides; of files that were ``taken`` people are told, too.
 
     Raises:
         VerificationError: If it does not hold.
@@ -77,15 +78,16 @@ def report_outcome(outcome: Any, json: bool, what: str) -> None:
     from expunge.errors import VerificationError
 
     if json:
-        emit(outcome.to_json())
+        emit({**outcome.to_json(), **(more or {})})
     else:
         out.print(f"{what}: {'VERIFIED' if outcome.verified else 'DOES NOT HOLD'}", markup=False)
         for mark, lines in (
+            ("read", [", ".join((more or {}).get("taken", []))]),
             ("holds", outcome.checked),
             ("missing", outcome.missing),
             ("WRONG", outcome.findings),
         ):
-            for line in lines:
+            for line in filter(None, lines):
                 out.print(f"  {mark}: {line}", markup=False)
     if not outcome.verified:
         raise VerificationError(f"the {what} does not hold", got="; ".join(outcome.findings))

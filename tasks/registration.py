@@ -5,6 +5,7 @@ from typing import Any
 
 from expunge.datasets.preprocessing import synthetic_example
 from expunge.errors import VerificationError
+from expunge.evidence.bundle import STAMP_FILE
 from expunge.evidence.ledger_file import parse_ledger
 from expunge.models.serving import load_model
 from expunge.reports.plain_words import verdict
@@ -16,7 +17,7 @@ from tasks.adapters import access
 from tasks.adapters.registry import VersionSpec
 from tasks.coverage import mark_metrics, record_model
 from tasks.ledger import record_move
-from tasks.signing import SIGNED_FILES, STAMP_FILE
+from tasks.signing import SIGNED_FILES
 from tasks.step import Timer, log, step
 
 

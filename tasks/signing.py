@@ -6,15 +6,17 @@ import os
 from pathlib import Path
 from typing import Any
 
+from expunge.evidence.bundle import ENVELOPE_FILE, STAMP_FILE
 from expunge.evidence.canonical import canonical_bytes
 from expunge.evidence.keys import KEYRING_FILE
+from expunge.evidence.model_check import MODEL_SIGNATURE_FILE
+from expunge.evidence.model_files import file_digest
 from expunge.evidence.statements import CERTIFICATE_PREDICATE, RECEIPT_PREDICATE, sign_statement
 from expunge.scratch import scratch
 from expunge.state import State
 from tasks.adapters.model_signing import sign_model
 from tasks.adapters.timestamps import time_stamp
 
-ENVELOPE_FILE, MODEL_SIGNATURE_FILE, STAMP_FILE = "certificate.dsse.json", "model.sig", "certificate.tsr"
 SIGNED_FILES = (
     ENVELOPE_FILE,
     KEYRING_FILE,
@@ -48,7 +50,7 @@ def sign_certificate(state: State, certificate: dict[str, Any], model: Path, fol
         WorkspaceError: If a key cannot be used.
         ServiceUnavailableError: If policy wants a time stamp and there is none to be had.
     """
-    subjects = {path.name: _sha256(path) for path in sorted(model.iterdir())}
+    subjects = {path.name: file_digest(path) for path in sorted(model.iterdir())}
     envelope = sign_statement(state.signing.signer(), CERTIFICATE_PREDICATE, subjects, certificate)
     path = folder / ENVELOPE_FILE
     if path.exists() and json.loads(path.read_text(encoding="utf-8"))["payload"] == envelope["payload"]:
@@ -83,11 +85,6 @@ def sign_receipt(state: State, receipt: dict[str, Any]) -> dict[str, Any]:
     return sign_statement(
         state.signing.signer(), RECEIPT_PREDICATE, {f"receipt {receipt['ticket_id']}": subject}, receipt
     )
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -1,19 +1,23 @@
 """Verification of what was promised: every certificate, and the ledger."""
 
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from expunge.errors import TicketError, VerificationError
-from expunge.evidence.annex import ANNEX_FILE
+from expunge.evidence.bundle import Evidence, Trust, Verifier, find_evidence
+from expunge.evidence.canonical import read_json
 from expunge.evidence.certificate import Certificate, parse_certificate
+from expunge.evidence.checked_ledger import CheckedLedger
 from expunge.evidence.keys import Keyring
 from expunge.evidence.ledger_file import Ledger
 from expunge.evidence.result import VerificationResult
-from expunge.evidence.verify import undone, verify_certificate
+from expunge.evidence.verify import undone
 from expunge.evidence.verify_ledger import verify_ledger
 from expunge.evidence.witness import read_witness
+from expunge.stages import MODEL_FOLDER
 from expunge.state import State, open_state
 from expunge.tickets.batches import Batch
 from tasks.adapters import access
@@ -21,24 +25,70 @@ from tasks.ledger import alias_fault
 from tasks.step import log, step
 
 
-def verify_one(state: State, certificate: Certificate) -> VerificationResult:
-    """Verify a certificate against the workspace: its ledger, its annex, the files that serve.
+class OwnEvidence:
+    """Verifies certificates of the workspace against its stores; its ledger is checked once.
 
     Args:
         state: The workspace.
-        certificate: Of this workspace.
-
-    Returns:
-        What holds, what is missing, what does not hold.
+        trust: What is trusted; keys and ledger that are not given are the workspace's own.
     """
-    annex = state.workspace.evidence_dir / certificate.certificate_id / ANNEX_FILE
-    return verify_certificate(
-        certificate,
-        ledger=state.ledger.entries(state.lineage),
-        annex=annex.read_bytes() if annex.is_file() else None,
-        model_digest=_served_digest(state, certificate),
-        rolled_back=rolled_back(_batch(state, certificate), certificate.certificate_id),
-    )
+
+    def __init__(self, state: State, trust: Trust | None = None) -> None:
+        """Read the ledger and the keys."""
+        trust = trust or Trust()
+        self.state, self._own = state, trust.keys is None and state.signing.exist
+        keys = state.signing.keyring() if self._own else trust.keys
+        if trust.ledger is None:
+            ledger = state.ledger.read(state.lineage)
+            outcome = verify_own_ledger(state, ledger, trust.keys, trust.witnesses)
+            trust = replace(trust, ledger=CheckedLedger.of(ledger.entries, outcome))
+        self._verifier, self._unsigned = Verifier(replace(trust, keys=keys)), Verifier(trust)
+        self._since = (
+            min((key.valid_from for key in keys.keys if key.valid_from), default=None) if keys else None
+        )
+        self._champion = access.registry(state).champion()
+
+    def verify(self, evidence: Evidence, model: Path | None = None) -> VerificationResult:
+        """Verify a certificate against the workspace: its ledger, its annex, the files that serve.
+
+        Args:
+            evidence: Of this workspace.
+            model: Folder of the model's files; by default those that serve, if the certificate is about them.
+
+        Returns:
+            What holds, what is missing, what does not hold.
+        """
+        verifier, undone = self._verifier, False
+        note = (
+            ("a key from elsewhere: the workspace's own keyring, the operator's, was trusted",)
+            if self._own
+            else ()
+        )
+        if (certificate := _parsed(evidence)) is not None:
+            undone = rolled_back(_batch(self.state, certificate), certificate.certificate_id)
+            model = model or self._served(certificate)
+            if self._own and evidence.envelope is None and self._before_keys(certificate):
+                verifier = self._unsigned
+                note = ("signature: the certificate is older than the workspace's signing keys",)
+        outcome = verifier.verify(evidence, model=model, rolled_back=undone)
+        return replace(outcome, missing=(*outcome.missing, *note))
+
+    def _before_keys(self, certificate: Certificate) -> bool:
+        return self._since is not None and datetime.fromisoformat(certificate.issued_at) < self._since
+
+    def _served(self, certificate: Certificate) -> Path | None:
+        """The files that serve, if this certificate is about them."""
+        folder = self.state.workspace.build_dir / MODEL_FOLDER
+        serves = self._champion is not None and self._champion.version == certificate.model.version
+        return folder if serves and folder.is_dir() else None
+
+
+def _parsed(evidence: Evidence) -> Certificate | None:
+    """The bare certificate; that it cannot be read is for the verification to say."""
+    try:
+        return parse_certificate(read_json(evidence.certificate)) if evidence.certificate else None
+    except VerificationError:
+        return None
 
 
 def rolled_back(batch: Batch | None, certificate_id: str) -> bool:
@@ -62,20 +112,8 @@ def _batch(state: State, certificate: Certificate) -> Batch | None:
         return None
 
 
-def _served_digest(state: State, certificate: Certificate) -> str | None:
-    """Digest of the files that serve, if this certificate is about them."""
-    from expunge.models.serving import model_digest  # with torch: a sweep that has nothing to do needs none
-    from expunge.stages import MODEL_FOLDER
-
-    champion = access.registry(state).champion()
-    folder = state.workspace.build_dir / MODEL_FOLDER
-    if champion is None or champion.version != certificate.model.version or not folder.is_dir():
-        return None
-    return model_digest(folder)
-
-
 def verify_own_ledger(
-    state: State, ledger: Ledger, keys: Keyring | None = None, witnesses: Sequence[Path] = ()
+    state: State, ledger: Ledger, keys: Keyring | None = None, witnesses: Sequence[Mapping[str, Any]] = ()
 ) -> VerificationResult:
     """Verify the workspace's ledger, against the witness that policy names too.
 
@@ -83,12 +121,12 @@ def verify_own_ledger(
         state: The workspace.
         ledger: Its ledger.
         keys: That are trusted; by default the workspace's own, if it has any.
-        witnesses: More of them.
+        witnesses: Envelopes of more of them.
 
     Returns:
         The outcome.
     """
-    found, missing = [read_witness(path) for path in witnesses], []
+    found, missing = list(witnesses), []
     named = state.policy.evidence.witness
     if named is not None and Path(named).exists():
         found.append(read_witness(Path(named)))
@@ -155,10 +193,10 @@ def check_certificates() -> int:
     """
     state = open_state()
     paths = sorted(state.workspace.evidence_dir.glob("c-*/certificate.json"))
-    wrong = []
+    wrong, own = [], OwnEvidence(state)
     for path in paths:
-        certificate = parse_certificate(json.loads(path.read_text(encoding="utf-8")))
-        findings = list(verify_one(state, certificate).findings)
+        certificate = parse_certificate(read_json(path))
+        findings = list(own.verify(find_evidence(path)).findings)
         batch, told = _batch(state, certificate), undone(certificate)
         if told in findings and batch is not None and "certificate_id" in batch.data:
             findings.remove(told)

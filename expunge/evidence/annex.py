@@ -98,13 +98,14 @@ def open_annex(ciphertext: bytes, private_key: Path) -> dict[str, Any]:
         raise WorkspaceError(
             "no auditor key", expected=str(private_key.name), remedy="ask the auditor"
         ) from error
-    except (CryptoError, ValueError) as error:
+    except (CryptoError, ValueError, RecursionError) as error:
         raise VerificationError(
             "the annex cannot be opened",
             expected="the recipient's key and an unchanged annex",
             remedy="check both",
         ) from error
-    assert isinstance(content, dict)
+    if not isinstance(content, dict):
+        raise VerificationError("the annex holds no figures", expected="names with figures")
     return content
 
 

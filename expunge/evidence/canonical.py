@@ -1,6 +1,8 @@
 """Canonical JSON (RFC 8785) and digests: the same evidence has the same bytes everywhere."""
 
 import hashlib
+import json
+from pathlib import Path
 from typing import Any
 
 import rfc8785
@@ -49,3 +51,32 @@ def digest(value: Any) -> str:
         'sha256:44136fa3'
     """
     return f"sha256:{hashlib.sha256(canonical_bytes(value)).hexdigest()}"
+
+
+def read_json(path: Path) -> Any:
+    """Parse evidence strictly: a name that stands twice in an object, NaN and Infinity are refused.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Plain data.
+
+    Raises:
+        VerificationError: If it is not JSON, or JSON that others would read otherwise.
+    """
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        made = dict(pairs)
+        if len(made) != len(pairs):
+            raise ValueError("a name stands twice in one object")
+        return made
+
+    def refuse(constant: str) -> None:
+        raise ValueError(f"{constant} is not a number of JSON")
+
+    try:
+        return json.loads(path.read_bytes(), object_pairs_hook=once, parse_constant=refuse)
+    except (ValueError, RecursionError) as error:
+        got = " ".join(str(error).split())[:100]
+        raise VerificationError(f"{path.name} is not JSON", got=got, remedy="ask for the original") from error

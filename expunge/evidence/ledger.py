@@ -255,7 +255,7 @@ def _check_release(entry: LedgerEntry) -> list[str]:
         return ["a noised release needs sigma > 0 and at least one draw"]
     if not math.isclose(entry.m, entry.error_bound / entry.sigma, rel_tol=_SLACK):
         faults.append("m is not error_bound / sigma")
-    if not math.isclose(entry.composed_m, compose_m([entry.m] * entry.draws), rel_tol=_SLACK):
+    if not math.isclose(entry.composed_m, compose_m([entry.m]) * math.sqrt(entry.draws), rel_tol=_SLACK):
         faults.append("composed m is not the root-sum over its draws")
     if gaussian_delta(entry.epsilon, entry.composed_m) > entry.gaussian_delta * (1 + 1e-6):
         faults.append("epsilon is below what composed m and delta allow")

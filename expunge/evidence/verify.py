@@ -1,40 +1,54 @@
 """Verification: every number that can be recomputed is, and the answer says what is missing."""
 
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
 
-from expunge.errors import InputError
+from expunge.errors import CertificateRefusedError, InputError, VerificationError
 from expunge.evidence.annex import annex_digest
-from expunge.evidence.canonical import digest
 from expunge.evidence.certificate import Certificate, scope_of
-from expunge.evidence.ledger import LedgerEntry, check_ledger
+from expunge.evidence.checked_ledger import CheckedLedger
+from expunge.evidence.ledger import LedgerEntry
 from expunge.evidence.result import VerificationResult
-from expunge.evidence.verify_ledger import verify_ledger
 from expunge.privacy.accountant import compose_m
-from expunge.privacy.bounds import convex_error_bound
+from expunge.privacy.bounds import convex_error_bound, iterated_newton_error_bound
 from expunge.privacy.finetuning import gradient_clipping_m, model_clipping_total
 from expunge.privacy.gaussian import gaussian_delta
 from expunge.privacy.noise import GENERATOR, rounding_m, truncation_delta
 
-__all__ = ["VerificationResult", "undone", "verify_certificate", "verify_ledger"]
-
 _SLACK = 1e-9
+_CLOCKS = timedelta(days=1)  # how far an auditor's clock may be behind the operator's
+_MOST_STEPS = 1_000_000  # of noisy fine-tuning: recomputing more would let a forged certificate keep us busy
+_MOST_NEWTON_STEPS = 100  # policy's own limit
+# Of every mechanism: its guarantee class, and what may bind its error bound.
+_CLASSES: Final = {
+    "retrain": ("exact", ("exact",)),
+    "convex": ("convex", ("theorem",)),
+    "newton": ("conditional", ("theorem", "ball")),
+    "output-perturbation": ("unconditional", ("ball",)),
+    "noisy-finetune": ("unconditional", ("ball",)),
+}
+_EARLIER_GENERATORS = (  # certificates with them are charged what they state
+    "ChaCha20 keyed with 256 bits from the operating system; sum of 4 inverse-CDF draws; float64",
+    "ChaCha20 keyed with 256 bits from the operating system; sum of 4 inverse-CDF draws; float64, "
+    "rounded to a public grid",
+)
 
 
 def verify_certificate(
     certificate: Certificate,
     *,
-    ledger: Sequence[LedgerEntry] | None = None,
+    ledger: CheckedLedger | Sequence[LedgerEntry] | None = None,
     annex: bytes | None = None,
     model_digest: str | None = None,
     rolled_back: bool = False,
 ) -> VerificationResult:
-    """Recompute everything a certificate states.
+    """Recompute everything a certificate states; who signed it is asked elsewhere.
 
     Args:
         certificate: The certificate.
-        ledger: The lineage's ledger, if at hand.
+        ledger: The lineage's ledger, if at hand; checked already where it serves many certificates.
         annex: The sealed annex, if at hand.
         model_digest: Digest of the model's files, if at hand.
         rolled_back: Whether its release is known to have been undone; a ledger tells from the next release on.
@@ -42,22 +56,32 @@ def verify_certificate(
     Returns:
         The outcome.
     """
-    findings = [*_check_guarantee(certificate), *_check_statements(certificate)]
-    missing, checked = (
-        ["signatures (not part of this version)"],
-        ["structure", "epsilon from error bound, sigma, delta"],
-    )
+    findings = [
+        *_check_guarantee(certificate),
+        *_check_sequence(certificate),
+        *_check_statements(certificate),
+    ]
+    missing: list[str] = []
+    checked = ["structure", "epsilon from error bound, sigma, delta"]
     if ledger is None:
         missing.append("ledger: the sequential position was not checked")
     else:
-        findings += _check_against_ledger(certificate, ledger)
-        checked.append("ledger chain, and this certificate's entry in it")
-        purge = next((e for e in ledger if e.kind == "purge" and e.batch == certificate.batch), None)
+        known = ledger if isinstance(ledger, CheckedLedger) else CheckedLedger.of(ledger)
+        findings += [f"ledger: {fault}" for fault in known.outcome.findings]
+        missing += [f"ledger: {line}" for line in known.outcome.missing]
+        checked += [f"ledger: {line}" for line in known.outcome.checked]
+        try:
+            findings += known.disagreements(certificate)
+        except VerificationError as error:
+            findings.append(str(error))
+        checked.append("this certificate's entry in the ledger, field by field")
+        rolled_back = rolled_back or certificate.certificate_id in known.undone
+        purge = known.purges.get(certificate.batch)
         if purge is None:
             missing.append("purge entry: superseded bytes are not yet proved gone")
         elif kept := purge.details.get("kept"):
             missing.append(f"purge: {len(kept)} objects were kept, because another dataset needs them")
-    if rolled_back or any(_names(e.details.get("rolled_back"), certificate) for e in ledger or ()):
+    if rolled_back:
         findings.append(undone(certificate))
     if annex is None:
         missing.append("sealed annex: its digest was not checked")
@@ -87,47 +111,76 @@ def undone(certificate: Certificate) -> str:
     return f"undone: version {number} was rolled back; the version before it served again"
 
 
-def _names(releases: Any, certificate: Certificate) -> bool:
-    named = releases if isinstance(releases, list) else []
-    return any(isinstance(r, dict) and r.get("certificate_id") == certificate.certificate_id for r in named)
+def noise_share(certificate: Certificate) -> float:
+    """What the finite precision of the noise takes of the error bound; certificates before it was charged have none.
+
+    Args:
+        certificate: The certificate.
+
+    Returns:
+        In weight units.
+    """
+    stated = constants_of(certificate).get("rounding_m")
+    if stated is None and certificate.noise in _EARLIER_GENERATORS:
+        return 0.0
+    return max(stated or 0.0, rounding_m(certificate.parameters)) * certificate.sigma
 
 
-def _check_guarantee(certificate: Certificate) -> list[str]:
+def constants_of(certificate: Certificate) -> dict[str, float]:
+    """A certificate's constants that have a number.
+
+    Args:
+        certificate: The certificate.
+
+    Returns:
+        Values by name.
+    """
+    return {c.name: c.value for c in certificate.constants if c.value is not None}
+
+
+def _check_guarantee(certificate: Certificate) -> Iterator[str]:
     c, s = certificate, certificate.sequential
-    if c.guarantee == "exact":
-        exact = c.epsilon == c.delta == c.sigma == c.error_bound.value == 0 and c.mechanism == "retrain"
-        return (
-            []
-            if exact
-            else ["an exact certificate states epsilon = delta = sigma = error bound = 0, by retraining"]
+    guarantee, bindings = _CLASSES.get(c.mechanism, (None, ()))
+    if c.guarantee != guarantee or c.error_bound.binding not in bindings:
+        yield (
+            f"the mechanism {c.mechanism} does not give the class {c.guarantee} with a bound of the kind "
+            f"{c.error_bound.binding}"
         )
+    if c.guarantee == "exact":
+        if not c.epsilon == c.delta == c.gaussian_delta == c.sigma == c.error_bound.value == 0:
+            yield "an exact certificate states epsilon = delta = sigma = error bound = 0, by retraining"
+        return
     if c.sigma <= 0 or s.draws < 1:
-        return ["a noised release needs sigma > 0 and at least one draw"]
-    findings = []
-    composed = compose_m([c.error_bound.value / c.sigma] * s.draws)
+        yield "a noised release needs sigma > 0 and at least one draw"
+        return
+    if c.noise != GENERATOR and c.noise not in _EARLIER_GENERATORS:
+        yield "the noise is of a generator that nobody has accounted for"
+    composed = compose_m([c.error_bound.value / c.sigma]) * math.sqrt(s.draws)
     if not math.isclose(s.composed_m, composed, rel_tol=_SLACK):
-        findings.append(f"composed m {s.composed_m:.6g} where {composed:.6g} is recomputed")
+        yield f"composed m {s.composed_m:.6g} where {composed:.6g} is recomputed"
     if gaussian_delta(c.epsilon, composed) > c.gaussian_delta * (1 + 1e-6):
-        findings.append("epsilon is below what the error bound, sigma, draws and delta allow")
-    if c.delta < (c.gaussian_delta + s.draws * _generator_share(c)) * (1 - 1e-15):  # but for the last digit
-        findings.append("delta is below the shares of the Gaussian mechanism and of the noise generator")
+        yield "epsilon is below what the error bound, sigma, draws and delta allow"
+    try:
+        if c.delta < (c.gaussian_delta + s.draws * _generator_share(c)) * (
+            1 - 1e-15
+        ):  # but for the last digit
+            yield "delta is below the shares of the Gaussian mechanism and of the noise generator"
+    except ValueError:
+        yield "the generator's share of delta cannot be recomputed from the constants"
     if not math.isclose(s.composed_epsilon, c.epsilon, rel_tol=_SLACK) or s.composed_delta != c.delta:
-        findings.append("the sequential figures differ from epsilon and delta")
+        yield "the sequential figures differ from epsilon and delta"
     bound = _bound_from_constants(c)
     if bound is not None and c.mechanism != "noisy-finetune":  # whose m has rounding in it already
-        bound += _rounding_share(c)
+        bound += noise_share(c)
     if bound is None:
-        findings.append("the error bound cannot be recomputed from the constants")
-    elif bound > c.error_bound.value * (1 + _SLACK):
-        findings.append(
-            f"the constants give an error bound of {bound:.6g}, above the stated {c.error_bound.value:.6g}"
-        )
-    return findings
+        yield "the error bound cannot be recomputed from the constants"
+    elif not bound <= c.error_bound.value * (1 + _SLACK):
+        yield f"the constants give an error bound of {bound:.6g}, above the stated {c.error_bound.value:.6g}"
 
 
 def _bound_from_constants(certificate: Certificate) -> float | None:
     """What the public constants alone prove; the realised part is in the annex."""
-    values = {c.name: c.value for c in certificate.constants if c.value is not None}
+    values = constants_of(certificate)
     try:
         if certificate.mechanism == "convex":
             return convex_error_bound(
@@ -136,90 +189,140 @@ def _bound_from_constants(certificate: Certificate) -> float | None:
                 strong_convexity=values["l2"],
             )
         if certificate.mechanism == "newton":
-            # N1 depends on the data: it was enforced at the release, and its figure is in the annex.
-            return 2 * values["norm_bound"] if certificate.error_bound.binding == "ball" else 0.0
+            if certificate.error_bound.binding == "ball":
+                return 2 * values["norm_bound"]
+            # N1 depends on the data: it was enforced at the release, and its figures are in the annex. But no data
+            # give less than this: the damping exceeds the Hessian's norm, so the damped one is below twice of it.
+            return iterated_newton_error_bound(
+                hessian_lipschitz=values["hessian_lipschitz"],
+                norm_bound=values["norm_bound"],
+                damping=values["damping"],
+                gradient_bound=values["gradient_bound"],
+                steps=[(0.0, 2 * values["damping"])] * _MOST_NEWTON_STEPS,
+            )[0]
         if certificate.mechanism == "output-perturbation":
             return 2 * values["norm_bound"]
-        if certificate.mechanism == "noisy-finetune" and "contraction" not in values:
-            return certificate.sigma * gradient_clipping_m(
-                certificate.sigma,
-                size=certificate.parameters,
-                norm_bound=values["norm_bound"],
-                clip=values["clip"],
-                learning_rate=values["learning_rate"],
-                decay=values["decay"],
-                steps=int(values["steps"]),
-            )
         if certificate.mechanism == "noisy-finetune":
-            delta = model_clipping_total(
-                certificate.epsilon,
-                certificate.gaussian_delta,
-                size=certificate.parameters,
-                norm_bound=values["norm_bound"],
-                sigma=certificate.sigma,
-                steps=int(values["steps"]),
-            )
-            within = delta <= certificate.gaussian_delta * (1 + _SLACK) and certificate.sequential.draws == 1
-            return 0.0 if within else math.inf
-    except (KeyError, InputError):
+            return _finetuning_bound(certificate, values)
+    except (KeyError, ValueError, OverflowError, InputError, CertificateRefusedError):
         return None
     return None
 
 
-def _rounding_share(certificate: Certificate) -> float:
-    """What the finite precision of the noise takes of the error bound; certificates before it was charged have none."""
-    stated = {c.name: c.value for c in certificate.constants}.get("rounding_m")
-    if stated is None:
-        return 0.0
-    return max(stated, rounding_m(certificate.parameters)) * certificate.sigma
+def _finetuning_bound(certificate: Certificate, values: dict[str, float]) -> float:
+    steps = _steps(values)
+    if "contraction" not in values:
+        return certificate.sigma * gradient_clipping_m(
+            certificate.sigma,
+            size=certificate.parameters,
+            norm_bound=values["norm_bound"],
+            clip=values["clip"],
+            learning_rate=values["learning_rate"],
+            decay=values["decay"],
+            steps=steps,
+        )
+    delta = model_clipping_total(
+        certificate.epsilon,
+        certificate.gaussian_delta,
+        size=certificate.parameters,
+        norm_bound=values["norm_bound"],
+        sigma=certificate.sigma,
+        steps=steps,
+    )
+    within = delta <= certificate.gaussian_delta * (1 + _SLACK) and certificate.sequential.draws == 1
+    return 0.0 if within else math.inf
+
+
+def _steps(values: dict[str, float]) -> int:
+    steps = values.get("steps", 1.0)
+    if not 1 <= steps <= _MOST_STEPS:
+        raise ValueError(f"{steps} steps")
+    return int(steps)
 
 
 def _generator_share(certificate: Certificate) -> float:
     """What one draw's generator takes of delta; that of an earlier version is charged what its certificate states."""
-    values = {c.name: c.value for c in certificate.constants if c.value is not None}
+    values = constants_of(certificate)
     stated = values.get("generator_delta", 0.0)
-    if certificate.noise != GENERATOR:
+    if certificate.noise in _EARLIER_GENERATORS:
         return stated
-    steps = int(values.get("steps", 1)) if certificate.mechanism == "noisy-finetune" else 1
+    steps = _steps(values) if certificate.mechanism == "noisy-finetune" else 1
     return max(stated, truncation_delta(certificate.parameters * steps, certificate.epsilon))
 
 
-def _check_statements(certificate: Certificate) -> list[str]:
+def _check_sequence(certificate: Certificate) -> Iterator[str]:
+    c, s, limits = certificate, certificate.sequential, certificate.sequential.limits
+    if c.guarantee == "exact":
+        if any(
+            (s.step, s.accumulated_error, s.uniform_error, s.composed_m, s.composed_epsilon, s.composed_delta)
+        ):
+            yield "an exact training starts the sequential account anew: every figure of it is 0"
+        return
+    most = s.step * s.uniform_error * (1 + _SLACK)
+    least = c.error_bound.value * (1 - _SLACK)
+    if (
+        s.step < 1
+        or not least <= s.uniform_error
+        or not s.uniform_error * (1 - _SLACK) <= s.accumulated_error <= most
+    ):
+        yield (
+            "the sequential figures are impossible: error bound <= uniform error <= accumulated error <= step times "
+            "uniform error"
+        )
+    within = (
+        s.step <= limits.releases,
+        s.accumulated_error <= limits.accumulated_error * (1 + _SLACK),
+        s.composed_epsilon <= limits.composed_epsilon * (1 + _SLACK),
+    )
+    if not all(within):
+        yield "the lineage's sequential limits are exceeded"
+
+
+def _check_statements(certificate: Certificate) -> Iterator[str]:
     c = certificate
-    findings = []
     absent = [line for line in scope_of(c.guarantee) if line not in c.scope]
     if absent:
-        findings.append(
-            f"the scope leaves out {len(absent)} statement(s) that every {c.guarantee} certificate makes"
-        )
-    admitted = c.admitted
-    vacuous = (
-        c.epsilon > admitted.get("epsilon", 0.0)
-        or c.delta > admitted.get("delta", 0.0)
-        or c.guarantee not in admitted.get("classes", [])
-    )
-    if vacuous != c.vacuous:
-        findings.append("the statement whether it is vacuous does not agree with the policy it names")
+        yield f"the scope leaves out {len(absent)} statement(s) that every {c.guarantee} certificate makes"
+    if c.guarantee in ("convex", "conditional") and not c.assumptions:
+        yield f"a {c.guarantee} certificate states what it assumes, and this one states nothing"
+    yield from _check_constants(c)
+    if _vacuous(c) != c.vacuous:
+        yield "the statement whether it is vacuous does not agree with the policy it names"
     if not all(gate.passed for gate in c.validation.gates):
-        findings.append("a validation gate was not passed")
+        yield "a validation gate was not passed"
     if not c.coverage:
-        findings.append("the coverage map is empty")
-    return findings
+        yield "the coverage map is empty"
+    if c.model.version is not None and c.model.version <= c.model.parent_version:
+        yield "the model's version is not above its parent's"
+    try:
+        issued = datetime.fromisoformat(c.issued_at)
+        if issued > datetime.now(UTC) + _CLOCKS:
+            yield "it is issued in the future"
+    except (ValueError, TypeError):  # no date, or without a time zone
+        yield "issued_at is no ISO 8601 date with a time zone"
 
 
-def _check_against_ledger(certificate: Certificate, ledger: Sequence[LedgerEntry]) -> list[str]:
-    findings = [f"ledger: {fault}" for fault in check_ledger(ledger)]
-    entry = next((e for e in ledger if e.certificate_id == certificate.certificate_id), None)
-    if entry is None:
-        return [*findings, "the ledger has no entry for this certificate"]
-    if entry.certificate_digest != digest(certificate.to_json()):
-        findings.append(
-            "the certificate's digest is not the one in the ledger: it was changed after it was issued"
-        )
-    stated = (certificate.sequential.step, certificate.sequential.accumulated_error, certificate.epsilon)
-    if not all(
-        math.isclose(a, b, rel_tol=_SLACK)
-        for a, b in zip(stated, (entry.step, entry.accumulated_error, entry.epsilon), strict=True)
-    ):
-        findings.append("the certificate's sequential position differs from the ledger's")
-    return findings
+def _check_constants(c: Certificate) -> Iterator[str]:
+    names = [constant.name for constant in c.constants]
+    if len(set(names)) != len(names):
+        yield "a constant is stated twice"
+    for name, stated in (("sigma", c.sigma), ("error_bound", c.error_bound.value)):
+        if constants_of(c).get(name, stated) != stated:
+            yield f"the constant {name} is another than the {name.replace('_', ' ')} of the certificate"
+    for constant in c.constants:
+        if constant.value is not None and not 0 <= constant.value < math.inf:
+            yield f"the constant {constant.name} is not a finite number from 0 on"
+        if constant.name in ("hessian_lipschitz", "gradient_bound") and constant.provenance != "assumed":
+            yield f"the constant {constant.name} of a deep network is assumed, whatever else is stated of it"
+
+
+def _vacuous(c: Certificate) -> bool:
+    """By the policy that it names; one that says nothing admits nothing."""
+
+    def limit(name: str) -> float:
+        value: Any = c.admitted.get(name)
+        return float(value) if isinstance(value, int | float) else 0.0
+
+    classes = c.admitted.get("classes")
+    admitted = c.guarantee in classes if isinstance(classes, list) else False
+    return not (admitted and c.epsilon <= limit("epsilon") and c.delta <= limit("delta"))

@@ -3,7 +3,6 @@
 ``_load_pyfunc`` is the entry point that MLflow's python_function flavour looks for.
 """
 
-import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +15,9 @@ from torch import Tensor
 
 from expunge.datasets.preprocessing import Preprocessing, encode_features
 from expunge.errors import DatasetError
+from expunge.evidence.model_files import MODEL_FILE, WEIGHTS_FILE, model_digest
 from expunge.models.predictor import predict_logits
 from expunge.models.spec import ModelSpec
-
-WEIGHTS_FILE = "weights.safetensors"
-MODEL_FILE = "model.json"
 
 
 @dataclass(frozen=True)
@@ -127,21 +124,6 @@ def load_model(folder: Path, search: Path | None = None) -> SavedModel:
             got=f"{type(error).__name__}: {error}",
             remedy="run `expunge train`, or restore the folder",
         ) from error
-
-
-def model_digest(folder: Path) -> str:
-    """SHA-256 over the names and SHA-256 digests of a model's files.
-
-    Args:
-        folder: A model's folder.
-
-    Returns:
-        ``sha256:`` and 64 hexadecimal digits.
-    """
-    outer = hashlib.sha256()
-    for name in (MODEL_FILE, WEIGHTS_FILE):
-        outer.update(f"{name} {hashlib.sha256((folder / name).read_bytes()).hexdigest()}\n".encode())
-    return f"sha256:{outer.hexdigest()}"
 
 
 def _load_pyfunc(path: str) -> SavedModel:

@@ -10,13 +10,15 @@ import pytest
 from expunge.database import open_database
 from expunge.errors import VerificationError, WorkspaceError
 from expunge.evidence.annex import PRIVATE_NAME, create_auditor_keys, open_annex, seal
+from expunge.evidence.bundle import Trust, Verifier, find_evidence
 from expunge.evidence.canonical import canonical_bytes, digest
 from expunge.evidence.certificate import parse_certificate, scope_of
-from expunge.evidence.keys import SigningKeys
+from expunge.evidence.keys import SigningKeys, load_keyring
 from expunge.evidence.ledger import check_ledger, parse_entries
 from expunge.evidence.ledger_file import Ledger, parse_ledger
 from expunge.evidence.store import LedgerStore
-from expunge.evidence.verify import verify_certificate, verify_ledger
+from expunge.evidence.verify import verify_certificate
+from expunge.evidence.verify_ledger import verify_ledger
 from expunge.privacy.gaussian import gaussian_m
 from expunge.privacy.noise import GENERATOR, truncation_delta
 
@@ -97,6 +99,9 @@ def issue(store, content):
         batch=content["batch"],
         certificate_id=content["certificate_id"],
         certificate_digest=digest(content),
+        model_digest=content["model"]["digest"],
+        dataset_md5=content["dataset"]["after"]["md5"],
+        records_removed=content["forget"]["records"],
         mechanism="convex",
         guarantee="convex",
         error_bound=BOUND,
@@ -112,7 +117,12 @@ def issue(store, content):
 
 @pytest.fixture
 def ledger(store):
-    store.append(LINEAGE, kind="opening", issued_at="2026-01-01T00:00:00+00:00")
+    store.append(
+        LINEAGE,
+        kind="opening",
+        issued_at="2026-01-01T00:00:00+00:00",
+        model_digest="sha256:" + "c" * 64,
+    )
     issue(store, certificate_content())
     issue(store, certificate_content(step=2, accumulated=2 * BOUND))
     store.append(LINEAGE, kind="purge", issued_at="2026-01-01T00:00:00+00:00", batch="b-1")
@@ -216,6 +226,10 @@ def test_an_exact_certificate_states_zero():
     }
     content |= {"sigma": 0.0, "scope": scope_of("exact")}
     content["error_bound"] |= {"value": 0.0, "binding": "exact"}
+    content["constants"] = []
+    assert not verify_certificate(parse_certificate(content)).verified  # its account has to start anew
+    zero = ("step", "accumulated_error", "uniform_error", "composed_m", "composed_epsilon", "composed_delta")
+    content["sequential"] |= dict.fromkeys(zero, 0)
     assert verify_certificate(parse_certificate(content)).verified
     content["epsilon"] = 1e-9
     assert not verify_certificate(parse_certificate(content)).verified
@@ -315,13 +329,28 @@ GOLDEN = Path(__file__).parents[1] / "golden"
 
 
 def test_golden_evidence_still_verifies():
-    """Evidence of every version ever issued, kept for ever."""
+    """Evidence of every version ever issued, kept for ever; signed evidence with the keys of its auditor."""
     folders = sorted(GOLDEN.glob("certificate-v*"))
-    assert folders
+    assert len(folders) >= 7
     for folder in folders:
-        content = json.loads((folder / "certificate.json").read_text())
-        ledger = parse_ledger(json.loads((folder / "ledger.json").read_text())).entries
-        outcome = verify_certificate(
-            parse_certificate(content), ledger=ledger, annex=(folder / "annex.sealed").read_bytes()
-        )
+        held = folder / "auditor"
+        trust = Trust()
+        if held.is_dir():
+            trust = Trust(load_keyring(held / "trusted-keys.json"), annex_key=held / "annex.key")
+        model = folder / "model"
+        outcome = Verifier(trust).verify(find_evidence(folder), model=model if model.is_dir() else None)
         assert outcome.verified, outcome.findings
+        unsigned = "signature (no key given: --key)" in outcome.missing
+        assert unsigned is not held.is_dir()
+        assert "digest of the sealed annex" in outcome.checked
+        if held.is_dir():
+            assert any(line.startswith("signature by key") for line in outcome.checked)
+            assert "annex: the realised error is within the bound" in outcome.checked
+            assert any(line.startswith("model.sig, by key") for line in outcome.checked) is model.is_dir()
+
+
+def test_golden_evidence_that_nobody_signed_fails_once_a_key_is_given(tmp_path):
+    """Otherwise taking the signature away would pass."""
+    keys = load_keyring(GOLDEN / "certificate-v1-signed-convex" / "auditor" / "trusted-keys.json")
+    outcome = Verifier(Trust(keys)).verify(find_evidence(GOLDEN / "certificate-v1-convex"))
+    assert any("nobody signed this" in finding for finding in outcome.findings)

@@ -1,0 +1,149 @@
+"""A ledger checked once and looked up many times: what it says of each certificate."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from expunge.errors import VerificationError
+from expunge.evidence.canonical import digest
+from expunge.evidence.certificate import Certificate
+from expunge.evidence.ledger import LedgerEntry, check_ledger
+from expunge.evidence.result import VerificationResult
+
+_SLACK = 1e-9  # relative: evidence passes through decimal text
+_TRAINED = ("opening", "release", "retraining")
+
+
+@dataclass(frozen=True)
+class CheckedLedger:
+    """A lineage's ledger with its faults found and its entries by certificate and batch.
+
+    Args:
+        outcome: Of its verification.
+        releases: Entries of releases and retrainings, by certificate id.
+        purges: The entry that proves a batch's purge, by batch.
+        models: The first entry of each model, by digest.
+        undone: Certificate ids of releases that were rolled back.
+    """
+
+    outcome: VerificationResult
+    releases: Mapping[str, Sequence[LedgerEntry]]
+    purges: Mapping[str, LedgerEntry]
+    models: Mapping[str, LedgerEntry]
+    undone: frozenset[str]
+
+    @classmethod
+    def of(cls, entries: Sequence[LedgerEntry], outcome: VerificationResult | None = None) -> "CheckedLedger":
+        """Check a ledger's chain and arithmetic and index it.
+
+        Args:
+            entries: In order.
+            outcome: Of a verification of it; the entries alone are checked here otherwise.
+
+        Returns:
+            The ledger.
+        """
+        releases: dict[str, list[LedgerEntry]] = {}
+        purges: dict[str, LedgerEntry] = {}
+        models: dict[str, LedgerEntry] = {}
+        undone: set[str] = set()
+        for entry in entries:
+            if entry.kind in ("release", "retraining") and entry.certificate_id is not None:
+                releases.setdefault(entry.certificate_id, []).append(entry)
+            if entry.kind == "purge" and entry.batch is not None:
+                purges.setdefault(entry.batch, entry)
+            if entry.kind in _TRAINED and entry.model_digest is not None:
+                models.setdefault(entry.model_digest, entry)
+            undone |= set(_named(entry.details.get("rolled_back")))
+        outcome = outcome or VerificationResult(
+            tuple(check_ledger(entries)), checked=("chain and sequential arithmetic",)
+        )
+        return cls(outcome, releases, purges, models, frozenset(undone))
+
+    def disagreements(self, certificate: Certificate) -> Iterator[str]:
+        """What the ledger says otherwise than a certificate, field by field.
+
+        Args:
+            certificate: The certificate.
+
+        Yields:
+            Findings in words.
+        """
+        entries = self.releases.get(certificate.certificate_id, ())
+        if not entries:
+            yield "the ledger has no entry for this certificate"
+            return
+        if len(entries) > 1:
+            yield f"the ledger has {len(entries)} entries for this certificate"
+        entry = entries[0]
+        if entry.certificate_digest != digest(certificate.to_json()):
+            yield "the certificate's digest is not the one in the ledger: it was changed after it was issued"
+        differ = [name for name, one, other in _pairs(certificate, entry) if not _same(one, other)]
+        if differ:
+            yield f"the certificate and its ledger entry {entry.sequence} differ in {', '.join(differ)}"
+        parent = self.models.get(certificate.model.parent_digest)
+        if parent is None or parent.sequence >= entry.sequence:
+            yield "the parent's digest is that of no earlier model in the ledger"
+        elif _moment(parent.issued_at) > _moment(certificate.issued_at):
+            yield "the certificate was issued before the model that it starts from"
+        purge = self.purges.get(certificate.batch)
+        if purge is not None:
+            yield from _check_purge(purge, certificate)
+
+
+def _pairs(c: Certificate, e: LedgerEntry) -> list[tuple[str, Any, Any]]:
+    s = c.sequential
+    return [
+        ("kind", "retraining" if c.guarantee == "exact" else "release", e.kind),
+        ("lineage", c.model.name, e.lineage),
+        ("batch", c.batch, e.batch),
+        ("issued_at", c.issued_at, e.issued_at),
+        ("model digest", c.model.digest, e.model_digest),
+        ("dataset md5", c.dataset.after.md5, e.dataset_md5),
+        ("records", c.forget.records, e.records_removed),
+        ("mechanism", c.mechanism, e.mechanism),
+        ("guarantee", c.guarantee, e.guarantee),
+        ("error bound", c.error_bound.value, e.error_bound),
+        ("sigma", c.sigma, e.sigma),
+        ("m", c.error_bound.value / c.sigma if c.sigma else 0.0, e.m),
+        ("draws", s.draws, e.draws),
+        ("composed m", s.composed_m, e.composed_m),
+        ("epsilon", c.epsilon, e.epsilon),
+        ("Gaussian delta", c.gaussian_delta, e.gaussian_delta),
+        ("delta", c.delta, e.delta),
+        ("step", s.step, e.step),
+        ("accumulated error", s.accumulated_error, e.accumulated_error),
+        ("uniform error", s.uniform_error, e.uniform_error),
+    ]
+
+
+def _same(one: Any, other: Any) -> bool:
+    if isinstance(one, float) and isinstance(other, float):
+        return math.isclose(one, other, rel_tol=_SLACK)
+    return bool(one == other)
+
+
+def _check_purge(purge: LedgerEntry, certificate: Certificate) -> Iterator[str]:
+    scan = purge.details.get("scan")
+    if isinstance(scan, dict) and scan.get("clean") is not True:
+        yield f"the purge entry {purge.sequence} states a residue scan that was not clean"
+    if _moment(purge.issued_at) < _moment(certificate.issued_at):
+        yield f"the purge entry {purge.sequence} is dated before the certificate that it follows"
+
+
+def _moment(text: str) -> datetime:
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise VerificationError("a date is malformed", expected="ISO 8601", got=text[:40]) from error
+    if moment.tzinfo is None:
+        raise VerificationError("a date names no time zone", expected="ISO 8601 with one", got=text[:40])
+    return moment
+
+
+def _named(releases: Any) -> Iterator[str]:
+    for one in releases if isinstance(releases, list) else []:
+        if isinstance(one, dict) and isinstance(one.get("certificate_id"), str):
+            yield one["certificate_id"]

@@ -1,0 +1,138 @@
+"""A model's folder held against the certificate that is said to be of it."""
+
+import importlib
+import logging
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from expunge import progress
+from expunge.errors import InputError, VerificationError
+from expunge.evidence.certificate import Certificate
+from expunge.evidence.keys import PublicKey
+from expunge.evidence.model_files import (
+    MODEL_FILES,
+    combined_digest,
+    file_digest,
+    read_weights,
+    stated_spec,
+)
+from expunge.evidence.result import VerificationResult
+from expunge.evidence.verify import constants_of
+from expunge.privacy.noise import GENERATOR, release_step
+
+MODEL_SIGNATURE_FILE: Final = "model.sig"
+# Constants that are the model's own, by mechanism; those of the other mechanisms are policy's.
+_OF_THE_MODEL: Final = {
+    "convex": ("l2", "gradient_tolerance", "rounding_allowance"),
+    "newton": ("l2", "norm_bound"),
+    "retrain": ("seed",),
+}
+
+
+def verify_model(
+    folder: Path, certificate: Certificate, signed: Mapping[str, str] | None
+) -> tuple[VerificationResult, str | None]:
+    """Digest a model's files, a piece at a time, and read what they say of themselves.
+
+    Args:
+        folder: Of the model.
+        certificate: That should be of it.
+        signed: SHA-256 of each file by name, as they were signed; None where nothing was.
+
+    Returns:
+        The outcome, and the model's digest if all files are there.
+
+    Raises:
+        InputError: If there is no folder.
+    """
+    if not folder.is_dir():
+        raise InputError("no such folder", expected=f"one with {' and '.join(MODEL_FILES)}", got=str(folder))
+    there = {path.name for path in folder.iterdir()} - {MODEL_SIGNATURE_FILE}
+    findings = [f"model: {name} is missing" for name in MODEL_FILES if name not in there]
+    findings += [
+        f"model: {name} is not among the files of a model" for name in sorted(there - set(MODEL_FILES))
+    ]
+    digests = {}
+    for done, name in enumerate(name for name in MODEL_FILES if name in there):
+        progress.report("digest of the model's files", done, len(MODEL_FILES))
+        try:
+            digests[name] = file_digest(folder / name)
+        except OSError as error:
+            raise InputError("a model's file cannot be read", expected="a file", got=name) from error
+        if signed is not None and signed.get(name) != digests[name]:
+            findings.append(f"model: {name} is not the file that was signed")
+    if len(digests) < len(MODEL_FILES):
+        return VerificationResult(tuple(findings)), None
+    checked = []
+    try:
+        findings += (said := _disagreements(folder, certificate))
+        if not said:
+            checked.append(
+                "number of weights, their grid, and constants of the objective, in the model's files"
+            )
+    except (VerificationError, InputError) as error:
+        findings.append(f"model: {error}")
+    return VerificationResult(tuple(findings), checked=tuple(checked)), combined_digest(digests)
+
+
+def _disagreements(folder: Path, certificate: Certificate) -> list[str]:
+    found, spec = [], stated_spec(folder)
+    # Noised weights are released as they are by this mechanism alone: what was not noised lies on no grid.
+    noised = certificate.mechanism == "convex" and certificate.noise == GENERATOR and certificate.sigma > 0
+    step, count, on_grid = release_step(certificate.sigma) if noised else None, 0, True
+    for piece in read_weights(folder):
+        count += len(piece)
+        on_grid = on_grid and (step is None or bool((piece / step == np.rint(piece / step)).all()))
+    if count != certificate.parameters:
+        found.append("model: the number of weights is another than the certificate's")
+    if not on_grid:
+        found.append("model: its weights are not on the grid of the noise that the certificate states")
+    values = constants_of(certificate)
+    for name in _OF_THE_MODEL.get(certificate.mechanism, ()):
+        if name in values and spec.get(name) != values[name]:
+            found.append(f"model: its {name} is another than the certificate's")
+    if certificate.mechanism == "convex" and spec.get("linearize") is not True:
+        found.append("model: it is not linearised, so that its objective is not convex by construction")
+    return found
+
+
+def verify_model_signature(folder: Path, signature: Path, keys: Sequence[PublicKey]) -> VerificationResult:
+    """Verify the OpenSSF form of a model's signature.
+
+    Args:
+        folder: Of the model.
+        signature: model.sig.
+        keys: That are trusted for models.
+
+    Returns:
+        The outcome; what is missing where the library for it is not installed, or no key is known.
+    """
+    name = MODEL_SIGNATURE_FILE
+    if not keys:
+        return VerificationResult((), missing=(f"{name} was not checked (no key for models given)",))
+    try:
+        verifying: Any = importlib.import_module("model_signing.verifying")
+    except ModuleNotFoundError:
+        told = f"{name} was not checked (pip install model-signing); the signed certificate's digests were"
+        return VerificationResult((), missing=(told,))
+    logging.getLogger("model_signing").setLevel(logging.CRITICAL)
+    reasons = []
+    with tempfile.TemporaryDirectory() as place:
+        pem = Path(place) / "key.pem"
+        for key in reversed(keys):  # the newest first
+            pem.write_text(key.public, encoding="utf-8")
+            # a file that nobody signed is found by its name, so that model.sig may lie among the others
+            config = (
+                verifying.Config().use_elliptic_key_verifier(public_key=pem).set_ignore_unsigned_files(True)
+            )
+            try:
+                config.verify(folder, signature)
+            except Exception as error:  # whatever a damaged file makes the library raise
+                reasons.append(" ".join(str(error).split())[:150] or type(error).__name__)
+                continue
+            return VerificationResult((), checked=(f"{name}, by key {key.keyid[:16]}",))
+    return VerificationResult((f"{name} does not hold: {reasons[0]}",))
