@@ -1,6 +1,5 @@
 """Commands on the ledger."""
 
-import json as json_text
 from pathlib import Path
 from typing import Annotated, Any
 
