@@ -1,6 +1,5 @@
 """Headless Chromium, driven by what a person sees: links are found by their text and clicked."""
 
-import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -17,7 +16,7 @@ from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import WebDriverWait
 
 CHROMIUM, DRIVER = shutil.which("chromium") or shutil.which("google-chrome"), shutil.which("chromedriver")
-PATIENCE_S = 60
+PATIENCE_S = 90
 OPTIONS = (
     "--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage", "--window-size=1280,900",
@@ -54,18 +53,32 @@ class Browser:
     def sees(self, *texts: str) -> None:
         self.until(lambda: all(text in self.text() for text in texts), f"no {texts}")
 
-    def click(self, text: str, within: str = "a") -> None:
-        """Click what says this; the page scrolls to it."""
+    def click(self, text: str) -> None:
+        """Click what says this, the innermost; MLflow opens links of a description in a tab of their own: go there."""
+        before = self.driver.window_handles
+        saying = f"//body//*[normalize-space()='{text}']"
 
         def clicked() -> bool:
-            for element in self.driver.find_elements(By.CSS_SELECTOR, within):
-                if element.text.strip() == text and element.is_displayed():
-                    self.driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", element)
-                    element.click()
-                    return True
-            return False
+            found = self.driver.find_elements(By.XPATH, saying)
+            if not found:
+                return False
+            self.driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", found[-1])
+            blank = self.driver.execute_script(
+                "return arguments[0].closest('a')?.target == '_blank'", found[-1]
+            )
+            found[-1].click()
+            if blank:
+                WebDriverWait(self.driver, PATIENCE_S).until(lambda d: len(d.window_handles) > len(before))
+                (fresh,) = set(self.driver.window_handles) - set(before)
+                self.driver.switch_to.window(fresh)
+            return True
 
         self.until(clicked, f"nothing to click says {text!r}")
+
+    def back_to(self, tab: str) -> None:
+        """Close the tab that a click opened."""
+        self.driver.close()
+        self.driver.switch_to.window(tab)
 
     def frame(self, read: Callable[[], Any], what: str) -> Any:
         """What a frame of the page shows."""
@@ -83,7 +96,7 @@ class Browser:
         return self.until(looked, what)
 
     def picture(self) -> WebElement:
-        """A picture that was loaded."""
+        """A picture that was drawn."""
         script = (
             "return [...document.images].find(i => i.complete && i.naturalWidth > 300 && i.offsetWidth > 300)"
         )
@@ -111,8 +124,3 @@ def browser(profile: Path) -> Iterator[Browser]:
         yield Browser(driver, Path(kept) if kept else None)
     finally:
         driver.quit()
-
-
-def as_json(text: str) -> Any:
-    """A document that a page shows, line numbers and the like apart."""
-    return json.loads(text[text.index("{") : text.rindex("}") + 1])
