@@ -4,6 +4,7 @@ import importlib.metadata
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -61,12 +62,10 @@ def modules() -> list[str]:
     return [*named, "cli", "expunge", "flows", "tasks"]
 
 
-def alone(*arguments: str) -> subprocess.CompletedProcess[str]:
+def alone(*arguments: str, cwd: Path = Path("/")) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-c", ALONE, json.dumps(modules()), *arguments]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.run(
-        command, cwd=Path("/"), env=environment, capture_output=True, text=True, check=False
-    )
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
 
 
 def test_the_lock_is_closed_exact_and_a_part_of_the_whole():
@@ -135,12 +134,55 @@ def test_commands_that_need_more_say_so_in_one_line(command, tmp_path):
     assert not (tmp_path / "w").exists()
 
 
+def test_the_documented_commands_verify(tmp_path):
+    """Those of docs/verifying.md, in the small installation's environment, on evidence as it is handed over."""
+    text = (ROOT / "docs" / "verifying.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"<!-- tested: verify -->\n```bash\n(.*?)```", text, flags=re.DOTALL)
+    commands = [shlex.split(line) for line in block.splitlines()]
+    assert len(commands) >= 4
+    shutil.copytree(
+        GOLDEN, tmp_path / "evidence", ignore=shutil.ignore_patterns("auditor", "model", "README.md")
+    )
+    shutil.copytree(GOLDEN / "model", tmp_path / "model")
+    for name in ("trusted-keys.json", "annex.key"):
+        shutil.copyfile(GOLDEN / "auditor" / name, tmp_path / name)
+    shutil.copyfile(GOLDEN / "ledger.json", tmp_path / "witness.json")
+    for program, *arguments in commands:
+        assert program == "expunge"
+        done = alone(*arguments, cwd=tmp_path)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert json.loads(done.stdout)["verified"] if "--json" in arguments else "VERIFIED" in done.stdout
+
+
+def test_every_answer_that_the_docs_explain_is_given_by_the_code():
+    text = (ROOT / "docs" / "verifying.md").read_text(encoding="utf-8")
+    code = "\n".join(
+        path.read_text(encoding="utf-8") for path in (ROOT / "expunge" / "evidence").glob("*.py")
+    )
+    answers = re.findall(r"^\| `(?:WRONG|missing): (.+?)` \|", text, flags=re.MULTILINE)
+    assert len(answers) >= 14
+    for answer in answers:
+        parts = [
+            part
+            for part in re.split(r"\.\.\.|\bN\b|FILE|^ledger: |^signature: (?=a|no)|witness 1", answer)
+            if len(part.strip(" :")) > 2
+        ]
+        assert parts or answer.startswith(("ledger: entry", "ledger: witness", "annex"))
+        for part in parts:
+            assert part.strip(" :") in code, answer
+
+
 @pytest.mark.slow
 def test_a_fresh_environment_verifies_what_the_demo_left(tmp_path):
     """Installed alone, on evidence copied out of the demo's workspace."""
-    expunge = str(Path(sys.executable).parent / "expunge")
-    run = {"check": True, "capture_output": True, "text": True}
-    subprocess.run([expunge, "demo", "--workspace", str(tmp_path / "demo")], **run)
+
+    def run(*command, **more):
+        done = subprocess.run(command, capture_output=True, text=True, check=False, **more)
+        assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+        return done.stdout
+
+    here = {**os.environ, "PYTHONPATH": str(ROOT)}
+    run(sys.executable, "-m", "cli.main", "demo", "--workspace", str(tmp_path / "demo"), env=here)
     (evidence,) = (tmp_path / "demo" / ".expunge" / "evidence").glob("c-*")
     shutil.copytree(evidence, tmp_path / "copied")
     keys = tmp_path / "demo" / ".expunge" / "keys"
@@ -148,7 +190,7 @@ def test_a_fresh_environment_verifies_what_the_demo_left(tmp_path):
     shutil.copyfile(keys / "auditor.key", tmp_path / "annex.key")
     shutil.copytree(tmp_path / "demo" / "build" / "model", tmp_path / "model")
     shutil.rmtree(tmp_path / "demo")
-    subprocess.run([sys.executable, "-m", "venv", str(tmp_path / "venv")], **run)
+    run(sys.executable, "-m", "venv", str(tmp_path / "venv"))
     pip = [
         str(tmp_path / "venv" / "bin" / "python"),
         "-m",
@@ -157,20 +199,20 @@ def test_a_fresh_environment_verifies_what_the_demo_left(tmp_path):
         "--quiet",
         "--disable-pip-version-check",
     ]
-    subprocess.run([*pip, "-r", str(ROOT / "requirements-verifier.lock")], **run)
+    run(*pip, "-r", str(ROOT / "requirements-verifier.lock"))
     shutil.copytree(
-        ROOT, tmp_path / "source", ignore=shutil.ignore_patterns(".venv", ".git", "build", "tests")
+        ROOT, tmp_path / "source", ignore=shutil.ignore_patterns(".*", "build", "tests", "mlruns")
     )
-    subprocess.run([*pip, "--no-deps", str(tmp_path / "source")], **run)
+    run(*pip, "--no-deps", str(tmp_path / "source"))
+    elsewhere = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     alone = str(tmp_path / "venv" / "bin" / "expunge")
-    done = subprocess.run(
-        [alone, "certificate", "verify", "copied", "--key", "keys.json", "--annex-key", "annex.key", "--model", "model",
-         "--json"], cwd=tmp_path, **run,
+    answer = run(
+        alone, "certificate", "verify", "copied", "--key", "keys.json", "--annex-key", "annex.key", "--model", "model",
+        "--json", cwd=tmp_path, env=elsewhere,
     )  # fmt: skip
-    answer = json.loads(done.stdout)
-    assert answer["verified"]
-    assert any(line.startswith("signature by key") for line in answer["checked"])
-    done = subprocess.run(
-        [alone, "ledger", "verify", "copied/ledger.json", "--key", "keys.json"], cwd=tmp_path, **run
+    assert json.loads(answer)["verified"]
+    assert any(line.startswith("signature by key") for line in json.loads(answer)["checked"])
+    told = run(
+        alone, "ledger", "verify", "copied/ledger.json", "--key", "keys.json", cwd=tmp_path, env=elsewhere
     )
-    assert "VERIFIED" in done.stdout
+    assert "VERIFIED" in told

@@ -202,22 +202,16 @@ class Verifier:
             return None
         try:
             content = read_json(evidence.envelope)
-            said = read_statement(content)
-            if said.predicate_type != CERTIFICATE_PREDICATE:
-                answer.findings.append(f"signature: {evidence.envelope.name} is of {said.predicate_type}")
-            if ring is None:
-                answer.missing.append(_NO_KEY)
-                return said
+            if ring is not None:
+                signed = open_statement(
+                    content, [key.key for key in ring.of("evidence")], CERTIFICATE_PREDICATE
+                )
+                answer.checked.append(f"signature by key {', '.join(keyid[:16] for keyid in signed.keyids)}")
+                return signed
+            answer.missing.append(_NO_KEY)
         except VerificationError as error:
             answer.findings.append(f"signature: {error}")
-            return None
-        try:
-            signed = open_statement(content, [key.key for key in ring.of("evidence")], CERTIFICATE_PREDICATE)
-        except VerificationError as error:
-            answer.findings.append(f"signature: {error}")
-            return said
-        answer.checked.append(f"signature by key {', '.join(keyid[:16] for keyid in signed.keyids)}")
-        return signed
+        return _read(evidence.envelope, answer)
 
     def _moment(
         self,
@@ -274,20 +268,18 @@ class Verifier:
                 answer.findings.append(f"ledger: there is no {LEDGER_FILE} to hold against the witness")
             return None
         try:
-            known = (
-                hashlib.sha256(path.read_bytes()).digest(),
-                tuple(key.keyid for key in ring.keys) if ring else (),
-            )
+            # the one that was given is read once; those beside certificates are told apart by what is in them
+            same = hashlib.sha256(path.read_bytes()).digest() if given is None else path
+            known = same, tuple(key.keyid for key in ring.keys) if ring else ()
+            if self._ledger is None or self._ledger[0] != known:
+                ledger = parse_ledger(read_json(path))
+                outcome = verify_ledger(ledger, keys=ring, witnesses=self._trust.witnesses)
+                self._ledger = known, CheckedLedger.of(ledger.entries, outcome)
+        except VerificationError as error:
+            answer.findings.append(f"ledger: {error}")
+            return None
         except OSError as error:
             raise InputError("the ledger cannot be read", expected="a file", got=path.name) from error
-        if self._ledger is None or self._ledger[0] != known:
-            try:
-                ledger = parse_ledger(read_json(path))
-            except VerificationError as error:
-                answer.findings.append(f"ledger: {error}")
-                return None
-            outcome = verify_ledger(ledger, keys=ring, witnesses=self._trust.witnesses)
-            self._ledger = known, CheckedLedger.of(ledger.entries, outcome)
         return self._ledger[1]
 
     def _annex(
@@ -303,6 +295,19 @@ class Verifier:
                 answer.add(verify_realised(certificate, open_annex(annex, key), spec))
             except VerificationError as error:
                 answer.findings.append(f"annex: {error}")
+
+
+def _read(envelope: Path, answer: _Answer) -> Statement | None:
+    """What an envelope says, though nothing vouches for it: what differs from it is told all the same."""
+    try:
+        said = read_statement(read_json(envelope))
+    except VerificationError as error:
+        if not answer.findings:
+            answer.findings.append(f"signature: {error}")
+        return None
+    if said.predicate_type != CERTIFICATE_PREDICATE:
+        answer.findings.append(f"signature: {envelope.name} is of {said.predicate_type}")
+    return said
 
 
 def _model(
