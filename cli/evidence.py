@@ -1,13 +1,12 @@
 """Commands on certificates and the ledger."""
 
 import json as json_text
-import shutil
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from cli.output import JsonOption, WorkspaceOption, emit, out, table, use_workspace
+from cli.output import JsonOption, WorkspaceOption, emit, out, table, use_workspace, write_files
 
 certificates = typer.Typer(help="List, show, verify and export certificates.", no_args_is_help=True)
 ledgers = typer.Typer(help="Show and verify the ledger.", no_args_is_help=True)
@@ -102,15 +101,27 @@ def verify(
 def export(
     certificate: _IdArgument,
     html: Annotated[Path | None, typer.Option(help="Write the page here.")] = None,
+    pdf: Annotated[Path | None, typer.Option(help="Write the PDF here.")] = None,
     workspace: WorkspaceOption = None,
 ) -> None:
-    """Export a certificate as a self-contained HTML page."""
+    """Export a certificate as a self-contained HTML page, as PDF, or both, as of today's ledger."""
     from expunge.errors import InputError
+    from expunge.reports.page import render_certificate
+    from expunge.reports.pdf import render_certificate_pdf
+    from tasks.evidence import printable
 
-    if html is None:
-        raise InputError("nothing to export to", expected="--html FILE", remedy="name a file")
-    shutil.copyfile(_folder(use_workspace(workspace), certificate) / "certificate.html", html)
-    out.print(f"{html}", markup=False)
+    if html is None and pdf is None:
+        raise InputError("nothing to export to", expected="--html FILE or --pdf FILE", remedy="name a file")
+    state = use_workspace(workspace)
+    shown = printable(state, _folder(state, certificate))
+    files: dict[Path, bytes] = {}
+    if html is not None:
+        files[html] = render_certificate(**shown).encode()
+    if pdf is not None:
+        files[pdf] = render_certificate_pdf(**shown)
+    write_files(files)
+    for path in files:
+        out.print(f"{path}", markup=False)
 
 
 @ledgers.command(name="show")

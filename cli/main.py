@@ -10,6 +10,7 @@ from cli import (
     data,
     evidence,
     purge,
+    report,
     run,
     serve,
     stack,
@@ -43,6 +44,7 @@ app.add_typer(data.app, name="data")
 app.add_typer(suppression.app, name="suppression")
 app.add_typer(coverage.app, name="coverage")
 app.add_typer(tokens.app, name="token")
+report.add_to(app)
 serve.add_to(app)
 worker.add_to(app)
 
