@@ -249,8 +249,8 @@ def _guarantees(figures: Mapping[str, Any]) -> Section:
                 (
                     f"ε is at most {bound(epsilon['largest'])}, its median {bound(epsilon['median'])}, its least "
                     f"{bound(epsilon['least'])}; δ is at most {bound(certificates['largest_delta'])}. An ε of 0 is "
-                    "that of exact retraining. The smaller ε and δ, the less the released model tells about the people that "
-                    "it forgot.",
+                    "that of exact retraining. The smaller ε and δ, the less the released model tells about the "
+                    "people that it forgot.",
                 )
             ),
             Table(
@@ -348,8 +348,9 @@ def _method() -> Section:
                         "they state. This report does not verify them: `expunge certificate verify` does.",
                     ),
                     (
-                        "(ε, δ) certified unlearning is a technical measure. No regulator's text accepts it as erasure. "
-                        "The superseded data and models are destroyed as well: the ledger's purge entries record it.",
+                        "(ε, δ) certified unlearning is a technical measure. No regulator's text accepts it as "
+                        "erasure. The superseded data and models are destroyed as well, as purge entries of the "
+                        "ledger record.",
                     ),
                 ]
             ),
