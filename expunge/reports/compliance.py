@@ -98,10 +98,11 @@ def _verdict(figures: Mapping[str, Any], number: int, late: int) -> tuple[str, T
     if overdue:
         said.append(f"{overdue:,} {'is' if overdue == 1 else 'are'} open and overdue.")
     if certificates["vacuous"]:
-        said.append(f"{certificates['vacuous']:,} certificates are VACUOUS: they prove nothing useful.")
+        said.append(f"VACUOUS certificates, which prove nothing useful: {certificates['vacuous']:,}.")
         bad = True
     if figures["batches"]["rolled_back"]:
-        said.append(f"{figures['batches']['rolled_back']:,} releases were rolled back.")
+        undone = figures["batches"]["rolled_back"]
+        said.append("1 release was rolled back." if undone == 1 else f"{undone:,} releases were rolled back.")
     return " ".join(said), "bad" if bad or overdue or late else "good"
 
 

@@ -66,7 +66,7 @@ def bound(value: float, digits: int = 6) -> str:
         >>> bound(0.0500000049)
         '0.0500001'
     """
-    rounded = Context(prec=digits, rounding=ROUND_CEILING).create_decimal_from_float(value)
+    rounded = Context(prec=digits, rounding=ROUND_CEILING).create_decimal(repr(value))
     return f"{float(rounded):.{digits}g}"
 
 

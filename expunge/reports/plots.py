@@ -213,7 +213,8 @@ def _axes(width: float, height: float, columns: int = 1) -> tuple[Any, Any]:
     axes: Any = figure.subplots(1, columns)
     for one in [axes] if columns == 1 else axes:
         one.grid(axis="y", alpha=0.3)
-        one.tick_params(labelsize=8)
+        one.tick_params(which="both", labelsize=8)
+        one.xaxis.get_offset_text().set_size(8)
         one.xaxis.label.set_size(9)
         one.yaxis.label.set_size(9)
         for side in ("top", "right"):
@@ -235,4 +236,6 @@ def _png(figure: Any) -> bytes:
 
 
 def _spans(versions: Sequence[int]) -> str:
-    return f"v{versions[0]}" if len(versions) == 1 else f"v{versions[0]}–v{versions[-1]} ({len(versions)})"
+    if len(versions) <= 3:
+        return ", ".join(f"v{version}" for version in versions)
+    return f"{len(versions)} from v{versions[0]} to v{versions[-1]}"
