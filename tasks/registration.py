@@ -99,6 +99,7 @@ def _spec(state: State, batch: Batch) -> VersionSpec:
             for name in (
                 "certificate.json",
                 "certificate.html",
+                "certificate.pdf",
                 "ledger.json",
                 "accumulated_error.png",
                 "annex.sealed",
