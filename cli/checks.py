@@ -56,9 +56,14 @@ def _device() -> str:
 
 
 def _keys(state: State) -> str:
+    accounts = state.workspace.accounts_dir
     open_to_others = [
         path.name
-        for path in state.workspace.keys_dir.glob("*.key")
+        for path in (
+            *state.workspace.keys_dir.glob("*.key"),
+            *accounts.glob("*.key"),
+            *accounts.glob("*.env"),
+        )
         if path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO)
     ]
     if open_to_others:

@@ -1,7 +1,6 @@
 """Commands on certificates."""
 
 import json as json_text
-import shutil
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,6 +15,7 @@ from cli.output import (
     showing_progress,
     table,
     use_workspace,
+    write_files,
 )
 
 certificates = typer.Typer(help="List, show, verify and export certificates.", no_args_is_help=True)
@@ -181,15 +181,27 @@ def _report(answers: list[Any], json: bool) -> None:
 def export(
     certificate: _IdArgument,
     html: Annotated[Path | None, typer.Option(help="Write the page here.")] = None,
+    pdf: Annotated[Path | None, typer.Option(help="Write the PDF here.")] = None,
     workspace: WorkspaceOption = None,
 ) -> None:
-    """Export a certificate as a self-contained HTML page."""
+    """Export a certificate as a self-contained HTML page, as PDF, or both, as of today's ledger."""
     from expunge.errors import InputError
+    from expunge.reports.page import render_certificate
+    from expunge.reports.pdf import render_certificate_pdf
+    from tasks.evidence import printable
 
-    if html is None:
-        raise InputError("nothing to export to", expected="--html FILE", remedy="name a file")
-    shutil.copyfile(_folder(use_workspace(workspace), certificate) / "certificate.html", html)
-    out.print(f"{html}", markup=False)
+    if html is None and pdf is None:
+        raise InputError("nothing to export to", expected="--html FILE or --pdf FILE", remedy="name a file")
+    state = use_workspace(workspace)
+    shown = printable(state, _folder(state, certificate))
+    files: dict[Path, bytes] = {}
+    if html is not None:
+        files[html] = render_certificate(**shown).encode()
+    if pdf is not None:
+        files[pdf] = render_certificate_pdf(**shown)
+    write_files(files)
+    for path in files:
+        out.print(f"{path}", markup=False)
 
 
 def _folder(state: Any, certificate_id: str) -> Path:

@@ -12,6 +12,7 @@ from cli import (
     keys,
     ledger,
     purge,
+    report,
     run,
     serve,
     stack,
@@ -48,6 +49,7 @@ app.add_typer(data.app, name="data")
 app.add_typer(suppression.app, name="suppression")
 app.add_typer(coverage.app, name="coverage")
 app.add_typer(tokens.app, name="token")
+report.add_to(app)
 serve.add_to(app)
 worker.add_to(app)
 

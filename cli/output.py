@@ -3,8 +3,8 @@
 import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Annotated, Any
@@ -91,6 +91,39 @@ def report_outcome(outcome: Any, json: bool, what: str, more: dict[str, Any] | N
                 out.print(f"  {mark}: {line}", markup=False)
     if not outcome.verified:
         raise VerificationError(f"the {what} does not hold", got="; ".join(outcome.findings))
+
+
+def write_files(files: Mapping[Path, bytes]) -> None:
+    """Write files that a person asked for: all of them whole, or none.
+
+    Args:
+        files: Contents by path.
+
+    Raises:
+        InputError: If one cannot be written.
+    """
+    from expunge.errors import InputError, storage_full
+
+    parts: dict[Path, Path] = {}
+    for path, content in files.items():
+        part = path.with_name(f".{path.name}.{os.getpid()}.part")
+        try:
+            if path.is_dir():
+                raise IsADirectoryError(path)
+            parts[part] = path
+            part.write_bytes(content)
+        except OSError as error:
+            for one in parts:
+                with suppress(OSError):
+                    one.unlink(missing_ok=True)
+            raise storage_full(error) or InputError(
+                "the file cannot be written",
+                expected="a file in a folder that is there and may be written to",
+                got=str(path),
+                remedy="correct the path",
+            ) from error
+    for part, path in parts.items():
+        part.replace(path)
 
 
 def use_workspace(path: Path | None) -> Any:

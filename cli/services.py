@@ -11,6 +11,7 @@ from typing import Any
 from expunge.errors import InputError, ServiceUnavailableError
 from expunge.logs import log_format
 from expunge.settings import Workspace, template
+from tasks.adapters.mlflow_accounts import Accounts, allowed_hosts, with_accounts
 from tasks.adapters.prefect_api import api
 from tasks.adapters.prefect_server import QUIET
 from tasks.adapters.supervisor import Service, alive, answers, is_up, read_table
@@ -25,15 +26,26 @@ _PREFECT = {
 _MODULES = {"prefect": "prefect", "mlflow": "mlflow", "expunge": "cli.main"}
 
 
-def environment(workspace: Workspace) -> dict[str, str]:
+def environment(workspace: Workspace, accounts: Accounts | None = None) -> dict[str, str]:
     """Environment of every service, and so of every run on the workers; what is set already stays.
 
     Args:
         workspace: Whose stack.
+        accounts: Of its MLflow server, if that is to ask who one is.
 
     Returns:
         Variables.
+
+    Raises:
+        InputError: If accounts are wanted of a server that runs elsewhere.
     """
+    if accounts is not None and os.environ.get("MLFLOW_TRACKING_URI"):
+        raise InputError(
+            "--auth is for the stack's own MLflow server",
+            expected="MLFLOW_TRACKING_URI not to be set",
+            got="a server that runs elsewhere",
+            remedy="give that server accounts (docs/runbook.md), and set MLFLOW_TRACKING_USERNAME and _PASSWORD here",
+        )
     own = dict(os.environ)
     home = str(Path(__file__).resolve().parents[1])
     for name, value in (QUIET | _PREFECT).items():
@@ -49,6 +61,9 @@ def environment(workspace: Workspace) -> dict[str, str]:
     if not own.get("MLFLOW_TRACKING_URI"):  # our own server shows the database that the tasks write to
         own["MLFLOW_BACKEND_STORE_URI"] = workspace.tracking_uri
         own.setdefault("MLFLOW_ARTIFACTS_DESTINATION", str(workspace.mlflow_artifacts))
+    if accounts is not None:
+        own.setdefault("MLFLOW_SERVER_ALLOWED_HOSTS", allowed_hosts(host, own["EXPUNGE_MLFLOW_PORT"]))
+        own |= accounts.prepare()
     own |= {
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "EXPUNGE_WORKSPACE": str(workspace.root),
@@ -58,11 +73,12 @@ def environment(workspace: Workspace) -> dict[str, str]:
     return own
 
 
-def services(variables: dict[str, str]) -> list[Service]:
+def services(variables: dict[str, str], accounts: Accounts | None = None) -> list[Service]:
     """The Procfile's processes, less those that run elsewhere already.
 
     Args:
         variables: From :func:`environment`.
+        accounts: Of the MLflow server, if it is to ask who one is.
 
     Returns:
         In the order of starting.
@@ -77,6 +93,8 @@ def services(variables: dict[str, str]) -> list[Service]:
         if elsewhere.get(name):
             continue
         words = [string.Template(word).substitute(variables) for word in shlex.split(command)]
+        if name == "mlflow" and accounts is not None:
+            words = with_accounts(words)
         pool = name.removeprefix("worker-") if name.startswith("worker-") else ""
         made.append(
             Service(

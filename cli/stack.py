@@ -31,6 +31,12 @@ def up(
     foreground: Annotated[
         bool, typer.Option("--foreground", help="Stay, and stop all on Ctrl-C or SIGTERM.")
     ] = False,
+    auth: Annotated[
+        bool,
+        typer.Option(
+            "--auth", help="MLflow asks who one is: accounts `operator` and `auditor` (reads only)."
+        ),
+    ] = False,
     workspace: WorkspaceOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -38,8 +44,10 @@ def up(
     from cli import services
     from expunge.errors import InputError, ServiceUnavailableError
     from tasks.adapters import supervisor
+    from tasks.adapters.mlflow_accounts import AUDITOR, OPERATOR, Accounts
 
     opened = use_workspace(workspace).workspace
+    accounts = Accounts(opened.accounts_dir) if auth else None
     if supervisor.is_up(opened.stack_dir):
         raise InputError("the stack is up already", remedy="see `expunge status`, or stop it: `expunge down`")
     if os.environ.get("EXPUNGE_DEVICE"):  # every worker would refuse it, one by one
@@ -47,8 +55,8 @@ def up(
 
         chosen_device()
     supervisor.shut_down(opened.stack_dir)  # orphans of a supervisor that was killed
-    variables = services.environment(opened)
-    wanted = services.services(variables)
+    variables = services.environment(opened, accounts)
+    wanted = services.services(variables, accounts)
     names = [service.name for service in wanted]
     services.require_free_ports(variables, names)
     signal.signal(
@@ -58,15 +66,21 @@ def up(
         process = _spawn(opened, wanted, variables)
         try:
             _make_ready(opened, process, variables, names)
+            if accounts is not None:
+                accounts.ensure_auditor(services.addresses(variables, names)["mlflow"])
         except BaseException:
             _stop(opened)
             raise
     urls = services.addresses(variables, names)
+    logins = {name: str(accounts.path(name)) for name in (OPERATOR, AUDITOR)} if accounts else {}
     if json:
-        emit({"services": names, "urls": urls, "prefect_api": variables["PREFECT_API_URL"]})
+        started = {"services": names, "urls": urls, "prefect_api": variables["PREFECT_API_URL"]}
+        emit({**started, "accounts": logins})
     else:
         for name, url in urls.items():
             out.print(f"{name:8} {url}", markup=False)
+        for name, path in logins.items():
+            out.print(f"MLflow account {name}: {path}", markup=False)
         out.print("Logs in .expunge/logs; `expunge status` looks at them, `expunge down` stops them")
     if foreground:
         try:

@@ -148,6 +148,11 @@ class Workspace:
         return self.state / "stack"
 
     @property
+    def accounts_dir(self) -> Path:
+        """Accounts of the stack's MLflow server: passwords, and the database that checks them."""
+        return self.state / "accounts"
+
+    @property
     def logs_dir(self) -> Path:
         """One log file a supervised process."""
         return self.state / "logs"

@@ -17,6 +17,7 @@ from expunge.evidence.ledger import account_of
 from expunge.evidence.verify import verify_certificate
 from expunge.privacy.accountant import SequentialAccount
 from expunge.reports.page import render_certificate
+from expunge.reports.pdf import render_certificate_pdf
 from expunge.stages import MODEL_FOLDER
 from expunge.state import State, open_state
 from expunge.tickets.batches import Batch, BatchStage
@@ -103,9 +104,12 @@ def certify(batch_id: str) -> str:
     plain = [entry.to_json() for entry in entries]
     write_ledger(state, folder, entry.sequence)
     (folder / "certificate.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
-    (folder / "certificate.html").write_text(render_certificate(content, plain), encoding="utf-8")
     (folder / ANNEX_FILE).write_bytes(annex)
-    sign_certificate(state, content, state.workspace.releases_dir / batch_id / MODEL_FOLDER, folder)
+    model = state.workspace.releases_dir / batch_id / MODEL_FOLDER
+    signed_by = sign_certificate(state, content, model, folder)
+    page = render_certificate(content, plain, signed_by=signed_by)
+    (folder / "certificate.html").write_text(page, encoding="utf-8")
+    (folder / "certificate.pdf").write_bytes(render_certificate_pdf(content, plain, signed_by=signed_by))
     state.batches.advance(
         batch_id,
         BatchStage.CERTIFIED,

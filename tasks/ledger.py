@@ -4,6 +4,7 @@ A move is written to the ledger first, then made: MLflow keeps no history, so no
 after a crash in between finds the entry there and makes the move.
 """
 
+import json
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -75,8 +76,8 @@ def publish_purge(state: State, batch: Batch, entry: LedgerEntry) -> None:
         entry: That says so.
     """
     path = write_ledger(state, state.workspace.evidence_dir / batch.data["certificate_id"], entry.sequence)
-    registry = access.registry(state)
-    registry.attach(registry.get(batch.data["model_version"]), {LEDGER_FILE: path})
+    registry, content = access.registry(state), json.loads(path.read_text(encoding="utf-8"))
+    registry.attach(registry.get(batch.data["model_version"]), LEDGER_FILE, content)
 
 
 def record_move(

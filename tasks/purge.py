@@ -12,6 +12,7 @@ from expunge.tickets.holds import PURGE
 from expunge.tickets.purge_journal import DONE, FREE_PAGES, KEPT, PENDING, Entry
 from expunge.tickets.purge_waits import begin_quarantine, reason_to_wait
 from tasks.adapters import access
+from tasks.adapters.model_pages import PURGE_RECORD, SUPERSEDED_TAG, write_pages
 from tasks.coverage import declared_late, mark_purged
 from tasks.dataset_head import require_newest
 from tasks.destruction import WEIGHTS, destroy, plan, quarantine
@@ -71,7 +72,10 @@ def purge(batch_id: str) -> int:
     publish_purge(state, batch, entry)
     mark_purged(state, batch)
     registry = access.registry(state)
-    registry.tag(batch.data["model_version"], "superseded.purged", "true")
+    version = registry.get(batch.data["model_version"])
+    registry.attach(version, PURGE_RECORD, entry.to_json())
+    registry.tag(version.version, SUPERSEDED_TAG, entry.issued_at)  # after the record: the page links to it
+    write_pages(registry)
     state.batches.advance(batch_id, BatchStage.PURGED, seconds=timer.seconds(batch.data, "purge"))
     log(f"batch {batch_id}: superseded bytes purged, residue scan clean")
     return destroyed
@@ -84,6 +88,7 @@ def _destroy_all_but_weights(state: State, batch: Batch, entries: list[Entry], n
     if until <= now:
         return
     quarantine(state, entries, until.isoformat(timespec="seconds"))
+    write_pages(access.registry(state))
     _execute(state, batch.batch_id, [e for e in entries if e.item.kind not in (WEIGHTS, FREE_PAGES)])
     batch = state.batches.record(batch.batch_id, only_weights_left=True)
     raise BatchWaitsError(str(reason_to_wait(batch, state.policy, now)))

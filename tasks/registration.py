@@ -14,7 +14,8 @@ from expunge.stages import MODEL_FOLDER, install_model
 from expunge.state import State, open_state
 from expunge.tickets.batches import Batch, BatchStage
 from tasks.adapters import access
-from tasks.adapters.registry import VersionSpec
+from tasks.adapters.mlflow_runs import DatasetRef, VersionSpec
+from tasks.adapters.model_pages import VERDICT_TAG, write_pages
 from tasks.coverage import mark_metrics, record_model
 from tasks.ledger import record_move
 from tasks.signing import SIGNED_FILES
@@ -55,6 +56,7 @@ def register(batch_id: str) -> int:
     served, name = batch.data["parent_version"], batch.data["certificate_id"]
     record_move(state, served, version.version, batch=batch_id, certificate_id=name)
     registry.promote(version.version)
+    write_pages(registry)
     state.batches.advance(
         batch_id,
         BatchStage.REGISTERED,
@@ -82,7 +84,6 @@ def _spec(state: State, batch: Batch) -> VersionSpec:
         batch=batch.batch_id,
         run_name=f"erase {batch.batch_id}",
         tags=_tags(certificate),
-        description=_description(certificate),
         metrics=data["metrics"],
         params={
             "model": model.spec.name,
@@ -90,14 +91,15 @@ def _spec(state: State, batch: Batch) -> VersionSpec:
             "l2": model.spec.l2,
             "device": data["device"],
         },
-        dataset_md5=data["after"]["md5"],
-        dataset_revision=data["after"]["git_revision"],
+        before=DatasetRef(data["before"]["md5"], data["before"]["git_revision"]),
+        after=DatasetRef(data["after"]["md5"], data["after"]["git_revision"]),
         records=data["retain_records"],
         artifacts={
             name: evidence / name
             for name in (
                 "certificate.json",
                 "certificate.html",
+                "certificate.pdf",
                 "ledger.json",
                 "accumulated_error.png",
                 "annex.sealed",
@@ -106,6 +108,7 @@ def _spec(state: State, batch: Batch) -> VersionSpec:
             )
             if (evidence / name).exists() or name != STAMP_FILE
         },
+        documents={"gates.json": certificate["validation"]},
     )
 
 
@@ -120,23 +123,10 @@ def _tags(certificate: dict[str, Any]) -> dict[str, str]:
         "composed_epsilon": f"{s['composed_epsilon']:.6g}",
         "dataset_before": c["dataset"]["before"]["md5"],
         "dataset_after": c["dataset"]["after"]["md5"],
+        "git_revision_before": c["dataset"]["before"]["git_revision"],
+        "git_revision": c["dataset"]["after"]["git_revision"],
+        VERDICT_TAG: verdict(c),
         "parent_version": str(c["model"]["parent_version"]),
         "certificate_id": c["certificate_id"],
         "model_digest": c["model"]["digest"],
     }
-
-
-def _description(certificate: dict[str, Any]) -> str:
-    c = certificate
-    name, parent = c["model"]["name"], c["model"]["parent_version"]
-    return "\n".join(
-        [
-            f"**{verdict(c)}**",
-            "",
-            f"- Parent: [version {parent}](#/models/{name}/versions/{parent})",
-            f"- Dataset: `{c['dataset']['before']['md5']}` to `{c['dataset']['after']['md5']}` "
-            f"at git `{c['dataset']['after']['git_revision']}`",
-            f"- Certificate: `{c['certificate_id']}` in the run's artifacts (certificate.html, certificate.json)",
-            f"- Batch: `{c['batch']}`; verify with `expunge certificate verify {c['certificate_id']}`",
-        ]
-    )

@@ -17,6 +17,7 @@ from expunge.tickets.batches import Batch, BatchStage
 from expunge.tickets.holds import PURGE
 from expunge.tickets.rollback import roll_back as record_rollback
 from tasks.adapters import access
+from tasks.adapters.model_pages import write_pages
 from tasks.adapters.registry import BATCH_TAG, PURGED_TAG, Version
 from tasks.dataset import require_dataset
 from tasks.leases import lineage_lease
@@ -158,6 +159,7 @@ def finish_rollback(state: State, batch_id: str) -> None:
     access.repository(state).commit_stages(f"Roll back to version {number} ({batch_id})")
     record_move(state, undone["version"], number, batch=batch_id, certificate_id=undone["certificate_id"])
     registry.roll_back(undone["version"], number, undone["at"])
+    write_pages(registry)
     state.batches.record(batch_id, unfinished_rollback=False)
 
 

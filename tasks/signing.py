@@ -37,7 +37,7 @@ def require_signer(state: State) -> None:
     state.signing.model_key()
 
 
-def sign_certificate(state: State, certificate: dict[str, Any], model: Path, folder: Path) -> None:
+def sign_certificate(state: State, certificate: dict[str, Any], model: Path, folder: Path) -> str:
     """Put the signed form of a certificate beside it; repeating it makes no second time stamp.
 
     Args:
@@ -45,6 +45,9 @@ def sign_certificate(state: State, certificate: dict[str, Any], model: Path, fol
         certificate: As plain data.
         model: Folder of the model's files.
         folder: Of the evidence.
+
+    Returns:
+        Id of the key that signed it.
 
     Raises:
         WorkspaceError: If a key cannot be used.
@@ -69,6 +72,7 @@ def sign_certificate(state: State, certificate: dict[str, Any], model: Path, fol
     url = state.policy.evidence.timestamp_url
     if url is not None and not (folder / STAMP_FILE).exists():
         _write(folder / STAMP_FILE, time_stamp(canonical_bytes(envelope), url))
+    return str(envelope["signatures"][0]["keyid"])
 
 
 def sign_receipt(state: State, receipt: dict[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,8 @@ from expunge.models.serving import load_model, model_digest
 from expunge.stages import MODEL_FOLDER, metrics
 from expunge.state import open_state
 from tasks.adapters import access, git
-from tasks.adapters.registry import VersionSpec
+from tasks.adapters.mlflow_runs import DatasetRef, VersionSpec
+from tasks.adapters.model_pages import write_pages
 from tasks.coverage import record_dataset, record_model
 from tasks.ingest import finish_import
 from tasks.ledger import append, record_move
@@ -67,11 +68,9 @@ def register_opening() -> int:
                 "model_digest": digest,
                 "mechanism": "train",
             },
-            description=f"First version, of dataset `{data.md5}` at git `{revision}`. Nothing was unlearned yet.",
             metrics=measured,
             params={"model": model.spec.name, **state.params.training.model_dump()},
-            dataset_md5=data.md5,
-            dataset_revision=data.git_revision,
+            after=DatasetRef(data.md5, data.git_revision),
             records=int(model.training["records"]),
         )
     )
@@ -85,6 +84,7 @@ def register_opening() -> int:
         details={"model_version": version.version, "git_revision": revision},
     )
     record_move(state, None, version.version)
+    write_pages(registry, current=version.version)  # first: a lineage that serves is not trained again
     registry.promote(version.version)
     log(f"registered version {version.version} of {state.lineage}")
     return version.version

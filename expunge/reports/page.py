@@ -1,64 +1,96 @@
-"""The certificate as one self-contained HTML page: no script, no outside asset."""
+"""Documents as self-contained HTML pages: no script, no outside asset."""
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import segno
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
-from expunge.reports.plain_words import CLASS_WORDS, STATUS_WORDS, recognition, verdict
-from expunge.reports.plots import accumulated_error_plot
-
-_STATUS_MARKS = {
-    "covered": "good",
-    "recomputed": "good",
-    "purged": "good",
-    "not present": "good",
-    "purge pending": "wait",
-    "not covered": "bad",
-}
+from expunge.reports.content import certificate_document
+from expunge.reports.document import Code, Document, Line, Picture, Tag
+from expunge.reports.picture import SIZE, WIDTH, lay_out
 
 
-def render_certificate(certificate: dict[str, Any], entries: Sequence[dict[str, Any]]) -> str:
+def render_certificate(
+    certificate: Mapping[str, Any],
+    entries: Sequence[Mapping[str, Any]],
+    *,
+    signed_by: str | None = None,
+    rolled_back: bool = False,
+) -> str:
     """Render a certificate for people.
 
     Args:
         certificate: As plain data.
-        entries: The lineage's ledger up to it, as plain data.
+        entries: The lineage's ledger, as plain data, up to the certificate or further.
+        signed_by: Id of the key that signed it; None for one without a signature.
+        rolled_back: Whether its release is known to have been undone; later entries of the ledger tell too.
 
     Returns:
         HTML.
     """
-    plot = accumulated_error_plot(entries, certificate["sequential"]["limits"]["accumulated_error"])
-    return (
-        environment()
-        .get_template("certificate.html")
-        .render(
-            c=certificate,
-            verdict=verdict(certificate),
-            class_words=CLASS_WORDS[certificate["guarantee"]],
-            recognition=recognition(certificate["epsilon"], certificate["delta"]),
-            plot=base64.b64encode(plot).decode(),
-            marks=_STATUS_MARKS,
-            status_words=STATUS_WORDS,
-        )
+    return render_page(
+        certificate_document(certificate, entries, signed_by=signed_by, rolled_back=rolled_back)
     )
 
 
-def environment() -> Environment:
-    """What pages are rendered with: everything is escaped, and a name that is missing is an error.
+def render_page(document: Document) -> str:
+    """Render a document.
+
+    Args:
+        document: What it says.
 
     Returns:
-        The templates of this package.
+        HTML.
     """
-    made = Environment(
+    environment = Environment(
         loader=PackageLoader("expunge.reports"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
-    made.filters["figure"] = _figure
+    environment.filters |= {
+        "line": _line,
+        "base64": lambda png: base64.b64encode(png).decode(),
+        "svg": _svg,
+        "qr": _qr,
+        "kind": lambda block: type(block).__name__,
+    }
+    return environment.get_template("document.html").render(d=document)
+
+
+def _line(line: Line) -> Markup:
+    made = Markup()
+    for piece in line:
+        if isinstance(piece, Code):
+            made += Markup("<code>{}</code>").format(piece.text)
+        elif isinstance(piece, Tag):
+            made += Markup('<span class="tag {}">{}</span>').format(piece.tone, piece.text)
+        else:
+            made += Markup("{}").format(piece)
     return made
 
 
-def _figure(value: float | None) -> str:
-    if value is None:
-        return "none known"
-    return f"{value:,}" if isinstance(value, int) else f"{value:.6g}"
+def _svg(picture: Picture) -> Markup:
+    laid = lay_out(picture)
+    made = Markup(
+        '<svg viewBox="0 0 {w:g} {h:g}" role="img" aria-label="{alt}" font-size="{size:g}" '
+        'font-family="DejaVu Sans, Verdana, sans-serif"><defs><marker id="tip" viewBox="0 0 8 8" refX="8" refY="4" '
+        'markerWidth="8" markerHeight="8" orient="auto"><path d="M0 0 8 4 0 8z" fill="#57606a"/></marker></defs>'
+    ).format(w=WIDTH, h=laid.height, alt=picture.alt, size=SIZE)
+    for x1, y1, x2, y2 in laid.arrows:
+        made += Markup(
+            '<line x1="{:g}" y1="{:g}" x2="{:g}" y2="{:g}" stroke="#57606a" stroke-width="1.5" marker-end="url(#tip)"/>'
+        ).format(x1, y1, x2, y2)
+    for box in laid.boxes:
+        made += Markup(
+            '<rect x="{:g}" y="{:g}" width="{:g}" height="{:g}" rx="6" fill="#f3f7fc" stroke="#0b5cad"/>'
+        ).format(box.x, box.y, box.width, box.height)
+        for text, bold, y in box.texts:
+            made += Markup('<text x="{:g}" y="{:g}"{}>{}</text>').format(
+                box.x + 9, y, Markup(' font-weight="bold"') if bold else "", text
+            )
+    return made + Markup("</svg>")
+
+
+def _qr(text: str) -> Markup:
+    return Markup(segno.make(text, error="m", micro=False).svg_inline(scale=4, border=4, light="#fff"))

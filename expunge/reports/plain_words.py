@@ -1,6 +1,7 @@
 """What a certificate says, in plain words that never say more than it does."""
 
 import math
+from collections.abc import Mapping
 from decimal import ROUND_CEILING, Context
 from typing import Any
 
@@ -11,6 +12,7 @@ CLASS_WORDS = {
     "construction, and both the released model and one trained without these people lie close to it.",
     "conditional": "The bound holds only if the constants marked as assumed are right. Nobody has proved them.",
 }
+_CLOSE = 0.1  # e^0.1 = 1.105: a test with 1 % false alarms recognises at most 1.11 %
 # Of the coverage list.
 STATUS_WORDS = {
     "covered": "kept; what it can tell about these people is bounded by a certificate",
@@ -47,11 +49,59 @@ def recognition(epsilon: float, delta: float) -> str:
 
 
 def _up(value: float) -> str:
-    """Four significant digits, rounded up, so that what is printed is never below the figure."""
-    return f"{float(Context(prec=4, rounding=ROUND_CEILING).create_decimal_from_float(value)):.4g}"
+    return bound(value, 4)
 
 
-def verdict(certificate: dict[str, Any]) -> str:
+def bound(value: float, digits: int = 6) -> str:
+    """A figure that something is at most, rounded up: what is printed is never below it.
+
+    Args:
+        value: The figure.
+        digits: Significant ones.
+
+    Returns:
+        In words.
+
+    Example:
+        >>> bound(0.0500000049)
+        '0.0500001'
+    """
+    rounded = Context(prec=digits, rounding=ROUND_CEILING).create_decimal(repr(value))
+    return f"{float(rounded):.{digits}g}"
+
+
+def figure(value: float | None) -> str:
+    """A number as people read it.
+
+    Args:
+        value: Any.
+
+    Returns:
+        In words.
+
+    Example:
+        >>> figure(1234567), figure(0.001)
+        ('1,234,567', '0.001')
+    """
+    if value is None:
+        return "none known"
+    return f"{value:,}" if isinstance(value, int) else f"{value:.6g}"
+
+
+def who(certificate: Mapping[str, Any]) -> str:
+    """How much was forgotten.
+
+    Args:
+        certificate: A certificate as plain data.
+
+    Returns:
+        Records and people.
+    """
+    records, subjects = certificate["forget"]["records"], certificate["forget"]["subjects"]
+    return f"{records:,} record{'s' if records != 1 else ''} of {subjects:,} {'people' if subjects != 1 else 'person'}"
+
+
+def verdict(certificate: Mapping[str, Any]) -> str:
     """The certificate in one or two sentences.
 
     Args:
@@ -60,17 +110,21 @@ def verdict(certificate: dict[str, Any]) -> str:
     Returns:
         The verdict; a vacuous one says so first.
     """
-    records, subjects = certificate["forget"]["records"], certificate["forget"]["subjects"]
-    who = f"{records} record{'s' if records != 1 else ''} of {subjects} {'people' if subjects != 1 else 'person'}"
+    people = who(certificate)
     if certificate["vacuous"]:
         return (
-            f"VACUOUS: this certificate is outside the limits of policy and proves nothing useful about {who}. "
-            f"It states epsilon = {certificate['epsilon']:.4g}."
+            f"VACUOUS: this certificate is outside the limits of policy and proves nothing useful about {people}. "
+            f"It states epsilon = {_up(certificate['epsilon'])}."
         )
     if certificate["guarantee"] == "exact":
-        return f"The model was retrained exactly, without {who}."
+        return f"The model was retrained exactly, without {people}."
+    close = certificate["epsilon"] <= _CLOSE
+    closeness = "It is hardly distinguishable from" if close else "There is a bound on telling it from"
+    condition = (
+        ", if the constants marked as assumed are right" if certificate["guarantee"] == "conditional" else ""
+    )
     return (
-        f"The released model has unlearned {who}. It is hardly distinguishable from a model that was never trained on "
+        f"The released model has unlearned {people}{condition}. {closeness} a model that was never trained on "
         f"them: any test that raises a false alarm on such a model with probability p fires on the released one "
         f"{recognition(certificate['epsilon'], certificate['delta'])}, and the same with the two exchanged."
     )

@@ -5,8 +5,21 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from expunge.reports.page import environment
-from expunge.reports.plain_words import CLASS_WORDS, verdict
+from expunge.reports.document import (
+    Block,
+    Bullets,
+    Code,
+    Document,
+    Facts,
+    Line,
+    Paragraph,
+    Section,
+    Table,
+    Tag,
+)
+from expunge.reports.page import render_page
+from expunge.reports.pdf import render_pdf
+from expunge.reports.plain_words import CLASS_WORDS, bound, figure, verdict
 
 _DESTROYED = ("purge pending", "purged")  # at issue of the certificate; the purge entry proves the rest
 _DATA = "rows in earlier dataset versions"  # of which a purge may have had to leave some to somebody else
@@ -104,13 +117,192 @@ def make_receipt(
     }
 
 
-def render_receipt(receipt: Mapping[str, Any]) -> str:
+def receipt_document(receipt: Mapping[str, Any], signed_by: str | None = None) -> Document:
+    """Say to the person what was done, in plain language, and what was not.
+
+    Args:
+        receipt: From :func:`make_receipt`.
+        signed_by: Id of the key that signed it; None for one without a signature.
+
+    Returns:
+        The document.
+    """
+    r, guarantee = receipt, receipt["guarantee"]
+    vacuous = guarantee["verdict"].startswith("VACUOUS")
+    return Document(
+        title="Receipt of erasure",
+        name=r["ticket_id"],
+        about=(
+            f"{r['ticket_id']} · closed {r['closed_at']} · person ",
+            Code(r["pseudonym"]),
+            " (a pseudonym)",
+        ),
+        verdict=_plain(r, vacuous),
+        tone="bad" if vacuous or not r["scan"]["clean"] else "good",
+        sections=(
+            _when(r),
+            Section("Backups", (*_backups(r["backups"]),)),
+            _destroyed(r),
+            *([_declared(r["declared"])] if r["declared"] else []),
+            Section(
+                "What is not covered",
+                (
+                    Table(
+                        "What is not covered",
+                        ("What", "Why it may still hold something of you"),
+                        [((item["artefact"],), (item["reason"],)) for item in r["not_covered"]],
+                        (45, 55),
+                        "Nothing is known.",
+                    ),
+                ),
+            ),
+            Section(
+                "What the model can still tell",
+                (
+                    Paragraph((_model_words(guarantee, vacuous),)),
+                    Paragraph((f"In full: {guarantee['verdict']} {guarantee['words']}",)),
+                    Paragraph(
+                        (
+                            f"Certificate {r['certificate_id']} says what that rests on and what it does not prove. "
+                            f"The model is {r['model']['name']}, version {figure(r['model']['version'])}.",
+                        )
+                    ),
+                ),
+            ),
+            Section("How to check this receipt", (Paragraph(_signed(signed_by)),)),
+        ),
+    )
+
+
+def render_receipt(receipt: Mapping[str, Any], *, signed_by: str | None = None) -> str:
     """Render a receipt for people.
 
     Args:
         receipt: From :func:`make_receipt`.
+        signed_by: Id of the key that signed it; None for one without a signature.
 
     Returns:
         HTML, self-contained.
     """
-    return environment().get_template("receipt.html").render(r=receipt)
+    return render_page(receipt_document(receipt, signed_by))
+
+
+def render_receipt_pdf(receipt: Mapping[str, Any], *, signed_by: str | None = None) -> bytes:
+    """Render a receipt for people, in the words of its page.
+
+    Args:
+        receipt: From :func:`make_receipt`.
+        signed_by: Id of the key that signed it; None for one without a signature.
+
+    Returns:
+        PDF.
+    """
+    return render_pdf(receipt_document(receipt, signed_by))
+
+
+def _plain(r: Mapping[str, Any], vacuous: bool) -> str:
+    rows = f"Your data was removed from the dataset on {_day(r['removed_at'])}. " if r["removed_at"] else ""
+    if vacuous:
+        return f"VACUOUS: the certificate of the model proves nothing useful about you. {rows}".strip()
+    how = (
+        "The model was trained again from scratch without it"
+        if r["guarantee"]["class"] == "exact"
+        else "The model was changed so that there is a bound on what it can still tell about you"
+    )
+    left = " Something is not covered, and is named below." if r["not_covered"] else ""
+    purged = f"on {_day(r['purged']['at'])} the earlier data and models in our reach were destroyed"
+    kept = " in part" if any(i["reason"].startswith("destroyed but") for i in r["not_covered"]) else ""
+    return f"{rows}{how}; {purged}{kept}.{left}"
+
+
+def _when(r: Mapping[str, Any]) -> Section:
+    facts = (
+        ("Request received", f"{r['received_at']} ({r['regime']})"),
+        ("Due", r["due_at"]),
+        ("Your rows removed", r["removed_at"] or "not recorded"),
+        (
+            "Earlier data and models destroyed",
+            f"{r['purged']['at']} (ledger entry {r['purged']['ledger_entry']})",
+        ),
+        ("Closed", r["closed_at"]),
+        ("Batch", r["batch_id"]),
+    )
+    return Section("When", (Facts("Dates", [(name, (value,)) for name, value in facts]),))
+
+
+def _backups(backups: Sequence[Mapping[str, Any]]) -> tuple[Block, ...]:
+    if not backups:
+        return (Paragraph(("None was declared.",)),)
+    last = max(backup["expired_by"] for backup in backups)
+    return (
+        Paragraph(
+            (f"These may hold a copy until they expire, which is declared to be by {last} for the last.",)
+        ),
+        Table(
+            "Backups and when they expire",
+            ("Backup", "Holds", "Expired by"),
+            [((b["name"],), (b["holds"],), (b["expired_by"],)) for b in backups],
+            (40, 35, 25),
+        ),
+    )
+
+
+def _destroyed(r: Mapping[str, Any]) -> Section:
+    scan = r["scan"]
+    places = ", ".join(
+        f"{i['kind']} ({figure(i['files'])}, {figure(i['bytes'])} bytes)" for i in scan["searched"]
+    )
+    found = Tag("clean", "good") if scan["clean"] else Tag("not clean", "bad")
+    blocks: list[Block] = [
+        Bullets([(line,) for line in r["purged"]["what"]]),
+        Paragraph(
+            (
+                f"A search afterwards found {figure(scan['hits'])} traces ",
+                found,
+                f" in: {places or 'nothing'}.",
+            )
+        ),
+    ]
+    if scan["notes"]:
+        blocks += [
+            Paragraph(("What the search could not see:",)),
+            Bullets([(note,) for note in scan["notes"]]),
+        ]
+    return Section("What was destroyed", blocks)
+
+
+def _declared(declared: Sequence[Mapping[str, Any]]) -> Section:
+    rows = [((i["artefact"],), (f"{i['status']}: {i['reason']}",)) for i in declared]
+    return Section(
+        "What the operator declares",
+        (Table("What the operator declares", ("What", "What became of it"), rows, (45, 55)),),
+    )
+
+
+def _model_words(guarantee: Mapping[str, Any], vacuous: bool) -> str:
+    if vacuous:
+        return "Nobody can say how much: the figures of the certificate are too weak to mean anything."
+    if guarantee["class"] == "exact":
+        return "Nothing that it learnt from your data: it never saw it."
+    condition = " It holds only if assumptions are right that nobody has proved." * (
+        guarantee["class"] == "conditional"
+    )
+    return (
+        "Somebody who examines the model could try to find out whether your data was ever in it. The two numbers ε "
+        "(epsilon) and δ (delta) bound how much better they can do that than on a model that never saw your data: the "
+        f"smaller, the less. Here ε = {bound(guarantee['epsilon'])} and δ = {bound(guarantee['delta'])}.{condition}"
+    )
+
+
+def _signed(signed_by: str | None) -> Line:
+    if signed_by is None:
+        return ("This receipt carries no signature: it is as trustworthy as the place that you got it from.",)
+    return (
+        "Its signed form is signed by key ",
+        Code(signed_by),
+        ". Ask for that file and the public key to check it.",
+    )
+
+
+def _day(moment: str) -> str:
+    return moment[:10]

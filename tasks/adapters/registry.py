@@ -10,16 +10,16 @@ import os
 import shutil
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from expunge.errors import InputError, ServiceUnavailableError
 from tasks.adapters.mlflow_artifacts import artifact_bytes, destroy_artifacts, translated
+from tasks.adapters.mlflow_runs import VersionSpec, log_run
 
 if TYPE_CHECKING:
-    import pandas as pd
     from mlflow import MlflowClient
 
 ALIAS = "champion"
@@ -28,48 +28,13 @@ _MODEL_TAG = "expunge.logged_model"  # MLflow does not return a version's model 
 PURGED_TAG = "weights.purged_at"
 QUARANTINE_TAG = "quarantined.until"
 ROLLED_BACK_TAG = "rolled_back"
-_UNDONE = " (rolled back)"
+EVIDENCE_TAG = "evidence"  # names of the files of the run
+UNDONE = " (rolled back)"
 _EXPERIMENT = "expunge"
 _ABSENT = (
     "RESOURCE_DOES_NOT_EXIST",
     "INVALID_PARAMETER_VALUE",
 )  # MLflow's answers where there is no such thing
-_LOADER = "expunge.models.serving"
-
-
-@dataclass(frozen=True)
-class VersionSpec:
-    """What is registered.
-
-    Args:
-        model_dir: Folder of a saved model.
-        example: A synthetic input.
-        output: What the model says to it, for the signature.
-        batch: Key of the registration: registering it again finds the first.
-        run_name: Without personal data.
-        tags: Of run and version.
-        description: Markdown.
-        metrics: Of the model.
-        params: Of the model.
-        artifacts: Local files by name in the run.
-        dataset_md5: DVC digest of the training data.
-        dataset_revision: Git commit of it.
-        records: Number of training records.
-    """
-
-    model_dir: Path
-    example: "pd.DataFrame"
-    output: "pd.DataFrame"
-    batch: str
-    run_name: str
-    tags: Mapping[str, str]
-    description: str
-    metrics: Mapping[str, float]
-    params: Mapping[str, Any]
-    dataset_md5: str
-    dataset_revision: str
-    records: int
-    artifacts: Mapping[str, Path] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -147,6 +112,11 @@ class Registry:
             self._client = client
         return self._client
 
+    @property
+    def experiment_id(self) -> str:
+        """Of the experiment that has the runs of all versions."""
+        return str(self.client.get_experiment_by_name(_EXPERIMENT).experiment_id)
+
     @translated
     def register(self, spec: VersionSpec) -> Version:
         """Register a model with its evidence; registering the same batch again finds the first version.
@@ -161,50 +131,27 @@ class Registry:
         if found is not None:
             return found
         client = self.client
-        import mlflow
-        from mlflow.models import infer_signature
-
         self._drop_half_made(spec.batch)
-        experiment = client.get_experiment_by_name(_EXPERIMENT)
-        tags = {**spec.tags, BATCH_TAG: spec.batch}
-        with mlflow.start_run(
-            experiment_id=experiment.experiment_id, run_name=spec.run_name, tags=tags
-        ) as run:
-            mlflow.log_params(dict(spec.params))
-            logged = mlflow.pyfunc.log_model(
-                name="model",
-                loader_module=_LOADER,
-                data_path=str(spec.model_dir),
-                signature=infer_signature(spec.example, spec.output),
-                input_example=spec.example,
-                pip_requirements=["expunge"],
-            )
-            mlflow.log_input(_dataset(spec), context="training")
-            mlflow.log_metrics(dict(spec.metrics), model_id=logged.model_id)
-            for name, path in spec.artifacts.items():
-                _log_as(client, run.info.run_id, path, name)
+        tags = {**spec.tags, BATCH_TAG: spec.batch, EVIDENCE_TAG: ",".join(spec.names)}
+        run_id, logged_model_id = log_run(client, self.experiment_id, spec, tags)
         if not any(
             model.name == self.name for model in client.search_registered_models(f"name = '{self.name}'")
         ):
-            client.create_registered_model(
-                self.name, description="Models with certified unlearning; see each version."
-            )
+            client.create_registered_model(self.name)
         version = client.create_model_version(
             self.name,
-            source=f"models:/{logged.model_id}",
-            run_id=run.info.run_id,
-            tags={**tags, _MODEL_TAG: logged.model_id},
-            description=spec.description,
-            model_id=logged.model_id,
+            source=f"models:/{logged_model_id}",
+            run_id=run_id,
+            tags={**tags, _MODEL_TAG: logged_model_id},
+            model_id=logged_model_id,
         )
         return _version(version)
 
     def _drop_half_made(self, batch: str) -> None:
         """A run that a crash left without a version is not evidence of anything: its weights go, and it is marked."""
-        experiment = self.client.get_experiment_by_name(_EXPERIMENT)
-        for run in self.client.search_runs([experiment.experiment_id], f"tags.`{BATCH_TAG}` = '{batch}'"):
+        for run in self.client.search_runs([self.experiment_id], f"tags.`{BATCH_TAG}` = '{batch}'"):
             for model in self.client.search_logged_models(
-                [experiment.experiment_id], filter_string=f"source_run_id = '{run.info.run_id}'"
+                [self.experiment_id], filter_string=f"source_run_id = '{run.info.run_id}'"
             ):
                 destroy_artifacts(model.artifact_location)
                 self.client.delete_logged_model(model.model_id)
@@ -212,15 +159,15 @@ class Registry:
             self.client.set_terminated(run.info.run_id, "KILLED")
 
     @translated
-    def attach(self, version: Version, artifacts: Mapping[str, Path]) -> None:
-        """Add evidence to a version's run.
+    def attach(self, version: Version, name: str, content: Mapping[str, Any]) -> None:
+        """Add a document to a version's run; repeating it does no harm.
 
         Args:
             version: Whose.
-            artifacts: Local files by name.
+            name: Of the file.
+            content: Plain data.
         """
-        for name, path in artifacts.items():
-            _log_as(self.client, version.run_id, path, name)
+        self.client.log_dict(version.run_id, dict(content), name)
 
     @translated
     def find(self, batch: str) -> Version | None:
@@ -317,7 +264,7 @@ class Registry:
         version = self.get(number)
         if ROLLED_BACK_TAG in version.tags:
             return
-        batch = f"{version.tags[BATCH_TAG].removesuffix(_UNDONE)}{_UNDONE}"
+        batch = f"{version.tags[BATCH_TAG].removesuffix(UNDONE)}{UNDONE}"
         self.client.set_tag(version.run_id, BATCH_TAG, batch)
         self.client.set_tag(version.run_id, ROLLED_BACK_TAG, at)
         self.tag(number, BATCH_TAG, batch)
@@ -447,23 +394,3 @@ class Registry:
 def _version(found: Any) -> Version:
     """Ours, of MLflow's."""
     return Version(int(found.version), str(found.run_id), found.tags[_MODEL_TAG], dict(found.tags))
-
-
-def _log_as(client: "MlflowClient", run_id: str, path: Path, name: str) -> None:
-    """Log a file under another name than its own."""
-    import tempfile
-
-    with tempfile.TemporaryDirectory() as folder:
-        copy = Path(folder) / name
-        shutil.copyfile(path, copy)
-        client.log_artifact(run_id, str(copy))
-
-
-def _dataset(spec: VersionSpec) -> Any:
-    """A dataset that names its DVC version and holds no row."""
-    from mlflow.data.meta_dataset import MetaDataset
-
-    from tasks.adapters.dvc_source import DvcDatasetSource
-
-    source = DvcDatasetSource(md5=spec.dataset_md5, git_revision=spec.dataset_revision)
-    return MetaDataset(source=source, name="data/dataset", digest=spec.dataset_md5.removesuffix(".dir")[:32])

@@ -150,13 +150,49 @@ def test_lineage_in_mlflow(erased):
         assert champion.tags[name], name
     assert champion.tags["certificate_id"] == certificate["certificate_id"]
     artifacts = {item.path for item in registry.client.list_artifacts(champion.run_id)}
-    assert {"certificate.json", "certificate.html", "ledger.json", "accumulated_error.png"} <= artifacts
+    linked = {
+        "certificate.json",
+        "certificate.html",
+        "ledger.json",
+        "accumulated_error.png",
+        "gates.json",
+        "purge.json",
+    }
+    assert linked <= artifacts
     description = registry.client.get_model_version(registry.name, "2").description
-    assert "version 1" in description
-    assert certificate["dataset"]["after"]["md5"] in description
+    assert "Parent: [version 1](#/models/" in description
+    assert "Child: none yet" in description
+    assert all(f"/{champion.run_id}/artifacts/{name})" in description for name in linked)
     run = registry.client.get_run(champion.run_id)
-    (source,) = run.inputs.dataset_inputs
-    assert certificate["dataset"]["after"]["md5"] in source.dataset.source
+    inputs = {i.tags[0].value: json.loads(i.dataset.source) for i in run.inputs.dataset_inputs}
+    for context, when in (("before removal", "before"), ("training", "after")):
+        version = certificate["dataset"][when]
+        assert inputs[context]["dvc_md5"] == version["md5"]
+        assert inputs[context]["git_revision"] == version["git_revision"]
+        assert version["md5"] in description
+        assert version["git_revision"] in description
+
+
+def test_pages_say_what_was_purged_and_what_serves(erased):
+    registry = access.registry(erased.state())
+    first = registry.client.get_model_version(registry.name, "1")
+    purged = first.tags["weights.purged_at"]
+    assert f"weights purged at {purged}" in first.description
+    assert f"Child: [version 2](#/models/{registry.name}/versions/2)" in first.description
+    second = registry.client.get_model_version(registry.name, "2").description
+    assert f"superseded weights of version 1 purged at {purged}, record in artifacts" in second
+    page = registry.client.get_registered_model(registry.name).description
+    assert f"**Current: [version 2](#/models/{registry.name}/versions/2).**" in page
+    assert f"superseded, weights purged at {purged}" in page
+    record = registry.client.download_artifacts(registry.champion().run_id, "purge.json")
+    (entry,) = [e for e in erased.state().ledger.entries(registry.name) if e.kind == "purge"]
+    assert json.loads(Path(record).read_text()) == entry.to_json()
+
+    from tasks.adapters.model_pages import write_pages
+
+    registry.client.update_model_version(registry.name, "1", "as a killed run left it")
+    write_pages(registry)
+    assert registry.client.get_model_version(registry.name, "1").description == first.description
 
 
 def test_the_ledger_beside_the_certificate_proves_the_purge_here_and_in_mlflow(erased):

@@ -123,6 +123,9 @@ def test_the_model_goes_back_and_the_data_does_not(waiting, capsys):
     assert state.tickets.history(waiting.other)[-1]["reason"] == reason
     undone = access.registry(state).get(2)
     assert undone.tags["rolled_back"] == batch.data["rolled_back"][0]["at"]
+    model = access.registry(state).client.get_registered_model(state.lineage)
+    assert f"**Current: [version 1](#/models/{state.lineage}/versions/1).**" in model.description
+    assert f"rolled back at {undone.tags['rolled_back']}" in model.description
     (certificate,) = waiting.certificates()
     assert not curvature.exists()
     assert waiting("certificate", "show", certificate["certificate_id"]) == 0

@@ -19,7 +19,8 @@ from expunge.models.spec import ModelSpec
 from expunge.models.zoo import build
 from expunge.settings import Params
 from tasks.adapters.mlflow_artifacts import artifact_locations, stream_artifacts
-from tasks.adapters.registry import Registry, VersionSpec
+from tasks.adapters.mlflow_runs import DatasetRef, VersionSpec
+from tasks.adapters.registry import Registry
 
 
 def free_port() -> int:
@@ -94,11 +95,9 @@ def spec_of(tmp_path, batch="b-1"):
         batch=batch,
         run_name="test",
         tags={"epsilon": "0.05"},
-        description="# a version",
         metrics={"accuracy": 0.5},
         params={"l2": 1e-3},
-        dataset_md5="0123456789abcdef0123456789abcdef.dir",
-        dataset_revision="f" * 40,
+        after=DatasetRef("0123456789abcdef0123456789abcdef.dir", "f" * 40),
         records=569,
         artifacts={"certificate.json": note},
     )
@@ -119,7 +118,7 @@ def test_a_version_from_registration_to_purge(registry, tmp_path):
     names = {item.path for item in registry.client.list_artifacts(version.run_id)}
     assert "certificate.json" in names
     (data,) = registry.client.get_run(version.run_id).inputs.dataset_inputs
-    assert spec.dataset_md5 in data.dataset.source
+    assert spec.after.md5 in data.dataset.source
     assert model_digest(registry.download(version, tmp_path / "down")) == digest
 
     registry.purge_weights(version.version)

@@ -1,0 +1,1 @@
+"""MLflow's own pages, as an auditor sees them."""
