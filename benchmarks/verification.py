@@ -9,6 +9,7 @@ import copy
 import json
 import sys
 import tempfile
+import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -83,7 +84,7 @@ def make(folder: Path, entries: int, certificates: int) -> None:
         )
         ledger.append(entry)
         since.append(entry)
-        if number >= entries - certificates:
+        if number >= entries - certificates * _RETRAINED // (_RETRAINED - 1):
             place = folder / content["certificate_id"]
             place.mkdir()
             envelope = sign_statement(signer, CERTIFICATE_PREDICATE, subjects, content)
@@ -99,13 +100,15 @@ def verify(folder: Path) -> dict[str, Any]:
     before = high_water()
     trust = Trust(load_keyring(folder / "keys" / KEYRING_FILE), ledger=folder / "ledger.json")
     verifier, places = Verifier(trust), sorted(folder.glob("c-*"))
+    clock = time.process_time()
     first, seconds = timed(lambda: verifier.verify(find_evidence(places[0])))
+    between = time.process_time()
     outcomes, more = timed(lambda: [verifier.verify(find_evidence(place)) for place in places[1:]])
     return {
         "certificates": len(places),
         "verified": sum(outcome.verified for outcome in [first, *outcomes]),
-        "seconds_ledger_and_first": seconds,
-        "seconds_other_certificates": more,
+        "ledger_and_first_certificate": {"seconds": seconds, "processor_seconds": between - clock},
+        "other_certificates": {"seconds": more, "processor_seconds": time.process_time() - between},
         "ledger_bytes": (folder / "ledger.json").stat().st_size,
         "memory_bytes": high_water() - before,
     }
@@ -128,7 +131,7 @@ def main() -> None:
         return
     entries = given.records or ENTRIES
     document = {
-        **measure(entries, min(CERTIFICATES, entries // 10)),
+        **measure(entries, min(CERTIFICATES, entries // 8)),
         "hardware": hardware(pick_device("cpu")),
     }
     emit("verification", document, None, given.out)
