@@ -9,7 +9,17 @@ import sys
 import pytest
 import torch
 
-from benchmarks import common, convex, hessian_product, orchestration, removal, scaling, solvers, tickets
+from benchmarks import (
+    common,
+    convex,
+    hessian_product,
+    orchestration,
+    removal,
+    scaling,
+    solvers,
+    tickets,
+    verification,
+)
 from expunge.database import open_database
 from expunge.datasets.partitions import read_dataset, write_partitions
 from tests.tickets.conftest import postgres, url  # noqa: F401 - fixtures
@@ -279,3 +289,9 @@ def test_orchestration(tmp_path, capsys, prefect_api):
         assert one["counts"][what] == many["counts"][what] > 0, what
     assert finite_ratios(document) == 2
     emitted("orchestration", document, orchestration.plot, tmp_path, capsys)
+
+
+def test_verification():
+    document = verification.measure(120, 12)
+    assert document["certificates"] == document["verified"] == 12
+    assert document["memory_bytes"] > 0
