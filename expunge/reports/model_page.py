@@ -94,8 +94,10 @@ def version_page(name: str, number: int, versions: Mapping[int, VersionFacts], c
     if v.parent is not None:
         lines.append(f"- Purge: {_purge(v, versions)}")
     if v.certificate is not None:
-        lines += ["", f"Verify: `expunge certificate verify {v.certificate}`. This page can be edited by"]
-        lines[-1] += " whoever may write here; what is signed is the certificate and the ledger."
+        told = (
+            "Whoever may write here can edit this page and its tags: trust what verifies, not what they say."
+        )
+        lines += ["", f"Verify: `expunge certificate verify {v.certificate}`. {told}"]
     return "\n".join(lines)
 
 

@@ -65,12 +65,12 @@ def prefect_server(home: Path) -> Iterator[str]:
     os.environ["PREFECT_HOME"] = str(home)
     running = stack_url(Workspace(home.parent.parent))
     if running:
-        os.environ["PREFECT_API_URL"] = running
         try:
+            _point_to(running)
             yield running
         finally:
             _drain()
-            os.environ.pop("PREFECT_API_URL", None)
+            _point_to(None)
         return
     port = _free_port()
     url = f"http://127.0.0.1:{port}/api"
@@ -84,12 +84,26 @@ def prefect_server(home: Path) -> Iterator[str]:
         )
         try:
             _wait(process, url, home / "server.log")
-            os.environ["PREFECT_API_URL"] = url
+            _point_to(url)
             yield url
         finally:
             _drain()  # while its senders still know where to send
-            os.environ.pop("PREFECT_API_URL", None)
+            _point_to(None)
             _stop(process)
+
+
+def _point_to(url: str | None) -> None:
+    """Let Prefect use a server; where it was imported before, it has to read the environment again.
+
+    It would start a temporary server of its own otherwise, whose records are lost.
+    """
+    os.environ.pop("PREFECT_API_URL", None)
+    if url is not None:
+        os.environ["PREFECT_API_URL"] = url
+    if "prefect" in sys.modules:
+        from prefect.context import refresh_global_settings_context
+
+        refresh_global_settings_context()
 
 
 def stack_url(workspace: Workspace) -> str | None:

@@ -54,12 +54,16 @@ class Browser:
         self.until(lambda: all(text in self.text() for text in texts), f"no {texts}")
 
     def click(self, text: str) -> None:
-        """Click what says this, the innermost; MLflow opens links of a description in a tab of their own: go there."""
+        """Click the link that says this, else the innermost thing that does.
+
+        MLflow opens links of a description in a tab of their own: go there.
+        """
         before = self.driver.window_handles
-        saying = f"//body//*[normalize-space()='{text}']"
+        says = f"[normalize-space()='{text}']"
 
         def clicked() -> bool:
-            found = self.driver.find_elements(By.XPATH, saying)
+            links = self.driver.find_elements(By.XPATH, f"//a{says}")
+            found = links or self.driver.find_elements(By.XPATH, f"//body//*{says}")
             if not found:
                 return False
             self.driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", found[-1])

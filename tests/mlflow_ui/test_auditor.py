@@ -50,8 +50,7 @@ def test_the_lineage_is_followed_by_clicking(at: Audited, tmp_path):
         shown = f"data/dataset ({before['md5'].removesuffix('.dir')})"
         page.sees(shown, "Before Removal", c["batch"])
         page.click(shown)
-        page.shoot("dataset-drawer")
-        page.sees(before["git_revision"], after["md5"].removesuffix(".dir"))
+        page.sees("2 datasets used", before["git_revision"], after["md5"].removesuffix(".dir"))
         page.shoot("auditor-dataset")
         page.back_to(version)
 
