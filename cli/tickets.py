@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cli.output import JsonOption, WorkspaceOption, emit, out, table, use_workspace
+from cli.output import JsonOption, WorkspaceOption, emit, out, table, use_workspace, write_files
 
 app = typer.Typer(help="File, look at and steer deletion tickets.", no_args_is_help=True)
 _TicketArgument = Annotated[str, typer.Argument(help="Ticket id, t-...")]
@@ -115,22 +115,21 @@ def show(ticket: _TicketArgument, workspace: WorkspaceOption = None, json: JsonO
 def receipt(
     ticket: _TicketArgument,
     html: Annotated[Path | None, typer.Option(help="Write the page here.")] = None,
+    pdf: Annotated[Path | None, typer.Option(help="Write the PDF here.")] = None,
     workspace: WorkspaceOption = None,
     json: JsonOption = False,
 ) -> None:
     """Show what became of the person of a closed ticket; names nobody."""
-    from expunge.errors import InputError, storage_full
-    from expunge.reports.receipt import render_receipt
+    from expunge.reports.receipt import render_receipt, render_receipt_pdf
     from tasks.receipt import receipt_of
 
     found = receipt_of(use_workspace(workspace), ticket)
+    files: dict[Path, bytes] = {}
     if html is not None:
-        try:
-            html.write_text(render_receipt(found), encoding="utf-8")
-        except OSError as error:
-            raise storage_full(error) or InputError(
-                "the page cannot be written", expected="a file in a folder that is there", got=str(html)
-            ) from error
+        files[html] = render_receipt(found).encode()
+    if pdf is not None:
+        files[pdf] = render_receipt_pdf(found)
+    write_files(files)
     if json:
         emit(found)
         return
