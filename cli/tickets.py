@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cli.output import JsonOption, WorkspaceOption, emit, out, table, use_workspace
+from cli.output import JsonOption, WorkspaceOption, emit, out, table, use_workspace, write_files
 
 app = typer.Typer(help="File, look at and steer deletion tickets.", no_args_is_help=True)
 _TicketArgument = Annotated[str, typer.Argument(help="Ticket id, t-...")]
@@ -116,28 +116,26 @@ def show(ticket: _TicketArgument, workspace: WorkspaceOption = None, json: JsonO
 def receipt(
     ticket: _TicketArgument,
     html: Annotated[Path | None, typer.Option(help="Write the page here.")] = None,
+    pdf: Annotated[Path | None, typer.Option(help="Write the PDF here.")] = None,
     signed: Annotated[Path | None, typer.Option(help="Write the signed receipt (DSSE) here.")] = None,
     workspace: WorkspaceOption = None,
     json: JsonOption = False,
 ) -> None:
     """Show what became of the person of a closed ticket; names nobody."""
-    from expunge.errors import InputError, storage_full
-    from expunge.reports.receipt import render_receipt
+    from expunge.reports.receipt import render_receipt, render_receipt_pdf
     from tasks.receipt import receipt_of
     from tasks.signing import sign_receipt
 
     state = use_workspace(workspace)
-    found = receipt_of(state, ticket)
-    pages = {html: lambda: render_receipt(found), signed: lambda: dumps(sign_receipt(state, found), indent=1)}
-    for path, content in pages.items():
-        if path is None:
-            continue
-        try:
-            path.write_text(content(), encoding="utf-8")
-        except OSError as error:
-            raise storage_full(error) or InputError(
-                "the page cannot be written", expected="a file in a folder that is there", got=str(path)
-            ) from error
+    found, files = receipt_of(state, ticket), dict[Path, bytes]()
+    signed_by = state.signing.signer().public_key.keyid if signed is not None else None
+    if html is not None:
+        files[html] = render_receipt(found, signed_by=signed_by).encode()
+    if pdf is not None:
+        files[pdf] = render_receipt_pdf(found, signed_by=signed_by)
+    if signed is not None:
+        files[signed] = dumps(sign_receipt(state, found), indent=1).encode()
+    write_files(files)
     if json:
         emit(found)
         return

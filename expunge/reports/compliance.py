@@ -178,7 +178,9 @@ def _deadlines(closed: Mapping[str, Any], times: Sequence[tuple[datetime, float,
 def _days(value: float | None) -> str:
     if value is None:
         return "–"
-    return f"{value:,}" if isinstance(value, int) else f"{value:,.1f}"
+    if isinstance(value, int):
+        return f"{value:,}"
+    return "under 0.1" if 0 < value < 0.1 else f"{value:,.1f}"
 
 
 def _refused(refused: Mapping[str, Mapping[str, int]]) -> Section:

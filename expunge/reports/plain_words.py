@@ -8,7 +8,7 @@ from typing import Any
 CLASS_WORDS = {
     "exact": "The model was trained again from scratch without these people. Nothing of them can be in its weights.",
     "unconditional": "The bound holds for any data and any model, with no constant assumed.",
-    "convex": "The bound is proved, up to what is assumed below: the training objective has one solution by "
+    "convex": "The bound is proved, up to what the certificate assumes: the training objective has one solution by "
     "construction, and both the released model and one trained without these people lie close to it.",
     "conditional": "The bound holds only if the constants marked as assumed are right. Nobody has proved them.",
 }

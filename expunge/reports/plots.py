@@ -38,7 +38,7 @@ def accumulated_error_plot(entries: Sequence[Mapping[str, Any]], limit: float) -
             )
     axes.axhline(limit, color=RED, linestyle="--", linewidth=1.5, label=f"limit of policy ({limit:g})")
     axes.set_ylim(0, max(limit, *values, 1e-300) * 1.1)
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    _whole(axes)
     axes.set_xlabel("trainings and releases, in the ledger's order")
     axes.set_ylabel("sum of error bounds\n(weight units)")
     _legend(axes)
@@ -109,8 +109,9 @@ def utility_plot(points: Sequence[Mapping[str, Any]]) -> bytes:
                 [p["accuracy"] for p in chosen],
                 s=size, c=color, marker=marker, label=words,
             )  # fmt: skip
-    right.xaxis.get_major_locator().set_params(integer=True)
     right.margins(0.1, 0.25)
+    right.set_ylim(top=min(right.get_ylim()[1], 1.02))
+    _whole(right)
     right.set_xlabel("model version")
     right.set_ylabel("test accuracy")
     if right.collections:
@@ -170,7 +171,7 @@ def ticket_times_plot(times: Sequence[tuple[datetime, float, float]]) -> bytes:
 
         dates: Any = matplotlib_dates
         first, last = min(t[0] for t in times), max(t[0] for t in times)
-        if first == last:
+        if (last - first).days < 2:  # too short for an axis of dates
             axes.set_xticks([first], [f"{first:%Y-%m-%d}"])
         else:
             locator = dates.AutoDateLocator(maxticks=8)
@@ -199,7 +200,7 @@ def ticket_times_words(times: Sequence[tuple[datetime, float, float]]) -> str:
     late = sum(took > allowed for _, took, allowed in times)
     took, allowed = [t[1] for t in times], [t[2] for t in times]
     return (
-        f"Time per ticket: {len(times):,} closed tickets took {min(took):.1f} to {max(took):.1f} days, where "
+        f"Time per ticket: {len(times):,} closed tickets took {min(took):.3g} to {max(took):.3g} days, where "
         f"{min(allowed):.0f} to {max(allowed):.0f} were allowed; {late:,} were late."
     )
 
@@ -220,6 +221,13 @@ def _axes(width: float, height: float, columns: int = 1) -> tuple[Any, Any]:
         for side in ("top", "right"):
             one.spines[side].set_visible(False)
     return figure, axes
+
+
+def _whole(axes: Any) -> None:
+    """Ticks at whole numbers only."""
+    from matplotlib.ticker import MaxNLocator
+
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
 
 
 def _legend(axes: Any) -> None:

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from expunge.reports.document import (
@@ -133,7 +133,7 @@ def receipt_document(receipt: Mapping[str, Any], signed_by: str | None = None) -
         title="Receipt of erasure",
         name=r["ticket_id"],
         about=(
-            f"{r['ticket_id']} · closed {r['closed_at']} · person ",
+            f"{r['ticket_id']} · closed {_day(r['closed_at'])} · person ",
             Code(r["pseudonym"]),
             " (a pseudonym)",
         ),
@@ -217,14 +217,14 @@ def _plain(r: Mapping[str, Any], vacuous: bool) -> str:
 
 def _when(r: Mapping[str, Any]) -> Section:
     facts = (
-        ("Request received", f"{r['received_at']} ({r['regime']})"),
-        ("Due", r["due_at"]),
-        ("Your rows removed", r["removed_at"] or "not recorded"),
+        ("Request received", f"{_time(r['received_at'])} ({r['regime']})"),
+        ("Due", _time(r["due_at"])),
+        ("Your rows removed", _time(r["removed_at"]) if r["removed_at"] else "not recorded"),
         (
             "Earlier data and models destroyed",
-            f"{r['purged']['at']} (ledger entry {r['purged']['ledger_entry']})",
+            f"{_time(r['purged']['at'])} (ledger entry {r['purged']['ledger_entry']})",
         ),
-        ("Closed", r["closed_at"]),
+        ("Closed", _time(r["closed_at"])),
         ("Batch", r["batch_id"]),
     )
     return Section("When", (Facts("Dates", [(name, (value,)) for name, value in facts]),))
@@ -302,6 +302,10 @@ def _signed(signed_by: str | None) -> Line:
         Code(signed_by),
         ". Ask for that file and the public key to check it.",
     )
+
+
+def _time(moment: str) -> str:
+    return f"{datetime.fromisoformat(moment).astimezone(UTC):%Y-%m-%d %H:%M} UTC"
 
 
 def _day(moment: str) -> str:
