@@ -8,7 +8,16 @@ from typing import Annotated, Any
 
 import typer
 
-from cli.output import JsonOption, WorkspaceOption, emit, out, table, use_workspace, write_files
+from cli.output import (
+    JsonOption,
+    WorkspaceOption,
+    emit,
+    out,
+    report_outcome,
+    table,
+    use_workspace,
+    write_files,
+)
 
 app = typer.Typer(help="File, look at and steer deletion tickets.", no_args_is_help=True)
 _TicketArgument = Annotated[str, typer.Argument(help="Ticket id, t-...")]
@@ -150,6 +159,28 @@ def receipt(
     backups = [tuple(backup.values()) for backup in found["backups"]]
     table("Backups", ("name", "holds", "forgotten by"), backups)
     table("Not covered", ("artefact", "reason"), [tuple(item.values()) for item in found["not_covered"]])
+
+
+@app.command(name="verify-receipt")
+def verify_receipt(
+    file: Annotated[
+        Path, typer.Argument(help="A signed receipt: `expunge ticket receipt ID --signed FILE`.")
+    ],
+    key: Annotated[Path, typer.Option(help="Public keys that are trusted: a keyring, or one key as PEM.")],
+    json: JsonOption = False,
+) -> None:
+    """Verify a signed receipt alone, without a workspace; exit code 1 if it does not hold."""
+    from expunge.errors import InputError, VerificationError
+    from expunge.evidence.canonical import read_json
+    from expunge.evidence.keys import load_keyring
+    from expunge.evidence.signed_receipt import verify_receipt as verify
+
+    try:
+        envelope = read_json(file)
+    except (OSError, VerificationError) as error:
+        raise InputError("the receipt cannot be read", expected="a JSON file", got=str(file)) from error
+    outcome, found = verify(envelope, load_keyring(key))
+    report_outcome(outcome, json, f"receipt {found.get('ticket_id', file.name)}", {"receipt": found})
 
 
 @app.command()

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -86,8 +87,9 @@ def sign_receipt(state: State, receipt: dict[str, Any]) -> dict[str, Any]:
         A DSSE envelope, whose subject is the receipt itself by its digest.
     """
     subject = hashlib.sha256(canonical_bytes(receipt)).hexdigest()
+    content = {"receipt": receipt, "signed_at": datetime.now(UTC).isoformat()}
     return sign_statement(
-        state.signing.signer(), RECEIPT_PREDICATE, {f"receipt {receipt['ticket_id']}": subject}, receipt
+        state.signing.signer(), RECEIPT_PREDICATE, {f"receipt {receipt['ticket_id']}": subject}, content
     )
 
 

@@ -300,7 +300,9 @@ def _signed(signed_by: str | None) -> Line:
     return (
         "Its signed form is signed by key ",
         Code(signed_by),
-        ". Ask for that file and the public key to check it.",
+        ". With that file and the public key anybody can check it: ",
+        Code("expunge ticket verify-receipt FILE --key PUBLIC-KEY"),
+        ".",
     )
 
 

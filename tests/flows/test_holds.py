@@ -1,11 +1,14 @@
 """Legal holds that come while a flow is at work: removal and purge stop, nothing that is needed is destroyed."""
 
+import base64
 import json
 from datetime import datetime, timedelta
 
 import pytest
 import yaml
 
+from cli.main import invoke
+from expunge.evidence.canonical import canonical_bytes
 from flows import erase as flow
 from tasks.adapters import access, git
 from tasks.adapters.registry import PURGED_TAG
@@ -127,6 +130,32 @@ def test_the_receipt_of_a_closed_ticket(clinic, tmp_path, capsys):
     assert clinic("ticket", "receipt", ticket) == 0
     assert "Not covered" in capsys.readouterr().out
     assert clinic("ticket", "receipt", ticket, "--html", str(tmp_path / "no" / "x.html")) == 2
+
+
+def test_a_signed_receipt_is_verified_alone(clinic, tmp_path, capsys):
+    ticket, signed, public = (
+        clinic.batches()[0].tickets[0],
+        tmp_path / "signed.json",
+        tmp_path / "public.json",
+    )
+    assert clinic("keys", "rotate", "--overlap-days", "0") == 0  # after the ticket closed
+    assert clinic("ticket", "receipt", ticket, "--signed", str(signed), "--pdf", str(tmp_path / "r.pdf")) == 0
+    assert clinic("keys", "export-public", str(public)) == 0
+    assert (tmp_path / "r.pdf").read_bytes().startswith(b"%PDF")
+    capsys.readouterr()
+    assert invoke(["ticket", "verify-receipt", str(signed), "--key", str(public), "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert (printed["verified"], printed["receipt"]["ticket_id"]) == (True, ticket)
+    envelope = json.loads(signed.read_text())
+    payload = json.loads(base64.b64decode(envelope["payload"]))
+    payload["predicate"]["receipt"]["closed_at"] = "2020-01-01T00:00:00+00:00"
+    envelope["payload"] = base64.b64encode(canonical_bytes(payload)).decode()
+    signed.write_text(json.dumps(envelope))
+    assert invoke(["ticket", "verify-receipt", str(signed), "--key", str(public)]) == 1
+    assert "signature does not match" in " ".join(capsys.readouterr().out.split())
+    for spoiled in ("[]", "x"):
+        signed.write_text(spoiled)
+        assert invoke(["ticket", "verify-receipt", str(signed), "--key", str(public)]) in (1, 2)
 
 
 def test_a_hold_before_removal_leaves_the_data_as_it_is_and_others_go_on(
