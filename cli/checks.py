@@ -5,6 +5,7 @@ import shutil
 import stat
 import subprocess
 from collections.abc import Callable
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ def run_checks(path: Path | None) -> list[dict[str, Any]]:
         ``{check, ok, detail}``.
     """
     checks = [_try("git", lambda: subprocess.check_output(["git", "--version"], text=True).strip())]
-    checks += [_try(name, lambda name=name: metadata.version(name)) for name in _PACKAGES]
+    checks += [_try(name, partial(metadata.version, name)) for name in _PACKAGES]
     checks.append(_try("device", _device))
     opened = _try("workspace and database", lambda: str(open_state(path).workspace.root))
     checks.append(opened)

@@ -126,11 +126,8 @@ def verify(
         authorities=() if tsa_root is None else load_roots(tsa_root),
     )
     alone = Verifier(trust)
-    own = (
-        None
-        if all(Path(name).exists() for name in certificate)
-        else _own_evidence(certificate, workspace, trust)
-    )
+    files = all(Path(name).exists() for name in certificate)
+    own: Any = None if files else _own_evidence(certificate, workspace, trust)
     found = [  # all of them before the first is verified: a name that is wrong shows at once
         (name, find_evidence(Path(name)), alone)
         if Path(name).exists()

@@ -6,8 +6,9 @@ from expunge.datasets.partitions import read_dataset
 from expunge.datasets.preprocessing import encode
 from expunge.devices import device_in_use
 from expunge.errors import WorkspaceError
+from expunge.evidence.model_files import model_digest
 from expunge.models.kept import keeps, kept_path, rebuild_kept
-from expunge.models.serving import load_model, model_digest
+from expunge.models.serving import load_model
 from expunge.scratch import scratch
 from expunge.state import open_state
 from tasks.adapters import access

@@ -31,7 +31,7 @@ def preview(state: State, batch_id: str | None = None) -> list[Item]:
         What, where, how many bytes and why, in the order of destruction.
     """
     if batch_id is not None:
-        batches = [state.batches.get(batch_id)]
+        batches: list[Batch | None] = [state.batches.get(batch_id)]
     else:
         batches = [batch for batch in state.batches.unfinished() if batch.data.get("partitions")]
     found: dict[Item, None] = {}

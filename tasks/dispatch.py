@@ -6,6 +6,7 @@ So does the heartbeat: Prefect shows a run as running for ever when its machine 
 
 import os
 import time
+from typing import Any
 
 from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound
@@ -54,7 +55,9 @@ def unlearn_on_pool(batch_id: str, mechanism: str) -> None:
     answer(batch_id, mechanism, None)  # of an earlier attempt
     timeout = float(os.environ.get("EXPUNGE_GPU_TIMEOUT_S") or _TIMEOUT_S)
     try:
-        run = run_deployment(DEPLOYMENT, parameters={"batch_id": batch_id, "mechanism": mechanism}, timeout=0)
+        run: Any = run_deployment(  # here, without an event loop, it is no coroutine
+            DEPLOYMENT, parameters={"batch_id": batch_id, "mechanism": mechanism}, timeout=0
+        )
     except ObjectNotFound as error:
         raise ServiceUnavailableError(
             "the unlearn deployment is not there", expected=DEPLOYMENT, remedy="run `expunge up`"

@@ -12,7 +12,7 @@ from pandas.api.types import is_numeric_dtype
 from expunge.datasets.partitions import count_rows, remove_subjects, rows_of, spelled_alike
 from expunge.datasets.preprocessing import Preprocessing, encode_features
 from expunge.errors import DatasetError
-from expunge.models.serving import MODEL_FILE
+from expunge.evidence.model_files import MODEL_FILE
 from expunge.residue.embedded import embeddings
 from expunge.residue.fingerprints import row_fingerprints
 from expunge.stages import MODEL_FOLDER

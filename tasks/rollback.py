@@ -8,8 +8,8 @@ import json
 from pathlib import Path
 
 from expunge.errors import InputError, RefusedError, VerificationError
+from expunge.evidence.model_files import model_digest
 from expunge.models.kept import destroy_kept
-from expunge.models.serving import model_digest
 from expunge.scratch import scratch
 from expunge.stages import install_model
 from expunge.state import State

@@ -48,7 +48,8 @@ def step(function: Callable[..., Any]) -> Any:
         finally:
             _FIELDS.reset(token)
 
-    return task(reported, name=function.__name__, persist_result=False, cache_policy=NO_CACHE, retries=0)
+    made = task(name=function.__name__, persist_result=False, cache_policy=NO_CACHE, retries=0)
+    return made(reported)
 
 
 def log(message: str, **fields: str) -> None:

@@ -4,7 +4,8 @@ from expunge.datasets.partitions import read_dataset
 from expunge.datasets.preprocessing import synthetic_example
 from expunge.devices import chosen_device
 from expunge.errors import WorkspaceError
-from expunge.models.serving import load_model, model_digest
+from expunge.evidence.model_files import model_digest
+from expunge.models.serving import load_model
 from expunge.stages import MODEL_FOLDER, metrics
 from expunge.state import open_state
 from tasks.adapters import access, git

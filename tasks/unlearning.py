@@ -14,11 +14,12 @@ from expunge.devices import device_in_use
 from expunge.errors import CertificateRefusedError
 from expunge.evidence.annex import ANNEX_FILE, recipient, seal
 from expunge.evidence.ledger import account_of
+from expunge.evidence.model_files import model_digest
 from expunge.mechanisms.contract import Calibration, Context, Draw, Mechanism, Problem
 from expunge.mechanisms.planner import mechanism_named
 from expunge.mechanisms.release import Release, release
 from expunge.models.kept import load_kept
-from expunge.models.serving import SavedModel, load_model, model_digest, save_model
+from expunge.models.serving import SavedModel, load_model, save_model
 from expunge.models.spec import ModelSpec
 from expunge.models.zoo import build
 from expunge.scratch import scratch

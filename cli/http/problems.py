@@ -127,7 +127,6 @@ def of_error(error: ExpungeError) -> JSONResponse:
     Returns:
         4xx for what the caller can correct, 503 for what the operator must.
     """
-    said = {"expected": error.expected, "got": error.got, "remedy": error.remedy}
     detail = error.message
     if isinstance(error, ServiceUnavailableError):
         # Where the database is concerns the operator only.
@@ -137,9 +136,9 @@ def of_error(error: ExpungeError) -> JSONResponse:
     if isinstance(error, UnknownTicketError):
         return problem(404, detail, expected=error.expected, remedy="check the id")
     if isinstance(error, (TicketConflictError, RefusedError)):
-        return problem(409, detail, **said)
+        return problem(409, detail, expected=error.expected, got=error.got, remedy=error.remedy)
     if isinstance(error, TicketError):
-        return problem(422, detail, **said)
+        return problem(422, detail, expected=error.expected, got=error.got, remedy=error.remedy)
     # A damaged workspace or a dataset that is not here: no other request would fare better.
     return problem(
         503,

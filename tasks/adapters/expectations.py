@@ -35,7 +35,7 @@ def validate_dataset(
     import great_expectations as gx
 
     logging.getLogger("great_expectations").setLevel(logging.ERROR)
-    context = gx.get_context(mode="ephemeral")
+    context: Any = gx.get_context(mode="ephemeral")
     context.variables.progress_bars = {"globally": False}
     expect = gx.expectations
     checked = frame.assign(**{_ERASED: frame["subject_id"].astype(str).isin(set(erased))})

@@ -124,5 +124,7 @@ def _datasets(spec: VersionSpec) -> Iterator[tuple[str, Any]]:
             source = DvcDatasetSource(md5=ref.md5, git_revision=ref.git_revision)
             yield (
                 context,
-                MetaDataset(source=source, name="data/dataset", digest=ref.md5.removesuffix(".dir")[:32]),
+                MetaDataset(  # type: ignore[abstract]
+                    source=source, name="data/dataset", digest=ref.md5.removesuffix(".dir")[:32]
+                ),
             )

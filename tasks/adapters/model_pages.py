@@ -35,7 +35,7 @@ def write_pages(registry: Registry, current: int | None = None) -> None:
         champion = registry.champion()
         current = champion.version if champion else None
     experiment = registry.experiment_id
-    facts = {int(v.version): _facts(int(v.version), v.run_id, experiment, dict(v.tags)) for v in found}
+    facts = {int(v.version): _facts(int(v.version), str(v.run_id), experiment, dict(v.tags)) for v in found}
     for version in found:
         page = version_page(registry.name, int(version.version), facts, current)
         if version.description != page:

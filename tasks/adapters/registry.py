@@ -115,7 +115,8 @@ class Registry:
     @property
     def experiment_id(self) -> str:
         """Of the experiment that has the runs of all versions."""
-        return str(self.client.get_experiment_by_name(_EXPERIMENT).experiment_id)
+        found: Any = self.client.get_experiment_by_name(_EXPERIMENT)  # made with the client
+        return str(found.experiment_id)
 
     @translated
     def register(self, spec: VersionSpec) -> Version:

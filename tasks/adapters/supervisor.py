@@ -155,15 +155,15 @@ def stop(services: list[Service]) -> None:
     Args:
         services: All at once.
     """
-    running = [service for service in services if service.process is not None]
-    for service in running:
-        kill_group(service.process.pid, signal.SIGTERM)
+    running = [(service, service.process) for service in services if service.process is not None]
+    for _, process in running:
+        kill_group(process.pid, signal.SIGTERM)
     until = time.monotonic() + _KILL_S
-    for service in running:
+    for service, process in running:
         with suppress(subprocess.TimeoutExpired):
-            service.process.wait(max(0.1, until - time.monotonic()))
+            process.wait(max(0.1, until - time.monotonic()))
         end(service.facts)
-        service.process.wait()
+        process.wait()
 
 
 def hold_lock(folder: Path) -> IO[str] | None:

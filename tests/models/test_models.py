@@ -7,7 +7,8 @@ from torch.testing import assert_close
 from expunge.datasets.catalogue import load
 from expunge.datasets.preprocessing import encode, fit, synthetic_example
 from expunge.errors import DatasetError, PolicyError
-from expunge.models.serving import SavedModel, load_model, model_digest, save_model
+from expunge.evidence.model_files import model_digest
+from expunge.models.serving import SavedModel, load_model, save_model
 from expunge.models.spec import ModelSpec
 from expunge.models.training import project, train
 from expunge.models.zoo import build

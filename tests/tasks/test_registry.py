@@ -14,7 +14,8 @@ import torch
 from expunge.datasets.catalogue import load
 from expunge.datasets.preprocessing import fit, synthetic_example
 from expunge.errors import ExpungeError, InputError, ServiceUnavailableError
-from expunge.models.serving import SavedModel, model_digest, save_model
+from expunge.evidence.model_files import model_digest
+from expunge.models.serving import SavedModel, save_model
 from expunge.models.spec import ModelSpec
 from expunge.models.zoo import build
 from expunge.settings import Params
