@@ -65,19 +65,26 @@ def rotate(
             show_default=True,
         ),
     ] = 30,
+    lost: Annotated[
+        bool,
+        typer.Option("--lost", help="The old private key is gone: nobody vouches for the new one."),
+    ] = False,
     signer: _SignerOption = None,
     public: _PublicOption = None,
     workspace: WorkspaceOption = None,
     json: JsonOption = False,
 ) -> None:
     """Sign with a new key from now on; the old one vouches for it, and stays valid for a while."""
-    keys = use_workspace(workspace).signing
+    state = use_workspace(workspace)
+    keys = state.signing
+    _require_none_waits(state, lost)
     keys.rotate(
         use.value,
         datetime.now(UTC),
         timedelta(days=overlap_days),
         signer,
         _text(public) if public else None,
+        lost=lost,
     )
     _show(keys.keyring(), json)
     if not json:
@@ -114,6 +121,20 @@ def export_public(
     )
     for key in ring.keys:
         out.print(f"  {key.use:8} {key.keyid}", markup=False)
+
+
+def _require_none_waits(state: Any, lost: bool) -> None:
+    """A certificate that is signed and not stamped yet would be stamped after its key's end."""
+    from expunge.errors import RefusedError
+    from expunge.tickets.batches import BatchStage
+
+    for batch in state.batches.unfinished():
+        if not lost and "envelope" in batch.data and not batch.done(BatchStage.CERTIFIED):
+            raise RefusedError(
+                "a batch is between the signature of its certificate and its release",
+                got=f"{batch.batch_id}, {batch.stage}",
+                remedy="run `expunge run` first; or --lost, if the old key is gone",
+            )
 
 
 def _show(ring: Any, json: bool) -> None:

@@ -22,7 +22,7 @@ from cli import (
     worker,
     workspace,
 )
-from cli.output import begin_output, emit, err
+from cli.output import begin_output, emit, err, shown
 from expunge.errors import ExpungeError, storage_full
 
 # Typer brings its own copy of Click from some version on: the base of its usage errors, whichever it is.
@@ -99,7 +99,7 @@ def invoke(arguments: list[str]) -> int:
 
 
 def _failed(arguments: list[str], message: str, code: int) -> int:
-    err.print(f"error: {message}", markup=False, soft_wrap=True)
+    err.print(shown(f"error: {message}"), markup=False, soft_wrap=True)
     if "--json" in arguments:
         emit({"error": message, "exit_code": code})
     return code

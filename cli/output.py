@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -80,7 +81,7 @@ def report_outcome(outcome: Any, json: bool, what: str, more: dict[str, Any] | N
     if json:
         emit({**outcome.to_json(), **(more or {})})
     else:
-        out.print(f"{what}: {'VERIFIED' if outcome.verified else 'DOES NOT HOLD'}", markup=False)
+        out.print(shown(f"{what}: {'VERIFIED' if outcome.verified else 'DOES NOT HOLD'}"), markup=False)
         for mark, lines in (
             ("read", [", ".join((more or {}).get("taken", []))]),
             ("holds", outcome.checked),
@@ -88,9 +89,24 @@ def report_outcome(outcome: Any, json: bool, what: str, more: dict[str, Any] | N
             ("WRONG", outcome.findings),
         ):
             for line in filter(None, lines):
-                out.print(f"  {mark}: {line}", markup=False)
+                out.print(shown(f"  {mark}: {line}".replace("\n", " ")), markup=False)
     if not outcome.verified:
         raise VerificationError(f"the {what} does not hold", got="; ".join(outcome.findings))
+
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
+def shown(text: str) -> str:
+    """Text of others as a terminal may show it: its control characters could paint another answer over ours.
+
+    Args:
+        text: Maybe from somebody else's file.
+
+    Returns:
+        The same without them.
+    """
+    return _CONTROL.sub("\ufffd", text)
 
 
 def write_files(files: Mapping[Path, bytes]) -> None:

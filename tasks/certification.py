@@ -1,8 +1,8 @@
 """Certification: the certificate is written from the release record alone, and the ledger entry chained."""
 
 import hashlib
-import json
 import secrets
+import shutil
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -11,9 +11,13 @@ from typing import Any
 import expunge
 from expunge.errors import CertificateRefusedError
 from expunge.evidence.annex import ANNEX_FILE, annex_digest, recipient
+from expunge.evidence.bundle import Trust, Verifier, find_evidence
 from expunge.evidence.canonical import digest
 from expunge.evidence.certificate import Certificate, scope_of
+from expunge.evidence.checked_ledger import CheckedLedger
 from expunge.evidence.ledger import account_of
+from expunge.evidence.ledger_file import write_json
+from expunge.evidence.result import VerificationResult
 from expunge.evidence.verify import verify_certificate
 from expunge.privacy.accountant import SequentialAccount
 from expunge.reports.page import render_certificate
@@ -25,7 +29,7 @@ from tasks.adapters import access, git
 from tasks.coverage import record_certificate, rows_for
 from tasks.dataset import require_dataset
 from tasks.ledger import append, write_ledger
-from tasks.signing import sign_certificate
+from tasks.signing import sign_certificate, write_signed
 from tasks.step import Timer, log, step
 
 
@@ -55,9 +59,12 @@ def certify(batch_id: str) -> str:
             got=str(batch.draws),
             remedy="report this; nothing was released",
         )
+    model = state.workspace.releases_dir / batch_id / MODEL_FOLDER
     if "certificate" not in batch.data:  # written once: a resumed batch issues the same one
-        certificate = _certificate(state, batch)
-        batch = state.batches.record(batch_id, certificate=certificate.to_json())
+        issued = _certificate(state, batch).to_json()
+        batch = state.batches.record(
+            batch_id, certificate=issued, envelope=sign_certificate(state, issued, model)
+        )
     certificate = Certificate.model_validate(batch.data["certificate"])
     content, release = certificate.to_json(), batch.data["release"]
     entry = append(
@@ -91,22 +98,23 @@ def certify(batch_id: str) -> str:
     )
     entries = state.ledger.entries(state.lineage)
     annex = (state.workspace.releases_dir / batch_id / ANNEX_FILE).read_bytes()
-    outcome = verify_certificate(certificate, ledger=entries, annex=annex)
-    if not outcome.verified:
-        raise CertificateRefusedError(
-            "the certificate does not verify",
-            got="; ".join(outcome.findings),
-            remedy="report this; nothing was released",
-        )
+    _require_verified(verify_certificate(certificate, ledger=entries, annex=annex))
     record_certificate(state, certificate)
     folder = state.workspace.evidence_dir / certificate.certificate_id
     folder.mkdir(parents=True, exist_ok=True)
     plain = [entry.to_json() for entry in entries]
     write_ledger(state, folder, entry.sequence)
-    (folder / "certificate.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
+    write_json(folder / "certificate.json", content)
     (folder / ANNEX_FILE).write_bytes(annex)
-    model = state.workspace.releases_dir / batch_id / MODEL_FOLDER
-    signed_by = sign_certificate(state, content, model, folder)
+    # A batch that an earlier release began has none: its certificate is older than the keys.
+    signed_by = None
+    if (envelope := batch.data.get("envelope")) is not None:
+        signed_by = write_signed(state, envelope, model, folder)
+        trust = Trust(keys=state.signing.keyring(), ledger=CheckedLedger.of(entries))
+        outcome = Verifier(trust).verify(find_evidence(folder), model=model)
+        if not outcome.verified:
+            shutil.rmtree(folder)  # nothing lies among the evidence that does not hold
+        _require_verified(outcome)
     page = render_certificate(content, plain, signed_by=signed_by)
     (folder / "certificate.html").write_text(page, encoding="utf-8")
     (folder / "certificate.pdf").write_bytes(render_certificate_pdf(content, plain, signed_by=signed_by))
@@ -118,6 +126,15 @@ def certify(batch_id: str) -> str:
     )
     log(f"batch {batch_id}: certificate {certificate.certificate_id}")
     return certificate.certificate_id
+
+
+def _require_verified(outcome: VerificationResult) -> None:
+    if not outcome.verified:
+        raise CertificateRefusedError(
+            "the certificate does not verify",
+            got="; ".join(outcome.findings),
+            remedy="report this; nothing was released",
+        )
 
 
 def _certificate(state: State, batch: Batch) -> Certificate:

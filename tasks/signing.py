@@ -38,12 +38,30 @@ def require_signer(state: State) -> None:
     state.signing.model_key()
 
 
-def sign_certificate(state: State, certificate: dict[str, Any], model: Path, folder: Path) -> str:
+def sign_certificate(state: State, certificate: dict[str, Any], model: Path) -> dict[str, Any]:
+    """Sign a certificate. Both are recorded together: a key that is newer than the certificate could not vouch for it.
+
+    Args:
+        state: The workspace.
+        certificate: As plain data, issued now.
+        model: Folder of the model's files.
+
+    Returns:
+        A DSSE envelope.
+
+    Raises:
+        WorkspaceError: If the key cannot be used.
+    """
+    subjects = {path.name: file_digest(path) for path in sorted(model.iterdir())}
+    return sign_statement(state.signing.signer(), CERTIFICATE_PREDICATE, subjects, certificate)
+
+
+def write_signed(state: State, envelope: dict[str, Any], model: Path, folder: Path) -> str:
     """Put the signed form of a certificate beside it; repeating it makes no second time stamp.
 
     Args:
         state: The workspace.
-        certificate: As plain data.
+        envelope: Of the certificate.
         model: Folder of the model's files.
         folder: Of the evidence.
 
@@ -51,17 +69,10 @@ def sign_certificate(state: State, certificate: dict[str, Any], model: Path, fol
         Id of the key that signed it.
 
     Raises:
-        WorkspaceError: If a key cannot be used.
+        WorkspaceError: If the key for model files cannot be used.
         ServiceUnavailableError: If policy wants a time stamp and there is none to be had.
     """
-    subjects = {path.name: file_digest(path) for path in sorted(model.iterdir())}
-    envelope = sign_statement(state.signing.signer(), CERTIFICATE_PREDICATE, subjects, certificate)
-    path = folder / ENVELOPE_FILE
-    if path.exists() and json.loads(path.read_text(encoding="utf-8"))["payload"] == envelope["payload"]:
-        envelope = json.loads(path.read_text(encoding="utf-8"))  # stamped already, maybe by an earlier key
-    else:
-        (folder / STAMP_FILE).unlink(missing_ok=True)  # of another envelope
-        _write(path, json.dumps(envelope, indent=1).encode())
+    _write(folder / ENVELOPE_FILE, json.dumps(envelope, indent=1).encode())
     _write(folder / KEYRING_FILE, state.signing.keyring().model_dump_json(indent=1).encode())
     _, private = state.signing.model_key()
     with scratch(state.workspace.scratch_dir) as place:
@@ -96,5 +107,8 @@ def sign_receipt(state: State, receipt: dict[str, Any]) -> dict[str, Any]:
 def _write(path: Path, content: bytes) -> None:
     """Whole or not at all: a half-written envelope would be taken for tampering."""
     new = path.with_name(f"{path.name}.tmp")
-    new.write_bytes(content)
+    with new.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
     os.replace(new, path)

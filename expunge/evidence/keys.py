@@ -20,10 +20,11 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
     load_pem_public_key,
 )
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 from securesystemslib.signer import CryptoSigner, Key, Signer, SSlibKey
 
 from expunge.errors import InputError, VerificationError, WorkspaceError
+from expunge.evidence.canonical import read_json
 from expunge.evidence.statements import KEY_PREDICATE, open_statement, sign_statement
 
 KEYRING_TYPE: Final = "https://expunge.dev/public-keys"
@@ -39,8 +40,8 @@ class PublicKey(BaseModel):
     keyid: str
     use: Use
     public: str  # PEM
-    valid_from: datetime | None  # None: nobody said
-    valid_until: datetime | None = None
+    valid_from: AwareDatetime | None  # None: nobody said
+    valid_until: AwareDatetime | None = None
     endorsement: dict[str, Any] | None = None  # DSSE envelope by the key before it
 
     @property
@@ -157,7 +158,7 @@ def load_keyring(path: Path) -> Keyring:
             alone = {"keyid": _public(text).keyid, "use": "model" if elliptic else "evidence"}
             content: Any = {"keys": [{**alone, "public": text, "valid_from": None}]}
         else:
-            content = json.loads(text)
+            content = read_json(path)
         keyring = Keyring.model_validate(content)
         for one in keyring.keys:
             _ = one.key
@@ -216,6 +217,7 @@ class SigningKeys:
         """
         if self.exist:
             return self.keyring()
+        now = now.replace(microsecond=0)  # certificates are dated by the second
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         made = [
             self._take(use, now, (uris or {}).get(use), (publics or {}).get(use))
@@ -224,7 +226,14 @@ class SigningKeys:
         return self._write([one for one, _ in made], dict(pair for _, pair in made))
 
     def rotate(
-        self, use: Use, now: datetime, overlap: timedelta, uri: str | None = None, public: str | None = None
+        self,
+        use: Use,
+        now: datetime,
+        overlap: timedelta,
+        uri: str | None = None,
+        public: str | None = None,
+        *,
+        lost: bool = False,
     ) -> PublicKey:
         """Let a new key sign from now on; what the old one signs counts for a while.
 
@@ -234,17 +243,21 @@ class SigningKeys:
             overlap: How long the old one stays valid; zero where it may be in somebody's hands.
             uri: Of a private key that lies elsewhere.
             public: Its public half as PEM.
+            lost: The old private key cannot be used any more: nobody vouches for the new one, and auditors have to be
+                given the new keyring.
 
         Returns:
             The new key.
         """
         keyring, uris = self.keyring(), self._uris()
         old = keyring.of(use)[-1]
-        new, pair = self._take(use, now, uri, public)
+        new, pair = self._take(use, now.replace(microsecond=0), uri, public)
         if keyring.find(new.keyid) is not None:
             raise InputError("this key is in the keyring already", expected="another key", got=new.keyid[:16])
-        envelope = sign_statement(self._signer(old), KEY_PREDICATE, {"public key": new.keyid}, new.claim())
-        new = new.model_copy(update={"endorsement": envelope})
+        if not lost:
+            signer, subject = self._signer(old), {"public key": new.keyid}
+            endorsement = sign_statement(signer, KEY_PREDICATE, subject, new.claim())
+            new = new.model_copy(update={"endorsement": endorsement})
         ends = min(now + overlap, old.valid_until) if old.valid_until else now + overlap
         keys = [key.model_copy(update={"valid_until": ends}) if key is old else key for key in keyring.keys]
         self._write([*keys, new], {**uris, **dict([pair])})
@@ -292,7 +305,7 @@ class SigningKeys:
                 "the private signing key cannot be used",
                 expected=f"key {key.keyid[:16]} at {uri.split(':')[0]}:",
                 got=f"{type(error).__name__}: {' '.join(str(error).split())[:200]}",
-                remedy="restore it, or run `expunge keys rotate`",
+                remedy="restore it, or run `expunge keys rotate --lost`",
             ) from error
 
     def _take(
@@ -324,7 +337,10 @@ class SigningKeys:
 
 def _replace(path: Path, content: Any) -> None:
     new = path.with_suffix(".tmp")
-    new.write_text(json.dumps(content, indent=1), encoding="utf-8")
+    with new.open("w", encoding="utf-8") as file:
+        json.dump(content, file, indent=1)
+        file.flush()
+        os.fsync(file.fileno())
     new.chmod(0o600)
     os.replace(new, path)
 
@@ -352,7 +368,7 @@ def _pem(uri: str, folder: Path) -> bytes:
         raise WorkspaceError(
             "a private key is missing",
             expected=f".expunge/keys/{Path(rest).name}",
-            remedy="restore it, or run `expunge keys rotate`",
+            remedy="restore it, or run `expunge keys rotate --lost`",
         ) from error
 
 

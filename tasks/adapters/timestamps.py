@@ -38,7 +38,7 @@ def time_stamp(message: bytes, url: str) -> bytes:
         stamped = stamped and response.tst_info.message_imprint.message == hashlib.sha256(message).digest()
         if not stamped:
             raise ValueError("an answer that is no stamp on these bytes")
-    except (httpx.HTTPError, ValueError) as error:
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
         raise ServiceUnavailableError(
             "the time-stamping authority gave no stamp",
             expected="an RFC 3161 answer",

@@ -83,3 +83,25 @@ def test_a_workspace_of_an_earlier_release_is_told_to_make_keys(root, capsys):
     assert "expunge keys init" in checks["signing keys"]["detail"]
     assert keys(root, "init") == 0
     assert keys(root, "list") == 0
+
+
+def test_a_lost_key_is_replaced_and_nobody_vouches_for_the_new_one(root, capsys):
+    folder = root / ".expunge" / "keys"
+    pinned = load_keyring(folder / KEYRING_FILE)
+    next(folder.glob("signing-evidence-*")).unlink()
+    assert keys(root, "rotate") == 2
+    assert "--lost" in capsys.readouterr().err
+    assert keys(root, "rotate", "--lost", "--overlap-days", "0") == 0
+    ring = load_keyring(folder / KEYRING_FILE)
+    assert ring.of("evidence")[-1].endorsement is None
+    assert pinned.with_endorsed(ring) == pinned
+    assert SigningKeys(folder).signer().public_key.keyid == ring.of("evidence")[-1].keyid
+
+
+def test_a_terminal_is_not_painted_over(root, tmp_path, capsys):
+    spoiled = tmp_path / "certificate.json"
+    spoiled.write_text(json.dumps({"type": "\x1b[2J\x1b[Hcertificate: VERIFIED", "version": 1}))
+    assert invoke(["certificate", "verify", str(spoiled)]) == 1
+    told = capsys.readouterr()
+    assert "\x1b[2J" not in told.out + told.err
+    assert "DOES NOT HOLD" in told.out
