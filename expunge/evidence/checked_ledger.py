@@ -3,13 +3,11 @@
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
 
-from expunge.errors import VerificationError
 from expunge.evidence.canonical import digest
 from expunge.evidence.certificate import Certificate
-from expunge.evidence.ledger import LedgerEntry, check_ledger
+from expunge.evidence.ledger import LedgerEntry, check_ledger, moment_of
 from expunge.evidence.result import VerificationResult
 
 _SLACK = 1e-9  # relative: evidence passes through decimal text
@@ -23,14 +21,18 @@ class CheckedLedger:
     Args:
         outcome: Of its verification.
         releases: Entries of releases and retrainings, by certificate id.
-        purges: The entry that proves a batch's purge, by batch.
+        moves: Moves of the alias, by certificate id.
+        purges: The first entry that proves a batch's purge, by batch.
+        all_purges: Every one, by batch.
         models: The first entry of each model, by digest.
         undone: Certificate ids of releases that were rolled back.
     """
 
     outcome: VerificationResult
     releases: Mapping[str, Sequence[LedgerEntry]]
+    moves: Mapping[str, Sequence[LedgerEntry]]
     purges: Mapping[str, LedgerEntry]
+    all_purges: Mapping[str, Sequence[LedgerEntry]]
     models: Mapping[str, LedgerEntry]
     undone: frozenset[str]
 
@@ -46,21 +48,23 @@ class CheckedLedger:
             The ledger.
         """
         releases: dict[str, list[LedgerEntry]] = {}
-        purges: dict[str, LedgerEntry] = {}
+        moves: dict[str, list[LedgerEntry]] = {}
+        purges: dict[str, list[LedgerEntry]] = {}
         models: dict[str, LedgerEntry] = {}
-        undone: set[str] = set()
         for entry in entries:
             if entry.kind in ("release", "retraining") and entry.certificate_id is not None:
                 releases.setdefault(entry.certificate_id, []).append(entry)
+            if entry.kind == "alias" and entry.certificate_id is not None:
+                moves.setdefault(entry.certificate_id, []).append(entry)
             if entry.kind == "purge" and entry.batch is not None:
-                purges.setdefault(entry.batch, entry)
+                purges.setdefault(entry.batch, []).append(entry)
             if entry.kind in _TRAINED and entry.model_digest is not None:
                 models.setdefault(entry.model_digest, entry)
-            undone |= set(_named(entry.details.get("rolled_back")))
         outcome = outcome or VerificationResult(
             tuple(check_ledger(entries)), checked=("chain and sequential arithmetic",)
         )
-        return cls(outcome, releases, purges, models, frozenset(undone))
+        first = {batch: found[0] for batch, found in purges.items()}
+        return cls(outcome, releases, moves, first, purges, models, frozenset(_undone(entries)))
 
     def disagreements(self, certificate: Certificate) -> Iterator[str]:
         """What the ledger says otherwise than a certificate, field by field.
@@ -86,11 +90,30 @@ class CheckedLedger:
         parent = self.models.get(certificate.model.parent_digest)
         if parent is None or parent.sequence >= entry.sequence:
             yield "the parent's digest is that of no earlier model in the ledger"
-        elif _moment(parent.issued_at) > _moment(certificate.issued_at):
+        elif moment_of(parent.issued_at) > moment_of(certificate.issued_at):
             yield "the certificate was issued before the model that it starts from"
-        purge = self.purges.get(certificate.batch)
-        if purge is not None:
-            yield from _check_purge(purge, certificate)
+        model = certificate.model
+        ways = (
+            (model.parent_version, model.version),
+            (model.version, model.parent_version),
+        )  # there, and back
+        for entry_of_move in self.moves.get(certificate.certificate_id, ()):
+            move = entry_of_move.move
+            if move is not None and (move.from_version, move.to_version) not in ways:
+                yield (
+                    f"the alias went from version {move.from_version} to {move.to_version} for this certificate "
+                    f"(entry {entry_of_move.sequence}), which is of version {model.version} after "
+                    f"{model.parent_version}"
+                )
+        for purge in self.all_purges.get(certificate.batch, ()):
+            yield from _check_purge(purge, entry, certificate)
+            named = purge.certificate_id
+            # of a batch that was rolled back, its last release is purged after
+            if (
+                named not in (None, certificate.certificate_id)
+                and certificate.certificate_id not in self.undone
+            ):
+                yield f"the purge entry {purge.sequence} names another certificate of the batch, {named}"
 
 
 def _pairs(c: Certificate, e: LedgerEntry) -> list[tuple[str, Any, Any]]:
@@ -125,22 +148,43 @@ def _same(one: Any, other: Any) -> bool:
     return bool(one == other)
 
 
-def _check_purge(purge: LedgerEntry, certificate: Certificate) -> Iterator[str]:
+def _check_purge(purge: LedgerEntry, release: LedgerEntry, certificate: Certificate) -> Iterator[str]:
     scan = purge.details.get("scan")
-    if isinstance(scan, dict) and scan.get("clean") is not True:
+    if not isinstance(scan, dict):
+        yield f"the purge entry {purge.sequence} states no residue scan"
+    elif scan.get("clean") is not True or scan.get("hits"):
         yield f"the purge entry {purge.sequence} states a residue scan that was not clean"
-    if _moment(purge.issued_at) < _moment(certificate.issued_at):
+    if purge.sequence < release.sequence:
+        yield f"the purge entry {purge.sequence} comes before the release that it follows, entry {release.sequence}"
+    if moment_of(purge.issued_at) < moment_of(certificate.issued_at):
         yield f"the purge entry {purge.sequence} is dated before the certificate that it follows"
 
 
-def _moment(text: str) -> datetime:
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError as error:
-        raise VerificationError("a date is malformed", expected="ISO 8601", got=text[:40]) from error
-    if moment.tzinfo is None:
-        raise VerificationError("a date names no time zone", expected="ISO 8601 with one", got=text[:40])
-    return moment
+def _undone(entries: Sequence[LedgerEntry]) -> set[str]:
+    """Certificates of releases that were rolled back, told in any of three ways.
+
+    The alias goes back at once; the next release of the same batch, which is made only after that, names what it
+    replaces, and replaces it whether it names it or not.
+    """
+    undone: set[str | None] = set()
+    newest: dict[str, str] = {}  # certificate by batch
+    served: list[tuple[int, str | None]] = []  # versions that the alias rose to, and their certificates
+    for entry in entries:
+        undone |= set(_named(entry.details.get("rolled_back")))
+        name, move = entry.certificate_id, entry.move
+        if entry.kind in ("release", "retraining") and entry.batch is not None and name is not None:
+            if newest.get(entry.batch, name) != name:
+                undone.add(newest[entry.batch])
+            newest[entry.batch] = name
+        if move is None:
+            continue
+        if move.from_version is None or move.to_version >= move.from_version:
+            served.append((move.to_version, name))
+            continue
+        undone.add(name)
+        while served and served[-1][0] > move.to_version:
+            undone.add(served.pop()[1])
+    return {name for name in undone if name is not None}
 
 
 def _named(releases: Any) -> Iterator[str]:

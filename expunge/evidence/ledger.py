@@ -6,7 +6,8 @@ removal inside the chain shows. What a chain cannot show, entries cut off at its
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -18,6 +19,7 @@ from expunge.privacy.gaussian import gaussian_delta
 
 LEDGER_TYPE: Final = "https://expunge.dev/ledger-entry"
 GENESIS = "sha256:" + "0" * 64
+CLOCKS = timedelta(days=1)  # how far clocks may be apart, or be set back: dates fall then, and nobody lied
 _SLACK = 1e-9  # relative: evidence passes through decimal text
 
 
@@ -205,8 +207,29 @@ def faults_of(error: ValidationError) -> str:
     return "; ".join(f"{'.'.join(map(str, f['loc'])) or 'all of it'}: {f['msg']}" for f in error.errors())
 
 
+def moment_of(text: str) -> datetime:
+    """A date of evidence.
+
+    Args:
+        text: As it is written there.
+
+    Returns:
+        The moment.
+
+    Raises:
+        VerificationError: If it is no date, or names no time zone.
+    """
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise VerificationError("a date is malformed", expected="ISO 8601", got=text[:40]) from error
+    if moment.tzinfo is None:
+        raise VerificationError("a date names no time zone", expected="ISO 8601 with one", got=text[:40])
+    return moment
+
+
 def check_ledger(entries: Sequence[LedgerEntry]) -> list[str]:
-    """Every fault of a ledger: its chain, its arithmetic and the moves of the alias.
+    """Every fault of a ledger: its chain, its arithmetic, its dates and the moves of the alias.
 
     Args:
         entries: In order.
@@ -228,11 +251,17 @@ def check_ledger(entries: Sequence[LedgerEntry]) -> list[str]:
             )
         if (index == 0) != (entry.kind == "opening"):
             findings.append(f"{where}: a ledger opens once, at its start")
+        if entry.records_removed < 0:
+            findings.append(f"{where}: {entry.records_removed} records removed")
         previous = entry.digest()
         if entry.kind in ("opening", "retraining"):
             account = SequentialAccount()
             if entry.epsilon or entry.delta:
                 findings.append(f"{where}: an exact training states epsilon = delta = 0")
+            if any((entry.sigma, entry.error_bound, entry.m, entry.composed_m, entry.gaussian_delta)):
+                findings.append(f"{where}: an exact training states no noise and no error bound")
+            if entry.kind == "retraining" and entry.guarantee not in (None, "exact"):
+                findings.append(f"{where}: a retraining of the class {entry.guarantee}")
         elif entry.kind == "release":
             account = account.after_release(entry.error_bound)
             findings += [f"{where}: {fault}" for fault in _check_release(entry)]
@@ -246,13 +275,47 @@ def check_ledger(entries: Sequence[LedgerEntry]) -> list[str]:
         expected = (account.step, account.accumulated_error, account.uniform_error)
         if not all(math.isclose(a, b, rel_tol=_SLACK) for a, b in zip(stated, expected, strict=True)):
             findings.append(f"{where}: accumulated figures {stated} where {expected} are recomputed")
-    return findings
+    return [*findings, *_check_draws(entries), *_check_dates(entries)]
+
+
+def _check_draws(entries: Sequence[LedgerEntry]) -> Iterator[str]:
+    """A batch counts its draws for good: each further noised release of it is charged one more, at the least."""
+    charged: dict[str, int] = {}
+    for index, entry in enumerate(entries):
+        if entry.kind != "release" or entry.batch is None:
+            continue
+        before = charged.get(entry.batch, 0)
+        if 0 < entry.draws <= before:  # no draw at all is another finding
+            yield (
+                f"entry {index}: {entry.draws} noise draws for batch {entry.batch}, "
+                f"and an earlier release of it was charged {before} already"
+            )
+        charged[entry.batch] = max(before, entry.draws)
+
+
+def _check_dates(entries: Sequence[LedgerEntry]) -> Iterator[str]:
+    latest, now = None, datetime.now(UTC)
+    for index, entry in enumerate(entries):
+        try:
+            moment = moment_of(entry.issued_at)
+        except VerificationError as error:
+            yield f"entry {index}: {error}"
+            continue
+        if moment - now > CLOCKS:
+            yield f"entry {index}: dated {entry.issued_at}, in the future"
+        if latest is not None and latest - moment > CLOCKS:
+            yield f"entry {index}: dated {entry.issued_at}, and an entry before it {latest.isoformat()}"
+        # A certificate keeps its date when its batch is resumed; the purge of an earlier batch may come in between.
+        if entry.kind != "purge":
+            latest = moment if latest is None else max(latest, moment)
 
 
 def _check_release(entry: LedgerEntry) -> list[str]:
     faults = []
+    if entry.guarantee == "exact":
+        faults.append("a noised release is not exact")
     if entry.sigma <= 0 or entry.draws < 1:
-        return ["a noised release needs sigma > 0 and at least one draw"]
+        return [*faults, "a noised release needs sigma > 0 and at least one draw"]
     if not math.isclose(entry.m, entry.error_bound / entry.sigma, rel_tol=_SLACK):
         faults.append("m is not error_bound / sigma")
     if not math.isclose(entry.composed_m, compose_m([entry.m]) * math.sqrt(entry.draws), rel_tol=_SLACK):

@@ -8,7 +8,7 @@ import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -16,7 +16,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationErro
 from securesystemslib.signer import Signer
 
 from expunge.errors import VerificationError
-from expunge.evidence.ledger import LedgerEntry, faults_of, malformed, parse_entries
+from expunge.evidence.ledger import CLOCKS, LedgerEntry, faults_of, malformed, moment_of, parse_entries
 from expunge.evidence.statements import HEAD_PREDICATE, Statement, read_statement, sign_statement
 
 LEDGER_FILE_TYPE: Final = "https://expunge.dev/ledger"
@@ -52,6 +52,26 @@ class Head(BaseModel):
             return f"entry {self.entries - 1} is not the one that the head signs: rewritten"
         lineage = entries[self.entries - 1].lineage
         return None if lineage == self.lineage else f"the head is of lineage {self.lineage}, not of {lineage}"
+
+    def date_fault(self, entries: Sequence[LedgerEntry]) -> str | None:
+        """Why the head cannot have been signed when it says.
+
+        Args:
+            entries: Of the ledger, in order; at least those that it speaks of.
+
+        Returns:
+            In words; None if it can.
+        """
+        if self.issued_at - datetime.now(UTC) > CLOCKS:
+            return f"signed at {self.issued_at.isoformat()}, in the future"
+        last = entries[self.entries - 1]
+        try:
+            early = moment_of(last.issued_at) - self.issued_at > CLOCKS
+        except VerificationError as error:
+            return str(error)
+        if early:
+            return f"signed at {self.issued_at.isoformat()}, before its last entry, dated {last.issued_at}"
+        return None
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,7 @@ def verify_ledger(
             "the head is not signed, though a key was given: the signature may have been taken away"
         )
     else:
-        fault = head_fault(ledger.head, ledger, keys, whole=True)
+        fault = _fault(ledger.head, ledger, keys, whole=True)
         if fault is not None:
             findings.append(f"head: {fault}")
         elif keys is None:
@@ -51,7 +51,7 @@ def verify_ledger(
         else:
             checked.append("the head is signed by a trusted key, and is of these entries")
     for number, witness in enumerate(witnesses, 1):
-        if (fault := head_fault(witness, ledger, keys, whole=False)) is not None:
+        if (fault := _fault(witness, ledger, keys, whole=False)) is not None:
             findings.append(f"witness {number}: {fault}")
         else:
             head = read_head(witness)
@@ -86,6 +86,12 @@ def head_fault(
     except VerificationError as error:
         return str(error)
     return head.fault_against(ledger.entries, whole=whole)
+
+
+def _fault(envelope: Mapping[str, Any], ledger: Ledger, keys: Keyring | None, *, whole: bool) -> str | None:
+    """Dates too: whoever only appends is not stopped by a clock that was wrong once."""
+    fault = head_fault(envelope, ledger, keys, whole=whole)
+    return fault if fault is not None else read_head(envelope).date_fault(ledger.entries)
 
 
 def open_head(envelope: Mapping[str, Any], keys: Keyring) -> Head:

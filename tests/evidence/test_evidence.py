@@ -125,7 +125,8 @@ def ledger(store):
     )
     issue(store, certificate_content())
     issue(store, certificate_content(step=2, accumulated=2 * BOUND))
-    store.append(LINEAGE, kind="purge", issued_at="2026-01-01T00:00:00+00:00", batch="b-1")
+    scan = {"scan": {"clean": True, "hits": []}}
+    store.append(LINEAGE, kind="purge", issued_at="2026-01-01T00:00:00+00:00", batch="b-1", details=scan)
     return store.entries(LINEAGE)
 
 
