@@ -115,7 +115,7 @@ def find_evidence(path: Path) -> Evidence:
         raise InputError(
             f"the certificate {fault}",
             expected=f"{CERTIFICATE_FILE}, {ENVELOPE_FILE}, or their folder",
-            got=path.name,
+            got=f"{path.name}: {' '.join(str(error).split())[:200]}",
             remedy="ask for the original",
         ) from error
     signed = isinstance(content, dict) and "payload" in content
