@@ -4,7 +4,6 @@ A libsodium sealed box (X25519, XSalsa20-Poly1305) to the auditor's public key; 
 """
 
 import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from nacl.exceptions import CryptoError
 from nacl.public import PrivateKey, PublicKey, SealedBox
 
 from expunge.errors import VerificationError, WorkspaceError
-from expunge.evidence.canonical import canonical_bytes
+from expunge.evidence.canonical import canonical_bytes, parse_json
 
 ANNEX_FILE = "annex.sealed"
 PUBLIC_NAME = "auditor.pub"
@@ -93,12 +92,19 @@ def open_annex(ciphertext: bytes, private_key: Path) -> dict[str, Any]:
     """
     try:
         key = PrivateKey(private_key.read_bytes(), HexEncoder)
-        content = json.loads(SealedBox(key).decrypt(ciphertext))
+        content = parse_json(SealedBox(key).decrypt(ciphertext), ANNEX_FILE)
     except FileNotFoundError as error:
         raise WorkspaceError(
             "no auditor key", expected=str(private_key.name), remedy="ask the auditor"
         ) from error
-    except (CryptoError, ValueError, RecursionError) as error:
+    except OSError as error:
+        raise WorkspaceError(
+            "the auditor's key cannot be read",
+            expected=f"a file as {PRIVATE_NAME}",
+            got=private_key.name,
+            remedy="name the key's file",
+        ) from error
+    except (CryptoError, ValueError) as error:
         raise VerificationError(
             "the annex cannot be opened",
             expected="the recipient's key and an unchanged annex",

@@ -27,7 +27,7 @@ from expunge.evidence.realised import verify_realised
 from expunge.evidence.result import VerificationResult
 from expunge.evidence.statements import CERTIFICATE_PREDICATE, Statement, open_statement, read_statement
 from expunge.evidence.time_stamp import stamped_at
-from expunge.evidence.verify import verify_certificate
+from expunge.evidence.verify import EARLIER_GENERATORS, verify_certificate
 from expunge.evidence.verify_ledger import verify_ledger
 
 CERTIFICATE_FILE: Final = "certificate.json"
@@ -35,6 +35,7 @@ ENVELOPE_FILE: Final = "certificate.dsse.json"
 STAMP_FILE: Final = "certificate.tsr"
 _BESIDE = (LEDGER_FILE, ANNEX_FILE, KEYRING_FILE, MODEL_SIGNATURE_FILE, STAMP_FILE)
 _NO_KEY = "signature (no key given: --key)"
+UNDATED_KEY: Final = "validity of the key (a bare public key states none: ask for the keyring)"
 _NAMED = 8  # fields that a finding names
 
 
@@ -114,7 +115,7 @@ def find_evidence(path: Path) -> Evidence:
         raise InputError(
             f"the certificate {fault}",
             expected=f"{CERTIFICATE_FILE}, {ENVELOPE_FILE}, or their folder",
-            got=path.name,
+            got=f"{path.name}: {' '.join(str(error).split())[:200]}",
             remedy="ask for the original",
         ) from error
     signed = isinstance(content, dict) and "payload" in content
@@ -171,6 +172,8 @@ class Verifier:
             answer.findings.append(
                 "the signed digests of the model's files are not those of the certificate's model"
             )
+        if statement is not None and certificate.noise in EARLIER_GENERATORS:
+            answer.findings.append("the noise is of a generator that no signed certificate ever named")
         digest, spec = _model(evidence, certificate, statement, ring, model, answer)
         path = evidence.beside.get(ANNEX_FILE)
         annex = path.read_bytes() if path else None
@@ -236,7 +239,7 @@ class Verifier:
                 f"signature: not by a key that was valid then: {'; '.join(map(str, faults))}"
             )
         elif all(key.valid_from is None for key in keys):
-            answer.missing.append("validity of the key (a bare public key states none: ask for the keyring)")
+            answer.missing.append(UNDATED_KEY)
         else:
             answer.checked.append("validity of the key when the certificate was issued")
 
@@ -319,11 +322,13 @@ def _model(
     answer: _Answer,
 ) -> tuple[str | None, dict[str, Any] | None]:
     """The digest of a model's files, and what they say of its training if they are the certificate's."""
+    signature = evidence.beside.get(MODEL_SIGNATURE_FILE)
     if folder is None:
+        if signature is not None:
+            answer.missing.append(f"{MODEL_SIGNATURE_FILE} was not checked (no --model)")
         return None, None
     outcome, digest = verify_model(folder, certificate, statement.subjects if statement else None)
     answer.add(outcome)
-    signature = evidence.beside.get(MODEL_SIGNATURE_FILE)
     if signature is None:
         answer.missing.append(
             f"{MODEL_SIGNATURE_FILE}: there is none; the certificate's digests say the same"
@@ -339,15 +344,15 @@ def _certificate(evidence: Evidence, statement: Statement | None, answer: _Answe
     """The bare certificate, which has to be the one in the envelope; or that, where there is no bare one."""
     said = statement.predicate if statement is not None else None
     content = read_json(evidence.certificate) if evidence.certificate is not None else said
+    canonical_bytes(content)  # what has no canonical form has no digest
     if content is None:
         raise VerificationError("there is no certificate that can be read", remedy="ask for the original")
-    if said is not None and content != said:
+    if said is not None and canonical_bytes(content) != canonical_bytes(said):
         fields = differing(content, said)
         more = f" and {len(fields) - _NAMED} more" if len(fields) > _NAMED else ""
         answer.findings.append(
             f"certificate.json differs from what was signed in {', '.join(fields[:_NAMED])}{more}"
         )
-    canonical_bytes(content)  # what has no canonical form has no digest
     return parse_certificate(content)
 
 
@@ -380,7 +385,10 @@ def differing(one: Any, other: Any, path: str = "") -> list[str]:
     if isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
         pairs = enumerate(zip(one, other, strict=True))
         return [found for index, (a, b) in pairs for found in differing(a, b, f"{path}.{index}".lstrip("."))]
-    return [] if type(one) is type(other) and one == other else [path or "everything"]
+    same = (
+        isinstance(one, bool) == isinstance(other, bool) and one == other
+    )  # 1.0 is 1 in canonical form, true is not
+    return [] if same else [path or "everything"]
 
 
 def _combined(statement: Statement) -> str | None:

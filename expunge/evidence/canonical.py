@@ -9,6 +9,8 @@ import rfc8785
 
 from expunge.errors import VerificationError
 
+_DEEPEST = 64  # levels of lists and objects; ours have about ten
+
 
 def canonical_bytes(value: Any) -> bytes:
     """Canonical JSON of plain data (RFC 8785).
@@ -54,10 +56,26 @@ def digest(value: Any) -> str:
 
 
 def read_json(path: Path) -> Any:
-    """Parse evidence strictly: a name that stands twice in an object, NaN and Infinity are refused.
+    """Parse a file of evidence strictly, as :func:`parse_json` does.
 
     Args:
         path: The file.
+
+    Returns:
+        Plain data.
+
+    Raises:
+        VerificationError: If it is not JSON, or JSON that others would read otherwise.
+    """
+    return parse_json(path.read_bytes(), path.name)
+
+
+def parse_json(text: bytes, name: str) -> Any:
+    """Parse evidence strictly: UTF-8, no name twice in an object, no NaN nor Infinity, nothing deeper than 64 levels.
+
+    Args:
+        text: As it was stored or signed.
+        name: What an error calls it.
 
     Returns:
         Plain data.
@@ -76,7 +94,25 @@ def read_json(path: Path) -> Any:
         raise ValueError(f"{constant} is not a number of JSON")
 
     try:
-        return json.loads(path.read_bytes(), object_pairs_hook=once, parse_constant=refuse)
+        content = json.loads(text.decode("utf-8"), object_pairs_hook=once, parse_constant=refuse)
+        if _deep(content):
+            raise ValueError(f"nested deeper than {_DEEPEST} levels")
+        return content
     except (ValueError, RecursionError) as error:
         got = " ".join(str(error).split())[:100]
-        raise VerificationError(f"{path.name} is not JSON", got=got, remedy="ask for the original") from error
+        raise VerificationError(f"{name} is not JSON", got=got, remedy="ask for the original") from error
+
+
+def _deep(content: Any) -> bool:
+    """Whether it is nested deeper than any evidence; level by level, so that depth cannot exhaust the stack."""
+    level = [content]
+    for _ in range(_DEEPEST):
+        level = [
+            inner
+            for one in level
+            if isinstance(one, dict | list)
+            for inner in (one.values() if isinstance(one, dict) else one)
+        ]
+        if not level:
+            return False
+    return any(isinstance(one, dict | list) for one in level)

@@ -191,7 +191,10 @@ def parse_certificate(content: Any) -> Certificate:
     kind: tuple[Any, Any] = (None, None)
     if isinstance(content, dict):
         kind = (content.get("type"), content.get("version"))
-    parser = _PARSERS.get(kind)
+    known = (
+        isinstance(kind[0], str) and type(kind[1]) is int
+    )  # no list, which is no key; not true, which equals 1
+    parser = _PARSERS.get(kind) if known else None
     if parser is None:
         raise VerificationError(
             "not a certificate of a known type",
@@ -200,7 +203,7 @@ def parse_certificate(content: Any) -> Certificate:
             remedy="verify with a newer release, or check the file",
         )
     try:
-        return parser.model_validate(content)
+        return parser.model_validate(content, strict=True)  # no "1" for 1, no true for 1
     except ValidationError as error:
         faults = "; ".join(f"{'.'.join(map(str, f['loc']))}: {f['msg']}" for f in error.errors())
         raise VerificationError(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from expunge import progress
 from expunge.errors import InputError, VerificationError
@@ -25,6 +26,7 @@ from expunge.evidence.verify import constants_of
 from expunge.privacy.noise import GENERATOR, release_step
 
 MODEL_SIGNATURE_FILE: Final = "model.sig"
+_COARSE: Final = 2.0**-30  # a float64 of a weight's size goes 20 binary digits further
 # Constants that are the model's own, by mechanism; those of the other mechanisms are policy's.
 _OF_THE_MODEL: Final = {
     "convex": ("l2", "gradient_tolerance", "rounding_allowance"),
@@ -84,13 +86,21 @@ def _disagreements(folder: Path, certificate: Certificate) -> list[str]:
     # Noised weights are released as they are by this mechanism alone: what was not noised lies on no grid.
     noised = certificate.mechanism == "convex" and certificate.noise == GENERATOR and certificate.sigma > 0
     step, count, on_grid = release_step(certificate.sigma) if noised else None, 0, True
+    rounded, zero = True, True
     for piece in read_weights(folder):
         count += len(piece)
-        on_grid = on_grid and (step is None or bool((piece / step == np.rint(piece / step)).all()))
+        on_grid = on_grid and (step is None or _lies_on(step, piece))
+        rounded = rounded and _lies_on(_COARSE, piece)
+        zero = zero and not piece.any()
     if count != certificate.parameters:
         found.append("model: the number of weights is another than the certificate's")
     if not on_grid:
         found.append("model: its weights are not on the grid of the noise that the certificate states")
+    # What a solver returns in float64 has digits far below: weights on a grid were noised, and carry no such guarantee.
+    if certificate.mechanism == "retrain" and rounded and not zero:
+        found.append(
+            "model: its weights are all on a coarse grid, as noised ones are, and not those of a retraining"
+        )
     values = constants_of(certificate)
     for name in _OF_THE_MODEL.get(certificate.mechanism, ()):
         if name in values and spec.get(name) != values[name]:
@@ -98,6 +108,10 @@ def _disagreements(folder: Path, certificate: Certificate) -> list[str]:
     if certificate.mechanism == "convex" and spec.get("linearize") is not True:
         found.append("model: it is not linearised, so that its objective is not convex by construction")
     return found
+
+
+def _lies_on(step: float, weights: NDArray[np.float64]) -> bool:
+    return bool((weights / step == np.rint(weights / step)).all())
 
 
 def verify_model_signature(folder: Path, signature: Path, keys: Sequence[PublicKey]) -> VerificationResult:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -81,8 +82,11 @@ def read_weights(folder: Path) -> Iterator[NDArray[np.float64]]:
                 raise ValueError(f"a header of {size} bytes")
             tensor = json.loads(file.read(size))["weights"]
             (count,), (begin, end) = tensor["shape"], tensor["data_offsets"]
-            if tensor["dtype"] != "F64" or end - begin != 8 * count or begin < 0:
+            whole = all(type(value) is int for value in (count, begin, end))
+            if not whole or tensor["dtype"] != "F64" or end - begin != 8 * count or begin < 0:
                 raise ValueError("another tensor than one of float64")
+            if 8 + size + end > os.fstat(file.fileno()).st_size:
+                raise ValueError(f"{count} weights, which the file is too short for")
             file.seek(8 + size + begin)
             for start in range(0, count, _BLOCK):
                 piece = file.read(8 * min(_BLOCK, count - start))

@@ -56,7 +56,7 @@ def verify_realised(
             "the realised error is above the bound that sigma was calibrated to",
         )
         _CHECKS.get(certificate.mechanism, _unknown)(answer, certificate, annex, realised)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, ArithmeticError) as error:
         answer.findings.append(f"annex: a figure is missing or no number ({str(error)[:60]})")
     except ExpungeError as error:
         answer.findings.append(

@@ -1,14 +1,16 @@
 """A signed receipt, verified alone by whoever holds it and the public keys."""
 
 import hashlib
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from expunge.errors import VerificationError
+from expunge.evidence.bundle import UNDATED_KEY
 from expunge.evidence.canonical import canonical_bytes
 from expunge.evidence.keys import Keyring
 from expunge.evidence.result import VerificationResult
 from expunge.evidence.statements import RECEIPT_PREDICATE, open_statement
+from expunge.evidence.verify import CLOCKS
 
 
 def verify_receipt(envelope: Any, keys: Keyring) -> tuple[VerificationResult, dict[str, Any]]:
@@ -24,6 +26,8 @@ def verify_receipt(envelope: Any, keys: Keyring) -> tuple[VerificationResult, di
     try:
         said = open_statement(envelope, [key.key for key in keys.of("evidence")], RECEIPT_PREDICATE)
         receipt, signed = said.predicate["receipt"], datetime.fromisoformat(said.predicate["signed_at"])
+        if signed.tzinfo is None:
+            raise ValueError("signed_at has no time zone")
         digest = hashlib.sha256(canonical_bytes(receipt)).hexdigest()
         named = {f"receipt {receipt['ticket_id']}": digest}
     except VerificationError as error:
@@ -31,10 +35,14 @@ def verify_receipt(envelope: Any, keys: Keyring) -> tuple[VerificationResult, di
     except (KeyError, TypeError, ValueError) as error:
         return VerificationResult((f"not a receipt: {error}",)), {}
     findings = [] if dict(said.subjects) == named else ["the statement is about another receipt"]
+    if signed > datetime.now(UTC) + CLOCKS:
+        findings.append("it is signed in the future")
     signers = [key for keyid in said.keyids if (key := keys.find(keyid)) is not None]
     faults = [key.fault_at(signed) for key in signers]
     if all(faults):
         findings.append(f"signature: {'; '.join(map(str, faults))}")
     checked = tuple(f"signature by key {key.keyid[:16]}" for key in signers)
-    missing = ("what it says of the certificate: verify that one, too",)
-    return VerificationResult(tuple(findings), missing, checked), receipt
+    missing = ["what it says of the certificate: verify that one, too"]
+    if all(key.valid_from is None for key in signers):
+        missing.append(UNDATED_KEY)
+    return VerificationResult(tuple(findings), tuple(missing), checked), receipt

@@ -5,7 +5,6 @@ Formats: in-toto attestation framework, statement v1; DSSE v1 (``PAE(type, body)
 """
 
 import copy
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -18,7 +17,7 @@ from securesystemslib.exceptions import UnverifiedSignatureError
 from securesystemslib.signer import Key, Signer
 
 from expunge.errors import VerificationError
-from expunge.evidence.canonical import canonical_bytes
+from expunge.evidence.canonical import canonical_bytes, parse_json
 
 PAYLOAD_TYPE: Final = "application/vnd.in-toto+json"
 CERTIFICATE_PREDICATE: Final = "https://expunge.dev/certificate/v1"
@@ -158,7 +157,7 @@ def _envelope(content: Any) -> Envelope:
 
 def _parse(payload: bytes) -> Statement:
     try:
-        content = json.loads(payload)
+        content = parse_json(payload, "the payload")
         if canonical_bytes(content) != payload:
             raise ValueError("the statement is not canonical JSON")
         if set(content) != {"_type", "subject", "predicateType", "predicate"}:

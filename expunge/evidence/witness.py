@@ -1,10 +1,10 @@
 """Witnesses: signed heads of a ledger, kept where whoever can change the ledger cannot change them."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 from expunge.errors import InputError, VerificationError
+from expunge.evidence.canonical import read_json
 from expunge.evidence.keys import Keyring
 from expunge.evidence.ledger_file import Ledger, parse_witness, write_json
 from expunge.evidence.verify_ledger import head_fault
@@ -23,8 +23,8 @@ def read_witness(path: Path) -> dict[str, Any]:
         InputError: If it cannot be read, or is no witness.
     """
     try:
-        return parse_witness(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, RecursionError, VerificationError) as error:
+        return parse_witness(read_json(path))
+    except (OSError, VerificationError) as error:
         raise InputError(
             "the witness cannot be read",
             expected="what `expunge ledger witness` wrote, or an exported ledger with a signed head",

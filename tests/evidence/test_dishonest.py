@@ -1,15 +1,19 @@
 """An operator who signs an overstated certificate, and a ledger that agrees: what is found, and what is not."""
 
 import copy
+import json
 import math
 import shutil
 from datetime import datetime
 
+import numpy as np
 import pytest
 
 from expunge.evidence.bundle import ENVELOPE_FILE, STAMP_FILE, Trust, Verifier, find_evidence
 from expunge.evidence.canonical import canonical_bytes, read_json
+from expunge.evidence.certificate import parse_certificate
 from expunge.evidence.keys import Keyring
+from expunge.evidence.verify import EARLIER_GENERATORS, verify_certificate
 from expunge.privacy.accountant import compose_m
 from expunge.privacy.gaussian import gaussian_epsilon
 from expunge.privacy.noise import truncation_delta
@@ -94,6 +98,18 @@ FOUND_BY_ARITHMETIC = {
     "before its own parent": (setting(("issued_at",), "2026-01-01T00:00:00+00:00"), "before the model that it starts"),
     "of the future": (setting(("issued_at",), "2126-01-01T00:00:00+00:00"), "in the future"),
     "on a parent that never was": (setting(("model", "parent_digest"), "sha256:" + "0" * 64), "no earlier model"),
+    "more people than tickets": (setting(("forget", "subjects"), 99), "99 people are said to have asked"),
+    "a ticket stated twice": (lambda c: (c["tickets"].extend(c["tickets"]), c["forget"].update(subjects=2)),
+                              "a ticket is stated twice"),
+    "a dataset that stayed the same": (lambda c: c["dataset"].update(before=c["dataset"]["after"]),
+                                       "the dataset is the same"),
+    "no gates": (setting(("validation", "gates"), []), "no validation gate"),
+    "a blank assumption": (setting(("assumptions",), [" "]), "an assumption is blank"),
+    "an assumed constant": (lambda c: constant(c, "l2").update(provenance="assumed"), "the constant l2 is assumed"),
+    "a policy of truths": (setting(("admitted", "delta"), True), "whether it is vacuous"),
+    "numbers in words": (setting(("retain", "records"), "400"), "the certificate is malformed"),
+    "truths for numbers": (setting(("sequential", "limits", "releases"), True), "the certificate is malformed"),
+    "a generator of before signing": (setting(("noise",), EARLIER_GENERATORS[1]), "no signed certificate ever named"),
     "a version below its parent's": (setting(("model", "version"), 1), "not above its parent's"),
 }  # fmt: skip
 
@@ -154,9 +170,14 @@ def test_the_models_files_find_what_arithmetic_does_not(name, operator, tmp_path
     assert any(told in finding for finding in found), found
 
 
+def invented_people(content):
+    content["tickets"].append("p1-" + "0" * 32)
+    content["forget"]["subjects"] += 1
+
+
 NOT_FOUND = {
     "fewer records than were removed": setting(("forget", "records"), 1),
-    "more people than asked": setting(("forget", "subjects"), 99),
+    "more people than asked": invented_people,
     "pseudonyms of others": setting(("tickets",), ["p1-" + "0" * 32]),
     "a larger retain set": setting(("retain", "records"), 10**6),
     "another reference in words": setting(("reference",), "whatever you like"),
@@ -213,3 +234,32 @@ def test_a_time_stamp_dates_the_signature(operator, tmp_path, authority):  # noq
     assert any(
         "there is no certificate.tsr" in f for f in Verifier(trust).verify(find_evidence(one)).findings
     )
+
+
+def test_an_account_without_a_distance_spends_the_budget_all_the_same(operator, tmp_path):
+    clipped = GOLDEN.parent / "certificate-v1-signed-model-clipping"
+    content = read_json(clipped / "certificate.json")
+    honest = content["error_bound"]["value"]
+    assert verify_certificate(parse_certificate(content)).verified
+    for factor, holds in ((1.0, True), (0.999, False), (0.0, False)):
+        spoiled = copy.deepcopy(content)
+        spoiled["error_bound"]["value"] = factor * honest
+        spoiled["sequential"]["accumulated_error"] -= (1 - factor) * honest
+        findings = verify_certificate(parse_certificate(consistent(spoiled))).findings
+        assert any("the constants give an error bound" in finding for finding in findings) is not holds
+
+
+def test_noised_weights_are_not_those_of_a_retraining(operator, tmp_path):
+    exact = read_json(GOLDEN.parent / "certificate-v1-signed-exact" / "certificate.json")
+    told = "model: its weights are all on a coarse grid, as noised ones are, and not those of a retraining"
+    folder = operator.issue(tmp_path / "e", exact)
+    trust = Trust(operator.keys.keyring())
+    assert told in Verifier(trust).verify(find_evidence(folder), model=folder / "model").findings
+    weights = folder / "model" / "weights.safetensors"
+    text = bytearray(weights.read_bytes())
+    size = int.from_bytes(text[:8], "little")
+    begin, end = json.loads(text[8 : 8 + size])["weights"]["data_offsets"]
+    values = np.frombuffer(bytes(text[8 + size + begin : 8 + size + end]), dtype="<f8")
+    text[8 + size + begin : 8 + size + end] = (values / 3).tobytes()  # as a solver leaves them: in all digits
+    weights.write_bytes(text)
+    assert told not in Verifier(trust).verify(find_evidence(folder), model=folder / "model").findings
