@@ -74,7 +74,10 @@ class OwnEvidence:
         return replace(outcome, missing=(*outcome.missing, *note))
 
     def _before_keys(self, certificate: Certificate) -> bool:
-        return self._since is not None and datetime.fromisoformat(certificate.issued_at) < self._since
+        try:
+            return self._since is not None and datetime.fromisoformat(certificate.issued_at) < self._since
+        except (TypeError, ValueError):  # no date, or without a zone: a finding
+            return False
 
     def _served(self, certificate: Certificate) -> Path | None:
         """The files that serve, if this certificate is about them."""

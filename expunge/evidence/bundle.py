@@ -240,6 +240,12 @@ class Verifier:
             )
         elif all(key.valid_from is None for key in keys):
             answer.missing.append(UNDATED_KEY)
+        elif self._trust.keys and all(self._trust.keys.find(key.keyid) is None for key in keys):
+            # The end stands in the keyring beside the certificate, which anybody may have changed.
+            answer.missing.append(
+                f"end of key {keys[0].keyid[:16]}, which another key vouches for: nobody signs when a key ends "
+                "(ask for the newest keyring)"
+            )
         else:
             answer.checked.append("validity of the key when the certificate was issued")
 

@@ -52,7 +52,7 @@ def verify_certificate(
         ledger: The lineage's ledger, if at hand; checked already where it serves many certificates.
         annex: The sealed annex, if at hand.
         model_digest: Digest of the model's files, if at hand.
-        rolled_back: Whether its release is known to have been undone; a ledger tells from the next release on.
+        rolled_back: Whether its release is known to have been undone; a ledger tells, too.
 
     Returns:
         The outcome.

@@ -5,7 +5,7 @@ import copy
 import json
 import shutil
 from collections.abc import Iterator
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -356,3 +356,18 @@ def test_every_figure_of_the_annex_is_held_against_the_certificate(operator, tmp
             assert not any(
                 str(figure) in line for line in found for figure in (value, 1e-3, *figures.values())
             )
+
+
+def test_of_a_key_that_is_only_endorsed_nobody_signs_when_it_ends(tmp_path):
+    operator = Operator(tmp_path / "operator")
+    pinned = operator.keys.keyring()
+    operator.keys.rotate("evidence", datetime(2026, 2, 1, tzinfo=UTC), timedelta(days=30))
+    folder = operator.issue(tmp_path / "evidence")
+    told = "which another key vouches for"
+    outcome = verify(folder, Trust(pinned))
+    assert outcome.verified, outcome.findings
+    assert any(told in line for line in outcome.missing)
+    assert not any("validity of the key" in line for line in outcome.checked)
+    newest = verify(folder, Trust(operator.keys.keyring()))
+    assert not any(told in line for line in newest.missing)
+    assert any("validity of the key" in line for line in newest.checked)
