@@ -45,7 +45,7 @@ def combined_digest(digests: Mapping[str, str]) -> str:
 
     Example:
         >>> combined_digest({"model.json": "00", "weights.safetensors": "11"})[:15]
-        'sha256:6915eeea'
+        'sha256:6915eea0'
     """
     lines = "".join(f"{name} {digests[name]}\n" for name in MODEL_FILES)
     return f"sha256:{hashlib.sha256(lines.encode()).hexdigest()}"
