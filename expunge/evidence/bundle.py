@@ -331,7 +331,7 @@ def _model(
     signature = evidence.beside.get(MODEL_SIGNATURE_FILE)
     if folder is None:
         if signature is not None:
-            answer.missing.append(f"{MODEL_SIGNATURE_FILE} was not checked (no --model)")
+            answer.missing.append("model.sig was not checked (no --model)")
         return None, None
     outcome, digest = verify_model(folder, certificate, statement.subjects if statement else None)
     answer.add(outcome)

@@ -203,7 +203,7 @@ def test_the_ledger_beside_the_certificate_proves_the_purge_here_and_in_mlflow(e
     assert [entry.kind for entry in ledger.entries] == ["opening", "alias", "release", "alias", "purge"]
     assert verify_ledger(ledger, keys=state.signing.keyring()).verified
     logged = registry.client.download_artifacts(registry.champion().run_id, "ledger.json")
-    assert Path(logged).read_bytes() == file.read_bytes()
+    assert json.loads(Path(logged).read_text()) == json.loads(file.read_text())
 
 
 def test_parent_weights_are_gone_and_its_evidence_stays(erased):
