@@ -8,6 +8,7 @@ import pytest
 from sqlalchemy import text
 
 from cli.main import invoke
+from cli.output import out
 from tests.cli.http_clients import make_root
 from tests.conftest import Expunge
 
@@ -46,7 +47,7 @@ def answer(capsys: pytest.CaptureFixture[str]) -> Any:
 
 
 def test_show_names_the_move(workspace, capsys, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr(out, "_width", 200)  # a terminal may be of any width
     assert workspace("ledger", "show") == 0
     assert "champion: none to 1" in capsys.readouterr().out
 
