@@ -11,6 +11,7 @@ import pytest
 from sqlalchemy import inspect, text
 
 from benchmarks.tickets import fill, statements
+from expunge.append_only import APPEND_ONLY
 from expunge.database import Base, Database, open_database
 from expunge.tickets.batches import ORDER, BatchStage, BatchStore
 from expunge.tickets.deadlines import Deadlines
@@ -84,7 +85,8 @@ def test_statements_do_not_grow(
     few = costs(database, tickets, batches, monkeypatch)
     with database.transaction() as session:
         for table in reversed(Base.metadata.sorted_tables):
-            session.execute(table.delete())
+            if APPEND_ONLY not in table.info:  # which are empty here
+                session.execute(table.delete())
     database.dispose()  # PostgreSQL checks foreign keys as planned for few rows for as long as a connection lasts
     fill(database, 10_000, 500)
     assert costs(database, tickets, batches, monkeypatch) == few
