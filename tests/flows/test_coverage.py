@@ -392,7 +392,7 @@ def test_a_foreign_certificate_must_hold_by_the_policy_and_the_proofs_of_this_wo
         resolve(replace(state, policy=composed), model.artefact_id, certificate=good)
     for folder, facts, message in (
         ("unpurged", {"purged": False}, "does not prove"),
-        ("dirty", {"clean": False}, "does not prove"),
+        ("dirty", {"clean": False}, "scan that was not clean"),
         ("undone", {"rolled_back": [name]}, "rolled back"),
     ):
         with pytest.raises((CoverageError, VerificationError), match=message):
