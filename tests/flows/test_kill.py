@@ -145,8 +145,8 @@ def test_a_batch_that_dies_at_any_step_continues(tmp_path, prefect_api, kills, l
     for where, when in kills:
         assert run(clinic.root, where=where, when=when) == KILLED, (where, when)
         assert clinic("ledger", "verify") == 0
-        signed = where.endswith((":LedgerStore.append", ":write_signed"))  # another key could not date it
-        assert clinic("keys", "rotate", "--use", "evidence") == (1 if signed else 0)
+        if where.endswith(":write_signed"):  # a newer key could not vouch for what is dated before it
+            assert clinic("keys", "rotate") == 1
     assert clinic("run") == 0
     check_end_state(clinic, people, before)
     assert list(draws_of(clinic).values()) == [1 + lost_draws]
