@@ -74,7 +74,7 @@ def export(
     file: Annotated[Path, typer.Argument(help="Where to write it.")], workspace: WorkspaceOption = None
 ) -> None:
     """Write the ledger with its signed head to a file, for whoever verifies it elsewhere."""
-    from expunge.evidence.ledger_file import write_json
+    from expunge.files import write_json
 
     ledger = _signed(use_workspace(workspace))
     try:

@@ -16,9 +16,9 @@ from expunge.evidence.canonical import digest
 from expunge.evidence.certificate import Certificate, scope_of
 from expunge.evidence.checked_ledger import CheckedLedger
 from expunge.evidence.ledger import account_of
-from expunge.evidence.ledger_file import write_json
 from expunge.evidence.result import VerificationResult
 from expunge.evidence.verify import verify_certificate
+from expunge.files import write_json
 from expunge.privacy.accountant import SequentialAccount
 from expunge.reports.page import render_certificate
 from expunge.reports.pdf import render_certificate_pdf

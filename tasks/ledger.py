@@ -11,8 +11,9 @@ from typing import Any
 
 from expunge.errors import ExpungeError, RefusedError
 from expunge.evidence.ledger import LedgerEntry, serving_version
-from expunge.evidence.ledger_file import LEDGER_FILE, Ledger, write_json
+from expunge.evidence.ledger_file import LEDGER_FILE, Ledger
 from expunge.evidence.witness import write_witness
+from expunge.files import write_json
 from expunge.state import State
 from expunge.tickets.batches import Batch, BatchStage
 from tasks.adapters import access

@@ -1,8 +1,6 @@
 """Signed evidence: the envelope around a certificate, its time stamp, and the signature on the model's files."""
 
 import hashlib
-import json
-import os
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,7 @@ from expunge.evidence.keys import KEYRING_FILE
 from expunge.evidence.model_check import MODEL_SIGNATURE_FILE
 from expunge.evidence.model_files import file_digest
 from expunge.evidence.statements import CERTIFICATE_PREDICATE, RECEIPT_PREDICATE, sign_statement
+from expunge.files import replace_file, write_json
 from expunge.scratch import scratch
 from expunge.state import State
 from tasks.adapters.model_signing import sign_model
@@ -72,18 +71,18 @@ def write_signed(state: State, envelope: dict[str, Any], model: Path, folder: Pa
         WorkspaceError: If the key for model files cannot be used.
         ServiceUnavailableError: If policy wants a time stamp and there is none to be had.
     """
-    _write(folder / ENVELOPE_FILE, json.dumps(envelope, indent=1).encode())
-    _write(folder / KEYRING_FILE, state.signing.keyring().model_dump_json(indent=1).encode())
+    write_json(folder / ENVELOPE_FILE, envelope)
+    write_json(folder / KEYRING_FILE, state.signing.keyring().model_dump(mode="json"))
     _, private = state.signing.model_key()
     with scratch(state.workspace.scratch_dir) as place:
         key = place / "model.key"
         key.touch(mode=0o600)
         key.write_bytes(private)
         sign_model(model, key, place / MODEL_SIGNATURE_FILE)
-        _write(folder / MODEL_SIGNATURE_FILE, (place / MODEL_SIGNATURE_FILE).read_bytes())
+        replace_file(folder / MODEL_SIGNATURE_FILE, (place / MODEL_SIGNATURE_FILE).read_bytes())
     url = state.policy.evidence.timestamp_url
     if url is not None and not (folder / STAMP_FILE).exists():
-        _write(folder / STAMP_FILE, time_stamp(canonical_bytes(envelope), url))
+        replace_file(folder / STAMP_FILE, time_stamp(canonical_bytes(envelope), url))
     return str(envelope["signatures"][0]["keyid"])
 
 
@@ -102,13 +101,3 @@ def sign_receipt(state: State, receipt: dict[str, Any]) -> dict[str, Any]:
     return sign_statement(
         state.signing.signer(), RECEIPT_PREDICATE, {f"receipt {receipt['ticket_id']}": subject}, content
     )
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Whole or not at all: a half-written envelope would be taken for tampering."""
-    new = path.with_name(f"{path.name}.tmp")
-    with new.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(new, path)

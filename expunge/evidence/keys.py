@@ -26,6 +26,7 @@ from securesystemslib.signer import CryptoSigner, Key, Signer, SSlibKey
 from expunge.errors import InputError, VerificationError, WorkspaceError
 from expunge.evidence.canonical import read_json
 from expunge.evidence.statements import KEY_PREDICATE, open_statement, sign_statement
+from expunge.files import write_json
 
 KEYRING_TYPE: Final = "https://expunge.dev/public-keys"
 KEYRING_FILE, _SIGNERS_FILE = "public-keys.json", "signers.json"
@@ -330,19 +331,11 @@ class SigningKeys:
 
     def _write(self, keys: list[PublicKey], uris: dict[str, str]) -> Keyring:
         keyring = Keyring(keys=keys)
-        _replace(self._folder / _SIGNERS_FILE, uris)  # first: a keyring names no key that nobody finds
-        _replace(self._folder / KEYRING_FILE, keyring.model_dump(mode="json"))
+        write_json(
+            self._folder / _SIGNERS_FILE, uris, 0o600
+        )  # first: a keyring names no key that nobody finds
+        write_json(self._folder / KEYRING_FILE, keyring.model_dump(mode="json"), 0o600)
         return keyring
-
-
-def _replace(path: Path, content: Any) -> None:
-    new = path.with_suffix(".tmp")
-    with new.open("w", encoding="utf-8") as file:
-        json.dump(content, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    new.chmod(0o600)
-    os.replace(new, path)
 
 
 def _public(text: str) -> Key:

@@ -4,12 +4,9 @@ Whoever holds an earlier head, a *witness*, can tell a ledger that was cut off, 
 that went on. Ledgers of earlier releases are bare lists of entries, without a head.
 """
 
-import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any, Final, Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
@@ -152,22 +149,6 @@ def parse_witness(content: Any) -> dict[str, Any]:
     read_head(content)
     envelope: dict[str, Any] = content
     return envelope
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write a file wholly or not at all, in place of what is there.
-
-    Args:
-        path: The file.
-        content: Plain data.
-    """
-    new = path.parent / f"{path.name}.tmp"
-    try:
-        new.write_text(json.dumps(content, indent=1), encoding="utf-8")
-        os.replace(new, path)
-    except OSError:
-        new.unlink(missing_ok=True)
-        raise
 
 
 def sign_head(signer: Signer, entries: Sequence[LedgerEntry], now: datetime) -> dict[str, Any]:

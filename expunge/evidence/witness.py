@@ -6,8 +6,9 @@ from typing import Any
 from expunge.errors import InputError, VerificationError
 from expunge.evidence.canonical import read_json
 from expunge.evidence.keys import Keyring
-from expunge.evidence.ledger_file import Ledger, parse_witness, write_json
+from expunge.evidence.ledger_file import Ledger, parse_witness
 from expunge.evidence.verify_ledger import head_fault
+from expunge.files import write_json
 
 
 def read_witness(path: Path) -> dict[str, Any]:

@@ -6,15 +6,14 @@ at and downloaded, and nothing of them can be changed. What the app does not sto
 
 import base64
 import json
-import os
 import secrets
 import urllib.error
 import urllib.request
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from expunge.errors import ServiceUnavailableError, WorkspaceError
+from expunge.files import replace_file
 
 OPERATOR, AUDITOR = "operator", "auditor"
 _APP = ("--app-name", "basic-auth")
@@ -67,7 +66,8 @@ class Accounts:
         _keep(secret, secrets.token_urlsafe(32))
         database = f"sqlite:///{self.folder.resolve() / 'accounts.db'}".replace("%", "%%")
         ini = self.folder / "basic_auth.ini"
-        _write(ini, _INI.format(database=database, operator=OPERATOR))  # anew: the workspace may have moved
+        text = _INI.format(database=database, operator=OPERATOR)
+        replace_file(ini, text.encode(), 0o600)  # anew: the workspace may have moved
         password = self._password(OPERATOR)
         return {
             "MLFLOW_AUTH_CONFIG_PATH": str(ini.resolve()),
@@ -168,16 +168,5 @@ def allowed_hosts(host: str, port: str) -> str:
 def _keep(path: Path, text: str) -> None:
     """Write a secret that is not there yet: whole, or not at all."""
     if not path.exists():
-        _write(path, text)
+        replace_file(path, text.encode(), 0o600)
     path.chmod(0o600)
-
-
-def _write(path: Path, text: str) -> None:
-    fresh = path.with_name(f"{path.name}.new")
-    with suppress(FileNotFoundError):
-        fresh.unlink()
-    with os.fdopen(
-        os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8"
-    ) as file:
-        file.write(text)
-    fresh.replace(path)
