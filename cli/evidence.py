@@ -183,19 +183,19 @@ def export(
 ) -> None:
     """Export a certificate as a self-contained HTML page, as PDF, or both, as of today's ledger."""
     from expunge.errors import InputError
-    from expunge.reports.page import render_certificate
-    from expunge.reports.pdf import render_certificate_pdf
-    from tasks.evidence import printable
+    from expunge.reports.page import render_page
+    from expunge.reports.pdf import render_pdf
+    from tasks.evidence import document_of
 
     if html is None and pdf is None:
         raise InputError("nothing to export to", expected="--html FILE or --pdf FILE", remedy="name a file")
     state = use_workspace(workspace)
-    shown = printable(state, _folder(state, certificate))
+    document = document_of(state, _folder(state, certificate))
     files: dict[Path, bytes] = {}
     if html is not None:
-        files[html] = render_certificate(**shown).encode()
+        files[html] = render_page(document).encode()
     if pdf is not None:
-        files[pdf] = render_certificate_pdf(**shown)
+        files[pdf] = render_pdf(document)
     write_files(files)
     for path in files:
         out.print(f"{path}", markup=False)

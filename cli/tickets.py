@@ -131,17 +131,20 @@ def receipt(
     json: JsonOption = False,
 ) -> None:
     """Show what became of the person of a closed ticket; names nobody."""
-    from expunge.reports.receipt import render_receipt, render_receipt_pdf
+    from expunge.reports.page import render_page
+    from expunge.reports.pdf import render_pdf
+    from expunge.reports.receipt import receipt_document
     from tasks.receipt import receipt_of
     from tasks.signing import sign_receipt
 
     state = use_workspace(workspace)
     found, files = receipt_of(state, ticket), dict[Path, bytes]()
     signed_by = state.signing.signer().public_key.keyid if signed is not None else None
+    document = receipt_document(found, signed_by)
     if html is not None:
-        files[html] = render_receipt(found, signed_by=signed_by).encode()
+        files[html] = render_page(document).encode()
     if pdf is not None:
-        files[pdf] = render_receipt_pdf(found, signed_by=signed_by)
+        files[pdf] = render_pdf(document)
     if signed is not None:
         files[signed] = dumps(sign_receipt(state, found), indent=1).encode()
     write_files(files)

@@ -20,8 +20,9 @@ from expunge.evidence.result import VerificationResult
 from expunge.evidence.verify import verify_certificate
 from expunge.files import write_json
 from expunge.privacy.accountant import SequentialAccount
-from expunge.reports.page import render_certificate
-from expunge.reports.pdf import render_certificate_pdf
+from expunge.reports.content import certificate_document
+from expunge.reports.page import render_page
+from expunge.reports.pdf import render_pdf
 from expunge.stages import MODEL_FOLDER
 from expunge.state import State, open_state
 from expunge.tickets.batches import Batch, BatchStage
@@ -97,12 +98,12 @@ def certify(batch_id: str) -> str:
         },
     )
     entries = state.ledger.entries(state.lineage)
+    checked = CheckedLedger.of(entries)
     annex = (state.workspace.releases_dir / batch_id / ANNEX_FILE).read_bytes()
-    _require_verified(verify_certificate(certificate, ledger=entries, annex=annex))
+    _require_verified(verify_certificate(certificate, ledger=checked, annex=annex))
     record_certificate(state, certificate)
     folder = state.workspace.evidence_dir / certificate.certificate_id
     folder.mkdir(parents=True, exist_ok=True)
-    plain = [entry.to_json() for entry in entries]
     write_ledger(state, folder, entry.sequence)
     write_json(folder / "certificate.json", content)
     (folder / ANNEX_FILE).write_bytes(annex)
@@ -110,14 +111,14 @@ def certify(batch_id: str) -> str:
     signed_by = None
     if (envelope := batch.data.get("envelope")) is not None:
         signed_by = write_signed(state, envelope, model, folder)
-        trust = Trust(keys=state.signing.keyring(), ledger=CheckedLedger.of(entries))
+        trust = Trust(keys=state.signing.keyring(), ledger=checked)
         outcome = Verifier(trust).verify(find_evidence(folder), model=model)
         if not outcome.verified:
             shutil.rmtree(folder)  # nothing lies among the evidence that does not hold
         _require_verified(outcome)
-    page = render_certificate(content, plain, signed_by=signed_by)
-    (folder / "certificate.html").write_text(page, encoding="utf-8")
-    (folder / "certificate.pdf").write_bytes(render_certificate_pdf(content, plain, signed_by=signed_by))
+    document = certificate_document(content, [entry.to_json() for entry in entries], signed_by=signed_by)
+    (folder / "certificate.html").write_text(render_page(document), encoding="utf-8")
+    (folder / "certificate.pdf").write_bytes(render_pdf(document))
     state.batches.advance(
         batch_id,
         BatchStage.CERTIFIED,

@@ -65,7 +65,7 @@ class OwnEvidence:
             else ()
         )
         if (certificate := _parsed(evidence)) is not None:
-            undone = rolled_back(_batch(self.state, certificate), certificate.certificate_id)
+            undone = rolled_back(batch_of(self.state, certificate), certificate.certificate_id)
             model = model or self._served(certificate)
             if self._own and evidence.envelope is None and self._before_keys(certificate):
                 verifier = self._unsigned
@@ -108,7 +108,16 @@ def rolled_back(batch: Batch | None, certificate_id: str) -> bool:
     return any(release["certificate_id"] == certificate_id for release in releases)
 
 
-def _batch(state: State, certificate: Certificate) -> Batch | None:
+def batch_of(state: State, certificate: Certificate) -> Batch | None:
+    """The batch of a certificate.
+
+    Args:
+        state: The workspace.
+        certificate: Maybe of another workspace.
+
+    Returns:
+        The batch, if it is one of this workspace.
+    """
     try:
         return state.batches.get(certificate.batch)
     except TicketError:
@@ -200,7 +209,7 @@ def check_certificates() -> int:
     for path in paths:
         certificate = parse_certificate(read_json(path))
         findings = list(own.verify(find_evidence(path)).findings)
-        batch, told = _batch(state, certificate), undone(certificate)
+        batch, told = batch_of(state, certificate), undone(certificate)
         if told in findings and batch is not None and "certificate_id" in batch.data:
             findings.remove(told)
             log(f"{certificate.certificate_id}: {told}; replaced by {batch.data['certificate_id']}")

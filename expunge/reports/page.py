@@ -1,39 +1,13 @@
 """Documents as self-contained HTML pages: no script, no outside asset."""
 
 import base64
-from collections.abc import Mapping, Sequence
-from typing import Any
 
 import segno
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from expunge.reports.content import certificate_document
 from expunge.reports.document import Code, Document, Line, Picture, Tag
 from expunge.reports.picture import SIZE, WIDTH, lay_out
-
-
-def render_certificate(
-    certificate: Mapping[str, Any],
-    entries: Sequence[Mapping[str, Any]],
-    *,
-    signed_by: str | None = None,
-    rolled_back: bool = False,
-) -> str:
-    """Render a certificate for people.
-
-    Args:
-        certificate: As plain data.
-        entries: The lineage's ledger, as plain data, up to the certificate or further.
-        signed_by: Id of the key that signed it; None for one without a signature.
-        rolled_back: Whether its release is known to have been undone; later entries of the ledger tell too.
-
-    Returns:
-        HTML.
-    """
-    return render_page(
-        certificate_document(certificate, entries, signed_by=signed_by, rolled_back=rolled_back)
-    )
 
 
 def render_page(document: Document) -> str:

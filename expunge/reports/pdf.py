@@ -1,7 +1,7 @@
 """Documents as PDF: selectable text in embedded fonts, an outline, numbered pages, and the same bytes always."""
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 from xml.sax.saxutils import escape
 
@@ -28,7 +28,6 @@ from reportlab.platypus import Paragraph as Words
 from reportlab.platypus import Table as Grid
 
 from expunge.reports import fonts
-from expunge.reports.content import certificate_document
 from expunge.reports.document import (
     Block,
     Bullets,
@@ -71,29 +70,6 @@ _COMMAND = _style(
     "command", 8, fontName=fonts.MONO, backColor=HexColor("#f4f5f7"), borderPadding=5, spaceBefore=6,
     spaceAfter=10,
 )  # fmt: skip
-
-
-def render_certificate_pdf(
-    certificate: Mapping[str, Any],
-    entries: Sequence[Mapping[str, Any]],
-    *,
-    signed_by: str | None = None,
-    rolled_back: bool = False,
-) -> bytes:
-    """Render a certificate for people, in the words of its page.
-
-    Args:
-        certificate: As plain data.
-        entries: The lineage's ledger, as plain data, up to the certificate or further.
-        signed_by: Id of the key that signed it; None for one without a signature.
-        rolled_back: Whether its release is known to have been undone; later entries of the ledger tell too.
-
-    Returns:
-        PDF.
-    """
-    return render_pdf(
-        certificate_document(certificate, entries, signed_by=signed_by, rolled_back=rolled_back)
-    )
 
 
 def render_pdf(document: Document) -> bytes:

@@ -17,8 +17,6 @@ from expunge.reports.document import (
     Table,
     Tag,
 )
-from expunge.reports.page import render_page
-from expunge.reports.pdf import render_pdf
 from expunge.reports.plain_words import CLASS_WORDS, bound, figure, verdict
 
 _DESTROYED = ("purge pending", "purged")  # at issue of the certificate; the purge entry proves the rest
@@ -172,32 +170,6 @@ def receipt_document(receipt: Mapping[str, Any], signed_by: str | None = None) -
             Section("How to check this receipt", (Paragraph(_signed(signed_by)),)),
         ),
     )
-
-
-def render_receipt(receipt: Mapping[str, Any], *, signed_by: str | None = None) -> str:
-    """Render a receipt for people.
-
-    Args:
-        receipt: From :func:`make_receipt`.
-        signed_by: Id of the key that signed it; None for one without a signature.
-
-    Returns:
-        HTML, self-contained.
-    """
-    return render_page(receipt_document(receipt, signed_by))
-
-
-def render_receipt_pdf(receipt: Mapping[str, Any], *, signed_by: str | None = None) -> bytes:
-    """Render a receipt for people, in the words of its page.
-
-    Args:
-        receipt: From :func:`make_receipt`.
-        signed_by: Id of the key that signed it; None for one without a signature.
-
-    Returns:
-        PDF.
-    """
-    return render_pdf(receipt_document(receipt, signed_by))
 
 
 def _plain(r: Mapping[str, Any], vacuous: bool) -> str:

@@ -10,7 +10,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from expunge.reports.page import render_certificate
+from expunge.reports.content import certificate_document
+from expunge.reports.page import render_page
 from expunge.reports.plots import accumulated_error_plot
 from tasks.adapters.mlflow_accounts import Accounts, allowed_hosts, with_accounts
 from tasks.adapters.mlflow_runs import DatasetRef
@@ -83,7 +84,7 @@ def make_lineage(home: Path) -> tuple[Registry, dict]:
     certificate = json.loads((GOLDEN / "certificate.json").read_text())
     ledger = json.loads((GOLDEN / "ledger.json").read_text())
     registry = Registry(f"sqlite:///{home}/mlflow.db", home / "artifacts", certificate["model"]["name"])
-    (home / "certificate.html").write_text(render_certificate(certificate, ledger))
+    (home / "certificate.html").write_text(render_page(certificate_document(certificate, ledger)))
     (home / "accumulated_error.png").write_bytes(accumulated_error_plot(ledger, 0.01))
     data = certificate["dataset"]
     opening, _ = spec_of(home, "opening")

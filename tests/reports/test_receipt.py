@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from expunge.reports.receipt import make_receipt, render_receipt
+from expunge.reports.page import render_page
+from expunge.reports.receipt import make_receipt, receipt_document
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 HISTORY = [
@@ -57,7 +58,7 @@ def test_a_backup_has_forgotten_so_many_days_after_the_purge():
     ]
     _, receipt = made(backups)
     assert [b["expired_by"] for b in receipt["backups"]] == ["2026-03-02", "2026-01-31"]
-    page = render_receipt(receipt)
+    page = render_page(receipt_document(receipt))
     assert "nightly" in page
     assert "2026-03-02" in page
     assert "None was declared" not in page
@@ -74,7 +75,7 @@ def test_what_a_purge_had_to_keep_is_not_covered():
     assert {"artefact": "data object 12", "reason": "another dataset needs it"} in receipt["not_covered"]
     assert data not in receipt["purged"]["what"]
     assert data in [item["artefact"] for item in receipt["not_covered"]]
-    assert note in render_receipt(receipt)
+    assert note in render_page(receipt_document(receipt))
 
 
 def test_what_an_operator_says_stands_apart_from_what_the_purge_proves():
@@ -82,7 +83,7 @@ def test_what_an_operator_says_stands_apart_from_what_the_purge_proves():
     _, receipt = made(declared=[row])
     assert row["artefact"] not in receipt["purged"]["what"]
     assert receipt["declared"] == [row]
-    assert "deleted by hand" in render_receipt(receipt)
+    assert "deleted by hand" in render_page(receipt_document(receipt))
 
 
 def test_what_was_declared_too_late_for_the_certificate_is_not_covered():
@@ -93,7 +94,7 @@ def test_what_was_declared_too_late_for_the_certificate_is_not_covered():
 @pytest.mark.parametrize("name", ["nightly", "<script>alert(1)</script>"])
 def test_the_page_is_self_contained_and_escaped(name):
     _, receipt = made([{"name": name, "holds": "dataset", "expires_days": 1}])
-    page = render_receipt(receipt)
+    page = render_page(receipt_document(receipt))
     for needed in ("t-0123456789ab", receipt["guarantee"]["verdict"], "ledger entry 7"):
         assert needed in page
     assert "<script" not in page

@@ -8,9 +8,10 @@ from pypdf import PdfReader
 
 from expunge.evidence.canonical import digest
 from expunge.reports import fonts
+from expunge.reports.content import certificate_document
 from expunge.reports.document import Facts, Paragraph, Picture, Plot, Table, text
 from expunge.reports.page import render_page
-from expunge.reports.pdf import render_certificate_pdf, render_pdf
+from expunge.reports.pdf import render_pdf
 from expunge.reports.plain_words import verdict
 from tests.reports.browser import browsing, needs_browser
 from tests.reports.documents import KEYID, every, extreme, golden
@@ -122,11 +123,11 @@ def test_the_signs_of_the_mathematics_are_drawn_and_others_are_named():
 @pytest.mark.parametrize("name", ["convex", "exact"])
 def test_page_and_pdf_state_the_verdict_the_key_and_the_digest(name):
     content, ledger = golden(name)
-    reader = PdfReader(io.BytesIO(render_certificate_pdf(content, ledger, signed_by=KEYID)))
+    reader = PdfReader(io.BytesIO(render_pdf(certificate_document(content, ledger, signed_by=KEYID))))
     read = squeezed("".join(page.extract_text() for page in reader.pages))
     for said in (verdict(content), KEYID, digest(content), content["model"]["digest"], *content["tickets"]):
         assert squeezed(said) in read
-    without = PdfReader(io.BytesIO(render_certificate_pdf(content, ledger)))
+    without = PdfReader(io.BytesIO(render_pdf(certificate_document(content, ledger))))
     read = squeezed("".join(page.extract_text() for page in without.pages))
     assert "nosignature" in read
     assert KEYID not in read
@@ -156,6 +157,4 @@ def test_a_vacuous_one_that_was_undone_says_vacuous_first():
 
 
 def certificate_page(content, ledger, **more):
-    from expunge.reports.page import render_certificate
-
-    return render_certificate(content, ledger, **more)
+    return render_page(certificate_document(content, ledger, **more))

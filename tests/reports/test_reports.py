@@ -12,11 +12,16 @@ from scipy.stats import norm
 
 from expunge.evidence.certificate import Status
 from expunge.privacy.gaussian import gaussian_m
-from expunge.reports.page import render_certificate
+from expunge.reports.content import certificate_document
+from expunge.reports.page import render_page
 from expunge.reports.plain_words import STATUS_WORDS, recognition, verdict
 from expunge.reports.plots import accumulated_error_plot
 
 GOLDEN = Path(__file__).parents[1] / "golden"
+
+
+def render_certificate(*of):
+    return render_page(certificate_document(*of))
 
 
 def golden(name):
