@@ -73,8 +73,9 @@ def _keys(state: State) -> str:
 
 
 def _signing(state: State) -> str:
-    state.signing.signer()
-    state.signing.model_key()
+    from tasks.signing import require_signer
+
+    require_signer(state)
     newest = state.signing.keyring().of("evidence")[-1]
     ends = newest.valid_until
     return f"{newest.keyid[:16]} signs" + (f", until {ends:%Y-%m-%d}: rotate before" if ends else "")

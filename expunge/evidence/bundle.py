@@ -6,7 +6,7 @@ Whatever is given has to be met: with a key, a signature that is missing is a fi
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -24,7 +24,7 @@ from expunge.evidence.ledger_file import LEDGER_FILE, parse_ledger
 from expunge.evidence.model_check import MODEL_SIGNATURE_FILE, verify_model, verify_model_signature
 from expunge.evidence.model_files import MODEL_FILES, combined_digest, stated_spec
 from expunge.evidence.realised import verify_realised
-from expunge.evidence.result import VerificationResult
+from expunge.evidence.result import Answer, VerificationResult
 from expunge.evidence.statements import CERTIFICATE_PREDICATE, Statement, open_statement, read_statement
 from expunge.evidence.time_stamp import stamped_at
 from expunge.evidence.verify import EARLIER_GENERATORS, verify_certificate
@@ -76,21 +76,6 @@ class Trust:
     witnesses: Sequence[Mapping[str, Any]] = ()
     annex_key: Path | None = None
     authorities: Sequence[AuthorityCertificate] = ()
-
-
-@dataclass
-class _Answer:
-    findings: list[str] = field(default_factory=list)
-    missing: list[str] = field(default_factory=list)
-    checked: list[str] = field(default_factory=list)
-
-    def add(self, outcome: VerificationResult) -> None:
-        self.findings += outcome.findings
-        self.missing += outcome.missing
-        self.checked += outcome.checked
-
-    def result(self) -> VerificationResult:
-        return VerificationResult(tuple(self.findings), tuple(self.missing), tuple(self.checked))
 
 
 def find_evidence(path: Path) -> Evidence:
@@ -155,7 +140,7 @@ class Verifier:
         Raises:
             InputError: If a file or folder that was named cannot be read.
         """
-        answer = _Answer()
+        answer = Answer()
         try:
             ring = self._ring(evidence)
         except VerificationError as error:
@@ -195,7 +180,7 @@ class Verifier:
         except ValidationError as error:
             raise VerificationError(f"{path.name} is malformed", remedy="ask for the original") from error
 
-    def _statement(self, evidence: Evidence, ring: Keyring | None, answer: _Answer) -> Statement | None:
+    def _statement(self, evidence: Evidence, ring: Keyring | None, answer: Answer) -> Statement | None:
         """What the envelope says; signed where there is a key, and never believed otherwise."""
         if evidence.envelope is None:
             if ring is None:
@@ -222,7 +207,7 @@ class Verifier:
         certificate: Certificate,
         statement: Statement | None,
         ring: Keyring | None,
-        answer: _Answer,
+        answer: Answer,
     ) -> None:
         """Whether a key that signed was valid when it did: by the time stamp, else by what the certificate says."""
         moment = _date(certificate.issued_at)
@@ -249,7 +234,7 @@ class Verifier:
         else:
             answer.checked.append("validity of the key when the certificate was issued")
 
-    def _stamped(self, evidence: Evidence, answer: _Answer) -> datetime | None:
+    def _stamped(self, evidence: Evidence, answer: Answer) -> datetime | None:
         path, roots = evidence.beside.get(STAMP_FILE), self._trust.authorities
         if not roots:
             if path is not None:
@@ -267,7 +252,7 @@ class Verifier:
         answer.checked.append(f"time stamp of {moment.isoformat(timespec='seconds')}")
         return moment
 
-    def _ledger_of(self, evidence: Evidence, ring: Keyring | None, answer: _Answer) -> CheckedLedger | None:
+    def _ledger_of(self, evidence: Evidence, ring: Keyring | None, answer: Answer) -> CheckedLedger | None:
         given = self._trust.ledger
         if isinstance(given, CheckedLedger):
             return given
@@ -292,7 +277,7 @@ class Verifier:
         return self._ledger[1]
 
     def _annex(
-        self, certificate: Certificate, annex: bytes | None, spec: dict[str, Any] | None, answer: _Answer
+        self, certificate: Certificate, annex: bytes | None, spec: dict[str, Any] | None, answer: Answer
     ) -> None:
         key = self._trust.annex_key
         if key is None:
@@ -306,7 +291,7 @@ class Verifier:
                 answer.findings.append(f"annex: {error}")
 
 
-def _read(envelope: Path, answer: _Answer) -> Statement | None:
+def _read(envelope: Path, answer: Answer) -> Statement | None:
     """What an envelope says, though nothing vouches for it: what differs from it is told all the same."""
     try:
         said = read_statement(read_json(envelope))
@@ -325,7 +310,7 @@ def _model(
     statement: Statement | None,
     ring: Keyring | None,
     folder: Path | None,
-    answer: _Answer,
+    answer: Answer,
 ) -> tuple[str | None, dict[str, Any] | None]:
     """The digest of a model's files, and what they say of its training if they are the certificate's."""
     signature = evidence.beside.get(MODEL_SIGNATURE_FILE)
@@ -346,7 +331,7 @@ def _model(
     return digest, stated_spec(folder) if digest == certificate.model.digest else None
 
 
-def _certificate(evidence: Evidence, statement: Statement | None, answer: _Answer) -> Certificate:
+def _certificate(evidence: Evidence, statement: Statement | None, answer: Answer) -> Certificate:
     """The bare certificate, which has to be the one in the envelope; or that, where there is no bare one."""
     said = statement.predicate if statement is not None else None
     content = read_json(evidence.certificate) if evidence.certificate is not None else said

@@ -5,23 +5,21 @@ Answers never quote a figure: they may be passed on to people who do not hold th
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from expunge.errors import ExpungeError
 from expunge.evidence.certificate import Certificate
-from expunge.evidence.result import VerificationResult
+from expunge.evidence.result import Answer, VerificationResult
 from expunge.evidence.verify import constants_of, noise_share
 from expunge.privacy.bounds import iterated_newton_error_bound
 
 _SLACK = 1e-9
 
 
-class _Answer:
-    def __init__(self, spec: dict[str, Any] | None) -> None:
-        self.spec = spec
-        self.findings: list[str] = []
-        self.missing: list[str] = []
-        self.checked: list[str] = []
+@dataclass
+class _Answer(Answer):
+    spec: dict[str, Any] | None = None
 
     def state(self, holds: bool, what: str, otherwise: str) -> None:
         """Note one check; a figure that is no number compares false."""
@@ -41,7 +39,7 @@ def verify_realised(
     Returns:
         What holds, what is missing, what does not hold; without figures.
     """
-    answer = _Answer(spec)
+    answer = _Answer(spec=spec)
     answer.state(
         annex.get("batch") == certificate.batch,
         "it is of this batch",
@@ -62,7 +60,7 @@ def verify_realised(
         answer.findings.append(
             f"annex: the error bound cannot be recomputed from its figures ({error.message})"
         )
-    return VerificationResult(tuple(answer.findings), tuple(answer.missing), tuple(answer.checked))
+    return answer.result()
 
 
 def _number(content: dict[str, Any], name: str) -> float:

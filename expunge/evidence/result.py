@@ -16,7 +16,7 @@ class VerificationResult:
 
     findings: tuple[str, ...]
     missing: tuple[str, ...] = ()
-    checked: tuple[str, ...] = field(default_factory=tuple)
+    checked: tuple[str, ...] = ()
 
     @property
     def verified(self) -> bool:
@@ -35,3 +35,36 @@ class VerificationResult:
             "missing": list(self.missing),
             "checked": list(self.checked),
         }
+
+
+@dataclass
+class Answer:
+    """An outcome in the making.
+
+    Args:
+        findings: What does not hold, in words.
+        missing: What could not be checked, in words.
+        checked: What was recomputed and holds.
+    """
+
+    findings: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    checked: list[str] = field(default_factory=list)
+
+    def add(self, outcome: VerificationResult) -> None:
+        """Take another outcome in.
+
+        Args:
+            outcome: Of a part.
+        """
+        self.findings += outcome.findings
+        self.missing += outcome.missing
+        self.checked += outcome.checked
+
+    def result(self) -> VerificationResult:
+        """The outcome as it stands.
+
+        Returns:
+            What does not hold, what is missing, what holds.
+        """
+        return VerificationResult(tuple(self.findings), tuple(self.missing), tuple(self.checked))

@@ -8,9 +8,9 @@ from expunge.errors import VerificationError
 from expunge.evidence.bundle import UNDATED_KEY
 from expunge.evidence.canonical import canonical_bytes
 from expunge.evidence.keys import Keyring
+from expunge.evidence.ledger import CLOCKS
 from expunge.evidence.result import VerificationResult
 from expunge.evidence.statements import RECEIPT_PREDICATE, open_statement
-from expunge.evidence.verify import CLOCKS
 
 
 def verify_receipt(envelope: Any, keys: Keyring) -> tuple[VerificationResult, dict[str, Any]]:

@@ -2,14 +2,14 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any, Final
 
 from expunge.errors import CertificateRefusedError, InputError, VerificationError
 from expunge.evidence.annex import annex_digest
 from expunge.evidence.certificate import Certificate, scope_of
 from expunge.evidence.checked_ledger import CheckedLedger
-from expunge.evidence.ledger import LedgerEntry
+from expunge.evidence.ledger import CLOCKS, LedgerEntry
 from expunge.evidence.result import VerificationResult
 from expunge.privacy.accountant import compose_m
 from expunge.privacy.bounds import convex_error_bound, iterated_newton_error_bound
@@ -19,7 +19,6 @@ from expunge.privacy.noise import GENERATOR, rounding_m, truncation_delta
 
 _SLACK = 1e-9
 _ROUNDING = 1e-6  # relative, of what is found by bisection
-CLOCKS = timedelta(days=1)  # how far an auditor's clock may be behind the operator's
 _MOST_STEPS = 1_000_000  # of noisy fine-tuning: recomputing more would let a forged certificate keep us busy
 _MOST_NEWTON_STEPS = 100  # policy's own limit
 # Of every mechanism: its guarantee class, and what may bind its error bound.
