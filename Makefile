@@ -5,8 +5,9 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DATASET ?= breast-cancer
 MODEL ?= linearized-mlp
+SETTING ?= small
 
-.PHONY: demo test test-slow lint format clean setup
+.PHONY: demo test test-slow bench bench-paper lint format clean setup
 .DEFAULT_GOAL := test
 
 # The environment is made again only when the lock or the package changes.
@@ -34,6 +35,14 @@ test: lint
 
 test-slow: $(STAMP)
 	$(BIN)/pytest -m slow
+
+# Experiments continue where they stopped; public datasets from $EXPUNGE_DATA, else downloaded. See docs/results.md.
+bench: $(STAMP)
+	$(BIN)/python -m benchmarks run $(or $(SETTINGS),$(basename $(notdir $(wildcard benchmarks/settings/*.yaml))))
+	$(BIN)/python -m benchmarks report
+
+bench-paper: $(STAMP)
+	$(BIN)/python -m benchmarks run $(if $(filter small,$(SETTING)),small-paper,paper-$(SETTING))
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .
