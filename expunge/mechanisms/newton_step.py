@@ -45,7 +45,13 @@ class StepReport:
 
 
 def newton_step(
-    objective: NetworkObjective, weights: Tensor, policy: NewtonPolicy, *, seed: int, what: str
+    objective: NetworkObjective,
+    weights: Tensor,
+    policy: NewtonPolicy,
+    *,
+    seed: int,
+    what: str,
+    lanczos_steps: int = LANCZOS_STEPS,
 ) -> tuple[Tensor, StepReport]:
     """Solve ``(H + lambda I) x = g`` at some weights.
 
@@ -55,6 +61,7 @@ def newton_step(
         policy: Damping, solver, residual.
         seed: Of Lanczos' start and LiSSA's mini-batches.
         what: Name of the work in progress reports.
+        lanczos_steps: Products spent on the spectrum's bounds: the fewer, the wider they are.
 
     Returns:
         x on the CPU, shape (d,), and what it took.
@@ -72,7 +79,7 @@ def newton_step(
             remedy="check the data and the parent's weights, or let the batch be retrained",
         )
     progress.report(f"{what}: spectrum", 0, 2)
-    product, spectrum, dense = _curvature(objective, weights, seed)
+    product, spectrum, dense = _curvature(objective, weights, seed, lanczos_steps)
     largest = max(abs(spectrum.lower), abs(spectrum.upper))
     if not policy.damping > largest:
         raise CertificateRefusedError(
@@ -103,7 +110,7 @@ def newton_step(
 
 
 def _curvature(
-    objective: NetworkObjective, weights: Tensor, seed: int
+    objective: NetworkObjective, weights: Tensor, seed: int, lanczos_steps: int
 ) -> tuple[Operator, SpectrumBounds, Tensor | None]:
     """``v -> H v``, bounds on its spectrum, and H itself where it is small."""
     if objective.size <= DENSE_LIMIT:
@@ -115,7 +122,7 @@ def _curvature(
     bounds = spectrum_bounds(
         product,
         objective.size,
-        steps=LANCZOS_STEPS,
+        steps=lanczos_steps,
         failure_probability=LANCZOS_FAILURE,
         generator=torch.Generator().manual_seed(seed),
         device=weights.device,
