@@ -14,6 +14,7 @@ from benchmarks.baselines.l_codec import l_codec
 from benchmarks.baselines.negative_gradient import negative_gradient
 from benchmarks.convex import build_kept
 from benchmarks.forgetting import Task, spent
+from expunge.curvature.jacobian import MEMORY_LIMIT
 from expunge.curvature.network import NetworkObjective
 from expunge.errors import CertificateRefusedError
 from expunge.mechanisms.contract import Context, Mechanism, Problem
@@ -202,7 +203,9 @@ def newton(task: Task) -> Outcome:
     sigma = Policy().release.sigma
 
     def run() -> tuple[Tensor, Tensor, float, int, float]:
-        objective = NetworkObjective(task.network, *task.retain, spec.l2)
+        objective = NetworkObjective(
+            task.network, *task.retain, spec.l2, memory_limit=int(chosen.get("memory_limit", MEMORY_LIMIT))
+        )
         spectrum = objective.size if objective.size <= DENSE_LIMIT else lanczos
         damping, products, gradients = float(chosen["damping"]), 0, 0
         while True:

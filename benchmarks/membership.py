@@ -19,9 +19,7 @@ from torch import Tensor
 _Z = 1.959963984540054  # of a 95 % interval
 
 
-def attack(
-    forgotten: tuple[Tensor, Tensor], unseen: tuple[Tensor, Tensor], seed: int
-) -> dict[str, float]:
+def attack(forgotten: tuple[Tensor, Tensor], unseen: tuple[Tensor, Tensor], seed: int) -> dict[str, float]:
     """Fit on a random half of both, score on the other.
 
     Args:

@@ -1,7 +1,7 @@
 """Relearn time: how soon a model that is trained on the forget set is back where the original was on it.
 
-Zhang et al. (ICML 2024), section 6: a model that has forgotten needs longer. One that was never trained on those records
-is the yardstick, not infinity.
+Zhang et al. (ICML 2024), section 6: a model that has forgotten needs longer. One that was never trained on those
+records is the yardstick, not infinity.
 """
 
 import math

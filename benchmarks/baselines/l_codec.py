@@ -8,8 +8,8 @@ convolutions) whose activations, given those selected before, the loss still dep
     w_P <- w_P + n_u / n_r (H_r,P + lambda I)^-1 grad_P L_u(w).
 
 The coefficient is that of Azadkia and Chatterjee ("A simple measure of conditional dependence", Annals of Statistics
-2021), equations 2.2 to 2.4. Simplified: the whole forget set is one request with one selection, from some of its records;
-a convolution's unit is its filter's mean over the image; curvature is an exact Hessian product over a sample of the
+2021), section 2. Simplified: the whole forget set is one request with one selection, from some of its records; a
+convolution's unit is its filter's mean over the image; curvature is an exact Hessian product over a sample of the
 retain set, where the published code takes differences of kept gradients; lambda grows until the block is positive
 definite; no noise follows, for its constants are not known.
 """

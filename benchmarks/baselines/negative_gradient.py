@@ -1,7 +1,7 @@
 """Negative gradient: the loss on the forget set is made to grow.
 
-"Negative gradient" of Golatkar, Achille and Soatto (CVPR 2020, arXiv 1911.04933), section 6: steps in the direction that
-increases the loss of the records to be forgotten.
+"Negative gradient" of Golatkar, Achille and Soatto (CVPR 2020, arXiv 1911.04933), section 6: steps in the
+direction that increases the loss of the records to be forgotten.
 """
 
 import torch
