@@ -1,9 +1,10 @@
 """The paper's comparison: every method on the same forgetting tasks, beside what each of them guarantees.
 
 After Zhang, Dong, Wang and Li (ICML 2024, arXiv 2408.00920), section 6, with what is missing there: the epsilon that
-each sigma honestly means, intervals, an attack scored on records it was not fitted on, passes over the retain set as a cost
-that no machine changes, and the distance of two retrained models as a yardstick. SVHN is not among the datasets of the
-catalogue; Fashion-MNIST takes its place with ResNet-18.
+each sigma honestly means, intervals, an attack scored on records it was not fitted on, passes over the retain set as a
+cost that no machine changes, and the distance of two retrained models as a yardstick. SVHN is not among the datasets of
+the catalogue; Fashion-MNIST takes its place with ResNet-18. Features are encoded once, by all training records: the
+comparison is one of models, and a certificate's encoding is made anew on the retain set.
 """
 
 import math
@@ -133,8 +134,8 @@ def tables(document: Document) -> str:
         [
             _described(document, found),
             "**What the model still knows.** Micro-F1 (with one label a record: accuracy); membership attack, forget "
-            "set against test set, fitted on one half and scored on the other (0.5 is chance); relearn time until the loss "
-            "on the forget set is the original's; distance to the retrained weights.\n",
+            "set against test set, fitted on one half and scored on the other (0.5 is chance); relearn time until the "
+            "loss on the forget set is the original's; distance to the retrained weights.\n",
             table(
                 [
                     "method",
@@ -151,8 +152,8 @@ def tables(document: Document) -> str:
             ),
             _yardstick(found),
             "**What is guaranteed**, at delta 1e-5. A method without a class guarantees nothing: where it has an "
-            "epsilon all the same, that is what its sigma would mean for the distance measured. Above 1, policy's limit, an epsilon is "
-            "vacuous.\n",
+            "epsilon all the same, that is what its sigma would mean for the distance measured. "
+            "Above 1, policy's limit, an epsilon is vacuous.\n",
             table(
                 ["method", "class", "epsilon", "error bound", "sigma"],
                 [_guarantee(method, found[method]) for method in found],
