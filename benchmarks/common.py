@@ -81,6 +81,17 @@ def timed(call: Callable[[], _T], device: torch.device | str = "cpu") -> tuple[_
     return result, time.perf_counter() - began
 
 
+def computed(call: Callable[[], _T], device: torch.device | str = "cpu") -> tuple[_T, float]:
+    """A call's result and the CPU seconds of all threads of this process, which other work on the machine does not
+    lengthen much; on a GPU, wall seconds.
+    """
+    if torch.device(device).type == "cuda":
+        return timed(call, device)
+    began = time.process_time()
+    result = call()
+    return result, time.process_time() - began
+
+
 def best(call: Callable[[], _T], device: torch.device | str = "cpu", repeats: int = 3) -> tuple[_T, float]:
     """A call's result and the least seconds of several, after one that only warms up."""
     call()

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.func import jvp
 from torch.nn.functional import avg_pool2d, cross_entropy
 
-from benchmarks.common import SEED, Records, extra_bytes, model_spec, read_records, synthetic, timed
+from benchmarks.common import SEED, Records, computed, extra_bytes, model_spec, read_records, synthetic
 from benchmarks.relearn import Forward
 from benchmarks.runner import Place, Setting
 from expunge.curvature.flat import FlatModule
@@ -155,7 +155,7 @@ class Task:
 
 
 def spent(call: Any, device: torch.device) -> tuple[Any, float, int]:
-    """A call's result, its seconds, and its bytes at the peak above those before it.
+    """A call's result, its CPU seconds (on a GPU, wall seconds), and its bytes at the peak above those before it.
 
     What earlier cells left is given back first; what the allocator keeps all the same is used again uncounted.
     """
@@ -164,7 +164,7 @@ def spent(call: Any, device: torch.device) -> tuple[Any, float, int]:
     with contextlib.suppress(OSError, AttributeError):  # glibc alone has it
         ctypes.CDLL(None).malloc_trim(0)
     held: list[tuple[Any, float]] = []
-    peak = extra_bytes(lambda: held.append(timed(call, device)), device)
+    peak = extra_bytes(lambda: held.append(computed(call, device)), device)
     return held[0][0], held[0][1], max(0, peak)
 
 

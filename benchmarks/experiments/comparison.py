@@ -161,7 +161,7 @@ def tables(document: Document) -> str:
             "**What it costs.** A pass is a gradient of every retained record; a Hessian product counts as two. "
             "Memory is the process's high-water mark above that before the method.\n",
             table(
-                ["method", "seconds", "passes", "extra MiB"],
+                ["method", "CPU seconds", "passes", "extra MiB"],
                 [_cost(method, found[method]) for method in found],
             ),
         ]
@@ -274,7 +274,7 @@ def figure(document: Document) -> Figure | None:
         left.plot(*centre, "o", color=colour, ms=13)
         left.annotate(str(number), centre, ha="center", va="center", color="white", fontsize=7)
     left.set_xscale("log")
-    left.set_xlabel("seconds", fontsize=9)
+    left.set_xlabel("CPU seconds", fontsize=9)
     left.set_ylabel("micro-F1 on the test set", fontsize=9)
     names = []
     for number, (method, seen) in enumerate(found.items(), start=1):
