@@ -82,9 +82,7 @@ def timed(call: Callable[[], _T], device: torch.device | str = "cpu") -> tuple[_
 
 
 def computed(call: Callable[[], _T], device: torch.device | str = "cpu") -> tuple[_T, float]:
-    """A call's result and the CPU seconds of all threads of this process, which other work on the machine does not
-    lengthen much; on a GPU, wall seconds.
-    """
+    """A call's result and this process's CPU seconds, which other work on the machine hardly lengthens (GPU: wall)."""
     if torch.device(device).type == "cuda":
         return timed(call, device)
     began = time.process_time()
