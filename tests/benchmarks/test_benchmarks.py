@@ -15,7 +15,6 @@ from benchmarks import (
     hessian_product,
     orchestration,
     removal,
-    scaling,
     solvers,
     tickets,
     verification,
@@ -142,37 +141,6 @@ def test_peak_of_memory_in_a_fresh_process():
 
 def test_peak_of_memory_sees_an_allocation():
     assert common.extra_bytes(lambda: torch.ones(40_000_000), CPU) > 1.5e8
-
-
-def test_scaling(tmp_path, capsys):
-    document = scaling.measure(
-        scaling.Size(10, 300, 3),
-        CPU,
-        features=4,
-        points=2,
-        rank=5,
-        sample=50,
-        repeats=1,
-        axes=["records"],
-    )
-    works = ("newton_solve", "convex_unlearning")
-    points = [point for work in works for point in document[work]["records"]["points"]]
-    assert [point["records"] for point in points] == [30, 3000] * 2
-    assert all(point["status"] == "converged" for point in points)
-    assert finite_ratios(document) == 4
-    emitted("scaling", document, scaling.plot, tmp_path, capsys)
-
-
-def test_exponent_of_a_power():
-    points = [{"n": n, "seconds": 3 * n**1.5} for n in (10, 100, 1000)]
-    assert scaling.exponent(points, "n", "seconds") == pytest.approx(1.5)
-
-
-def test_sizes_span_two_decades():
-    chosen = scaling.sizes(scaling.Size(40, 10_000, 100), 5)
-    assert [size.hidden for size in chosen["parameters"]][::4] == [4, 400]
-    assert [size.records for size in chosen["records"]][::4] == [1000, 100_000]
-    assert [size.forgotten for size in chosen["forgotten"]][::4] == [10, 1000]
 
 
 def test_convex(tmp_path, capsys):
