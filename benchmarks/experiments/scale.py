@@ -221,7 +221,8 @@ def _newton_solve(
     damping = setting["damping_factor"] * max(spectrum.upper, -spectrum.lower)
 
     def damped(vector: Tensor) -> Tensor:
-        return objective.hessian_product(weights, vector) + damping * vector
+        curved: Tensor = objective.hessian_product(weights, vector) + damping * vector
+        return curved
 
     def solve() -> tuple[Tensor, Solution]:
         right = objective.gradient(weights)
