@@ -23,6 +23,7 @@ from benchmarks.common import SEED, Records, model_spec, say, synthetic, timed
 from benchmarks.profiles import by_part
 from expunge.curvature.linearized import LinearizedObjective
 from expunge.curvature.preconditioner import KeptCurvature, keep_curvature
+from expunge.devices import CPU
 from expunge.mechanisms.convex import certified_bound
 from expunge.models.predictor import accuracy, predict_logits
 from expunge.models.spec import ModelSpec
@@ -45,16 +46,23 @@ _PARTS = {
 
 
 def build_kept(
-    spec: ModelSpec, features: Tensor, labels: Tensor, weights: Tensor, *, rank: int, sample: int
+    spec: ModelSpec,
+    features: Tensor,
+    labels: Tensor,
+    weights: Tensor,
+    *,
+    rank: int,
+    sample: int,
+    device: torch.device = CPU,
 ) -> tuple[KeptCurvature, float]:
     """Kept curvature at released weights, and the seconds it took, the objective's included."""
 
     def make() -> KeptCurvature:
-        network = build(spec)
+        network = build(spec, device=device)
         objective = LinearizedObjective(network, network.initial(), features, labels, spec.l2)
         return keep_curvature(objective, weights, rank=rank, sample=sample)
 
-    return timed(make)
+    return timed(make, device)
 
 
 def unlearn(
@@ -66,10 +74,13 @@ def unlearn(
     *,
     rank: int,
     sample: int,
+    device: torch.device = CPU,
 ) -> tuple[Trained, float]:
     """Unlearn on the retain set; with the seconds of building the curvature that the next removal needs."""
-    unlearned = train(spec, features, labels, start=released, kept=kept)
-    _, rebuild = build_kept(spec, features, labels, noised(unlearned.weights), rank=rank, sample=sample)
+    unlearned = train(spec, features, labels, start=released, kept=kept, device=device)
+    _, rebuild = build_kept(
+        spec, features, labels, noised(unlearned.weights), rank=rank, sample=sample, device=device
+    )
     return unlearned, rebuild
 
 
@@ -96,23 +107,26 @@ def removals(subjects: "np.ndarray[Any, Any]") -> dict[str, "np.ndarray[Any, Any
     return {"1 record": order >= 1, "100 records": order >= 100}
 
 
-def measure_model(spec: ModelSpec, data: Records, *, rank: int, sample: int) -> dict[str, Any]:
+def measure_model(
+    spec: ModelSpec, data: Records, *, rank: int, sample: int, device: torch.device = CPU
+) -> dict[str, Any]:
     """One model: train, build what is kept, and make every removal from that one release."""
 
     def test_accuracy(run: Trained) -> float:
         return accuracy(predict_logits(spec, run.weights, run.origin, data.test_features), data.test_labels)
 
-    trained = train(spec, data.features, data.labels)
+    trained = train(spec, data.features, data.labels, device=device)
     say(f"  {spec.name}: trained in {trained.seconds:.3g} s")
     released = noised(trained.weights)
-    kept, build_seconds = build_kept(spec, data.features, data.labels, released, rank=rank, sample=sample)
+    sketch: dict[str, Any] = {"rank": rank, "sample": sample, "device": device}
+    kept, build_seconds = build_kept(spec, data.features, data.labels, released, **sketch)
     out = []
     for name, mask in removals(data.subjects).items():
         chosen = torch.from_numpy(mask)
         features, labels = data.features[chosen], data.labels[chosen]
-        unlearned, rebuild = unlearn(spec, features, labels, released, kept, rank=rank, sample=sample)
-        warm = train(spec, features, labels, start=released)
-        scratch = train(spec, features, labels)
+        unlearned, rebuild = unlearn(spec, features, labels, released, kept, **sketch)
+        warm = train(spec, features, labels, start=released, device=device)
+        scratch = train(spec, features, labels, device=device)
         distance, bound = float((unlearned.weights - scratch.weights).norm()), certified_bound(spec)
         out.append(
             {
@@ -133,7 +147,9 @@ def measure_model(spec: ModelSpec, data: Records, *, rank: int, sample: int) -> 
             }
         )
         say(f"  {name}: unlearned in {unlearned.seconds:.3g} s, retrained in {scratch.seconds:.3g} s")
-    profile = by_part(lambda: train(spec, features, labels, start=released, kept=kept), "train", _PARTS)
+    profile = by_part(
+        lambda: train(spec, features, labels, start=released, kept=kept, device=device), "train", _PARTS
+    )
     return {
         "model": spec.name,
         "parameters": len(trained.weights),
@@ -155,12 +171,16 @@ def _cost(run: Trained) -> dict[str, float]:
     return {"seconds": run.seconds, "products": run.products}
 
 
-def deep_runs(spec: ModelSpec, data: Records, target: float, limit: int) -> list[dict[str, float]]:
+def deep_runs(
+    spec: ModelSpec, data: Records, target: float, limit: int, device: torch.device = CPU
+) -> list[dict[str, float]]:
     """A deep network retrained for 1, 2, ... epochs after the largest removal, until it reaches a test accuracy."""
     retained = torch.from_numpy(list(removals(data.subjects).values())[-1])
     runs: list[dict[str, float]] = []
     for epochs in range(1, limit + 1):
-        run = train(replace(spec, epochs=epochs), data.features[retained], data.labels[retained])
+        run = train(
+            replace(spec, epochs=epochs), data.features[retained], data.labels[retained], device=device
+        )
         logits = predict_logits(spec, run.weights, run.origin, data.test_features)
         reached = accuracy(logits, data.test_labels)
         runs.append({"epochs": epochs, "seconds": run.seconds, "test_accuracy": reached})

@@ -46,6 +46,8 @@ def group(spent: Mapping[str, float]) -> dict[str, float]:
 def by_part(call: Callable[[], object], whole: str, parts: Mapping[str, tuple[str, str]]) -> dict[str, float]:
     """Seconds spent in functions called from others, everything below them included.
 
+    On a GPU a part also holds the waiting for what was queued before it.
+
     Args:
         call: What to run.
         whole: Function whose time is the total; what no part holds of it is "the rest".

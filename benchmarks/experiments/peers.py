@@ -50,9 +50,9 @@ def run(setting: Setting, cell: Cell, place: Place) -> dict[str, Any]:
     width, hyper = data.features.shape[1], case.get("hyperparameters", {})
     spec = model_spec(case["model"], width, data.classes, case.get("training"), **hyper)
     if cell["part"] == "ordinary":
-        runs = deep_runs(spec, data, case["target_accuracy"], case["max_epochs"])
+        runs = deep_runs(spec, data, case["target_accuracy"], case["max_epochs"], place.device)
         return {"target_accuracy": case["target_accuracy"], "runs": runs}
-    measured = measure_model(spec, data, rank=case["rank"], sample=case["sample"])
+    measured = measure_model(spec, data, rank=case["rank"], sample=case["sample"], device=place.device)
     stated = certificate(spec, measured["parameters"])
     return {**measured, **stated, "train_records": len(data.labels)}
 

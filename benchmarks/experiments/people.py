@@ -241,7 +241,7 @@ def run(setting: Setting, cell: Cell, place: Place) -> dict[str, Any]:
 
     spec, everyone, test = _encoded(loaded, is_train, declared)
     key = {"people": cell["dataset"], "spec": spec.to_json()}
-    before = place.kept(key, lambda: _fit(spec, everyone))
+    before = place.kept(key, lambda: _fit(spec, everyone, place.device))
     released = torch.from_numpy(_noise(cell, "before").add(before.numpy(), policy.release.sigma))
 
     spec, retained, test_after = _encoded(loaded, staying, declared)
@@ -306,8 +306,9 @@ def _encoded(
     return spec, encode(loaded.frame[chosen], preprocessing), encode(test, preprocessing)
 
 
-def _fit(spec: ModelSpec, data: Encoded) -> Tensor:
-    return train(spec, torch.from_numpy(data.features), torch.from_numpy(data.labels)).weights
+def _fit(spec: ModelSpec, data: Encoded, device: torch.device) -> Tensor:
+    features, labels = torch.from_numpy(data.features), torch.from_numpy(data.labels)
+    return train(spec, features, labels, device=device).weights
 
 
 def _logits(spec: ModelSpec, weights: Tensor, test: Encoded) -> Tensor:
