@@ -39,6 +39,7 @@ from benchmarks.common import (
     say,
     synthetic,
 )
+from benchmarks.profiles import by_operator
 from expunge.curvature.flat import FlatModule
 from expunge.curvature.jacobian import MEMORY_LIMIT, chunk_size, record_bytes
 from expunge.curvature.network import NetworkObjective
@@ -112,15 +113,7 @@ def _network(width: int, classes: int, dtype: torch.dtype, device: torch.device)
 
 def _where_it_goes(call: Callable[[], object], device: torch.device) -> dict[str, Any]:
     """Time of one call by operator, each without the operators that it calls."""
-    activities = [torch.profiler.ProfilerActivity.CPU]
-    if device.type == "cuda":
-        activities.append(torch.profiler.ProfilerActivity.CUDA)
-    with torch.profiler.profile(activities=activities) as profile:
-        call()
-    clock = "self_device_time_total" if device.type == "cuda" else "self_cpu_time_total"
-    spent = {event.key: getattr(event, clock) * 1e-6 for event in profile.key_averages()}
-    if device.type == "cuda":  # kernels appear beside the operators that launched them
-        spent = {name: seconds for name, seconds in spent.items() if name.startswith("aten::")}
+    spent = by_operator(call, device)
     total = sum(spent.values())
     matrix = sum(spent.get(name, 0.0) for name in _MATRIX)
     top = sorted(spent.items(), key=lambda item: -item[1])[:8]

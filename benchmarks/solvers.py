@@ -1,38 +1,23 @@
-"""Conjugate gradients against LiSSA, as published and vectorised: `python -m benchmarks.solvers --source FOLDER`.
+"""Solvers of the paper's Newton system, side by side: exact inverse, conjugate gradients, LiSSA in two forms.
 
-The system is the paper's on its MNIST network: ``(H + damping I) x = g`` at trained weights over the retain set, with
-damping just above ``||H||``. FOLDER holds the four idx files of MNIST. Conjugate gradients run in float32 until the
-relative residual is within the tolerance, with activations kept between products (the time of computing them is
-included) and streamed; every residual is measured in float64 over the whole retain set.
+The system is ``(H + damping I) x = g`` at trained weights over the retain set, with damping just above ``||H||``.
+Conjugate gradients run in float32 until the relative residual is within the tolerance, with activations kept between
+products (the time of computing them is included) and streamed; the exact inverse is formed in float64; every residual
+is measured in float64 over the whole retain set. ``benchmarks/experiments/peers.py`` calls it.
 """
 
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
-from matplotlib.figure import Figure
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 from torch.utils.data import DataLoader, RandomSampler, TensorDataset
 
-from benchmarks.common import (
-    SEED,
-    Records,
-    bars,
-    best,
-    emit,
-    hardware,
-    model_spec,
-    panels,
-    parser,
-    pick_device,
-    read_records,
-    say,
-    timed,
-)
+from benchmarks.common import SEED, Records, best, model_spec, say, timed
+from benchmarks.profiles import by_operator, group
 from expunge.curvature.lanczos import spectrum_bounds
 from expunge.curvature.lissa import lissa
 from expunge.curvature.network import NetworkObjective
@@ -85,6 +70,14 @@ def published_lissa(
     return total / chains
 
 
+def exact_inverse(objective: NetworkObjective, weights: Tensor, right: Tensor, damping: float) -> Tensor:
+    """``(H + damping I)^-1 g`` by forming the Hessian, one product a column, and its inverse."""
+    dense = objective.hessian(weights)
+    dense.diagonal().add_(damping)
+    inverse: Tensor = torch.linalg.inv(dense)
+    return inverse @ right
+
+
 def measure(
     records: Records,
     device: torch.device,
@@ -99,8 +92,9 @@ def measure(
     chains: int = CHAINS,
     batch: int = BATCH,
     scale: float = SCALE,
+    dense_limit: int = 0,
 ) -> dict[str, Any]:
-    """Train, and solve the Newton system of the retain set in three ways."""
+    """Train, and solve the Newton system of the retain set in every way; exactly up to ``dense_limit`` parameters."""
     spec = model_spec(
         "mlp",
         records.features.shape[1],
@@ -147,6 +141,12 @@ def measure(
     gradients, gradients_seconds = best(lambda: solve(single.hessian_at(weights32)), device)
     streamed, streamed_seconds = best(lambda: solve(partial(single.hessian_product, weights32)), device)
     say(f"conjugate gradients: {gradients_seconds:.3g} s kept, {streamed_seconds:.3g} s streamed")
+    profile = group(by_operator(lambda: solve(single.hessian_at(weights32)), device))
+    dense = None
+    if exact.size <= dense_limit:
+        x, dense_seconds = timed(lambda: exact_inverse(exact, weights, right, damping), device)
+        dense = {"seconds": dense_seconds, "full_products": exact.size, "relative_residual": residual(x)}
+        say(f"exact inverse: {dense_seconds:.3g} s")
     vectorised, vectorised_seconds = timed(
         lambda: lissa(
             lambda indices, v: single.batch_hessian_product(weights32, indices, v) + damping * v,
@@ -195,13 +195,16 @@ def measure(
             "bounds_failure_probability": spectrum.failure_probability,
             "damping": damping,
             "tolerance": tolerance,
+            "train_seconds": trained.seconds,
         },
+        "exact_inverse": dense,
         "conjugate_gradients": {
             "seconds": gradients_seconds,
             "repeats": 3,
             "full_products": gradients.products,
             "status": gradients.status,
             "relative_residual": residual(gradients.solution),
+            "profile": profile,
         },
         "conjugate_gradients_streamed": {
             "seconds": streamed_seconds,
@@ -241,50 +244,6 @@ def measure(
             "vectorised_over_cg": vectorised_seconds / gradients_seconds,
             "vectorised_over_cg_streamed": vectorised_seconds / streamed_seconds,
             "published_over_vectorised": published_seconds / vectorised_seconds,
+            "exact_over_cg": None if dense is None else dense["seconds"] / gradients_seconds,
         },
-        "hardware": hardware(device),
     }
-
-
-def plot(document: dict[str, Any]) -> Figure:
-    figure, (left, right) = panels(2)
-    names = {
-        "conjugate_gradients": "CG, activations kept",
-        "conjugate_gradients_streamed": "CG, streamed",
-        "lissa_vectorised": "LiSSA, vectorised",
-        "lissa_published": "LiSSA, as published",
-    }
-    bars(left, {name: document[key]["seconds"] for key, name in names.items()}, "seconds", log=True)
-    residuals = {name: document[key]["relative_residual"] for key, name in names.items()}
-    bars(right, residuals, "relative residual, whole retain set", log=True)
-    return figure
-
-
-def main() -> None:
-    options = parser(__doc__)
-    options.add_argument("--source", type=Path, help="folder of MNIST's idx files")
-    options.add_argument("--activation", choices=("tanh", "relu"), default="tanh")
-    options.add_argument("--epochs", type=int, default=5)
-    options.add_argument("--published-steps", type=int, help="run fewer, scale the time")
-    options.add_argument("--chains", type=int, default=CHAINS)
-    options.add_argument("--batch", type=int, default=BATCH)
-    options.add_argument("--scale", type=float, default=SCALE, help="h of the recursion")
-    given = options.parse_args()
-    if given.source is None or not given.source.exists():
-        say("skipped: MNIST is not there; pass its folder with --source")
-        return
-    document = measure(
-        read_records("mnist", given.source, given.records),
-        pick_device(given.device),
-        activation=given.activation,
-        epochs=given.epochs,
-        published_steps=given.published_steps,
-        chains=given.chains,
-        batch=given.batch,
-        scale=given.scale,
-    )
-    emit("solvers", document, plot(document), given.out)
-
-
-if __name__ == "__main__":
-    main()
