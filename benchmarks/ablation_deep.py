@@ -375,7 +375,9 @@ class _Work:
         }
         curvature = spectrum["lower"] + variant.damping
         theorem = None
-        if variant.take_step and variant.solver != "as-published" and curvature > 0:
+        # R = 2C needs both weights in the ball
+        stepped = variant.take_step and variant.project_training and variant.solver != "as-published"
+        if stepped and curvature > 0:
             common = {
                 "hessian_lipschitz": assumed["hessian_lipschitz"],
                 "damping": variant.damping,
@@ -396,7 +398,10 @@ class _Work:
                     **common, radius=ball, residual=facts["residual"], min_curvature=curvature
                 )
             )
-        return {**known, "theorem": theorem, **_verdict(variant, facts, theorem, largest)}
+        verdict = _verdict(variant, facts, theorem, largest)
+        # of the spectrum's bounds, and of the a-priori bound; to be added to delta
+        failure = _FAILURE * (1 + variant.a_priori) if verdict["binding"].startswith("theorem") else 0.0
+        return {**known, "theorem": theorem, "failure_probability": failure, **verdict}
 
 
 def _verdict(

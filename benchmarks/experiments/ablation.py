@@ -123,7 +123,8 @@ def _techniques(document: Document) -> str:
         f"{first['forgotten_records']:,} forgotten, damping {setting['deep']['damping']:g}, ball C = "
         f"{setting['deep']['training']['norm_bound']:g}, sigma {first['sigma']:g}, delta "
         f"{setting['release']['delta']:g}). `N1` uses M = {first['assumed_hessian_lipschitz']:g}, **assumed**, and the "
-        "gradient bound G measured at the retrained weights, which a product cannot see.\n"
+        "gradient bound G measured at the retrained weights, which a product cannot see; where it binds, 1e-6 of the "
+        "spectrum's bounds is to be added to delta.\n"
     )
     head = [
         "technique",
