@@ -12,9 +12,11 @@ Three models are compared on the dataset's own test rows, group by group:
 only where its interval leaves out zero, and of many intervals one in twenty does so by chance.
 """
 
+import functools
 import hashlib
 import math
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,8 +29,11 @@ from torch import Tensor
 
 from benchmarks.common import SEED, model_spec
 from benchmarks.runner import Cell, Document, Place, Setting, rows, spread, table
+from expunge.curvature.linearized import LinearizedObjective
+from expunge.curvature.preconditioner import KeptCurvature, keep_curvature
 from expunge.datasets.catalogue import LoadedDataset, load
 from expunge.datasets.preprocessing import Encoded, encode, fit
+from expunge.devices import CPU
 from expunge.mechanisms.contract import Context, Problem
 from expunge.mechanisms.convex import Convex
 from expunge.models.predictor import predict_logits
@@ -106,7 +111,11 @@ def groups(frame: pd.DataFrame, train: Flags, declared: dict[str, Any]) -> dict[
 
 
 def utility(
-    predicted: NDArray[Any], labels: NDArray[Any], score: NDArray[Any], positive: int, weights: NDArray[Any]
+    predicted: NDArray[Any],
+    labels: NDArray[Any],
+    rank: NDArray[np.int64],
+    positive: int,
+    weights: NDArray[Any],
 ) -> dict[str, float | None]:
     """Accuracy, balanced accuracy (mean recall of the classes that occur) and AUC of one class against the others.
 
@@ -116,7 +125,7 @@ def utility(
     Args:
         predicted: Class indices, shape (n,).
         labels: Class indices, shape (n,).
-        score: Probability of the positive class, shape (n,).
+        rank: Of the positive class's probability, from :func:`dense_rank`, shape (n,).
         positive: Its index.
         weights: How often each row counts, shape (n,).
 
@@ -134,7 +143,6 @@ def utility(
     auc = None
     if ups.sum() and downs.sum():
         # rows of equal score share a rank; below them lie all negatives of smaller ranks
-        rank = (rankdata(score, method="dense") - 1).astype(np.int64)
         at = np.bincount(rank, downs)
         below = np.cumsum(at) - at
         auc = float((ups * (below + at / 2)[rank]).sum() / (ups.sum() * downs.sum()))
@@ -143,6 +151,11 @@ def utility(
         "balanced_accuracy": float((hit[size > 0] / size[size > 0]).mean()),
         "auc": auc,
     }
+
+
+def dense_rank(score: NDArray[Any]) -> NDArray[np.int64]:
+    """Ranks from 0, the same for equal scores: sorted once, not for every resample."""
+    return (rankdata(score, method="dense") - 1).astype(np.int64)
 
 
 def wilson(share: float, count: int, level: float = _LEVEL) -> tuple[float, float]:
@@ -188,7 +201,12 @@ def compare(
     if not len(labels):
         return {"rows": 0, "people": 0}
     answers = {
-        name: (z.argmax(dim=1).numpy(), labels, torch.softmax(z, dim=1)[:, positive].numpy(), positive)
+        name: (
+            z.argmax(dim=1).numpy(),
+            labels,
+            dense_rank(torch.softmax(z, dim=1)[:, positive].numpy()),
+            positive,
+        )
         for name, z in logits.items()
     }
     point = {name: utility(*answer, np.ones(len(labels))) for name, answer in answers.items()}
@@ -226,7 +244,7 @@ def compare(
 def run(setting: Setting, cell: Cell, place: Place) -> dict[str, Any]:
     """Let some people go, in three ways, and look at every group."""
     declared = setting["datasets"][cell["dataset"]]
-    loaded = load(cell["dataset"], place.source(cell["dataset"]))
+    loaded = _load(cell["dataset"], place.source(cell["dataset"]))
     frame = loaded.frame
     is_train = (frame["split"] == "train").to_numpy()
     member = groups(frame, is_train, declared)
@@ -242,6 +260,7 @@ def run(setting: Setting, cell: Cell, place: Place) -> dict[str, Any]:
     spec, everyone, test = _encoded(loaded, is_train, declared)
     key = {"people": cell["dataset"], "spec": spec.to_json()}
     before = place.kept(key, lambda: _fit(spec, everyone, place.device))
+    kept = KeptCurvature(**place.kept({**key, "kept": True}, lambda: _keep(spec, everyone, before, place)))
     released = torch.from_numpy(_noise(cell, "before").add(before.numpy(), policy.release.sigma))
 
     spec, retained, test_after = _encoded(loaded, staying, declared)
@@ -249,7 +268,7 @@ def run(setting: Setting, cell: Cell, place: Place) -> dict[str, Any]:
     scratch = train(spec, features, labels, device=place.device)
     context = Context(spec, policy, parameters=len(released), training_seconds=scratch.seconds)
     mechanism = Convex()
-    unlearned = mechanism.unlearn(Problem(context, features, labels, released, device=place.device))
+    unlearned = mechanism.unlearn(Problem(context, features, labels, released, kept, device=place.device))
     calibration = mechanism.calibrate(context)
     noised = mechanism.perturb(
         Problem(context, features, labels, released), unlearned, calibration, _noise(cell, "after")
@@ -290,6 +309,11 @@ def run(setting: Setting, cell: Cell, place: Place) -> dict[str, Any]:
     }
 
 
+@functools.lru_cache(maxsize=1)
+def _load(name: str, source: Path | None) -> LoadedDataset:
+    return load(name, source)
+
+
 def _encoded(
     loaded: LoadedDataset, chosen: Flags, declared: dict[str, Any]
 ) -> tuple[ModelSpec, Encoded, Encoded]:
@@ -309,6 +333,15 @@ def _encoded(
 def _fit(spec: ModelSpec, data: Encoded, device: torch.device) -> Tensor:
     features, labels = torch.from_numpy(data.features), torch.from_numpy(data.labels)
     return train(spec, features, labels, device=device).weights
+
+
+def _keep(spec: ModelSpec, data: Encoded, weights: Tensor, place: Place) -> dict[str, Any]:
+    """Curvature kept from training on everybody, as a workspace keeps it: it serves one release."""
+    network = build(spec, device=place.device)
+    features, labels = torch.from_numpy(data.features), torch.from_numpy(data.labels)
+    objective = LinearizedObjective(network, network.initial(), features, labels, spec.l2)
+    kept = keep_curvature(objective, weights, rank=spec.kept_rank, sample=spec.kept_sample)
+    return vars(kept.to(kept.factor.dtype, CPU))
 
 
 def _logits(spec: ModelSpec, weights: Tensor, test: Encoded) -> Tensor:

@@ -36,7 +36,9 @@ def test_resampling_keeps_a_persons_rows_together():
 
 def test_utility_by_hand():
     labels = np.array([0, 0, 0, 1])
-    found = people.utility(np.array([0, 0, 1, 1]), labels, np.array([0.1, 0.4, 0.6, 0.6]), 1, np.ones(4))
+    found = people.utility(
+        np.array([0, 0, 1, 1]), labels, people.dense_rank(np.array([0.1, 0.4, 0.6, 0.6])), 1, np.ones(4)
+    )
     # recalls 2/3 and 1; the positive is above two negatives and level with one
     assert found == {
         "accuracy": 0.75,
@@ -50,7 +52,7 @@ def test_utility_agrees_with_scikit_learn_and_weights_are_copies():
     labels, predicted = rng.integers(0, 3, 60), rng.integers(0, 3, 60)
     score, weights = rng.integers(0, 9, 60) / 8, rng.integers(0, 4, 60).astype(float)
     copies = np.repeat(np.arange(60), weights.astype(int))
-    found = people.utility(predicted, labels, score, 2, weights)
+    found = people.utility(predicted, labels, people.dense_rank(score), 2, weights)
     assert found["auc"] == pytest.approx(roc_auc_score(labels[copies] == 2, score[copies]))
     assert found["balanced_accuracy"] == pytest.approx(
         balanced_accuracy_score(labels[copies], predicted[copies])
@@ -60,8 +62,8 @@ def test_utility_agrees_with_scikit_learn_and_weights_are_copies():
 
 def test_utility_without_positives_or_rows():
     one = np.array([0, 0])
-    assert people.utility(one, one, np.zeros(2), 1, np.ones(2))["auc"] is None
-    assert set(people.utility(one, one, np.zeros(2), 1, np.zeros(2)).values()) == {None}
+    assert people.utility(one, one, one, 1, np.ones(2))["auc"] is None
+    assert set(people.utility(one, one, one, 1, np.zeros(2)).values()) == {None}
 
 
 def test_wilson_by_hand():
