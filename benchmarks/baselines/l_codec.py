@@ -206,7 +206,8 @@ def foci(
 def codec(response: NDArray[np.float64], z: NDArray[np.float64], x: NDArray[np.float64]) -> float:
     """How much Y depends on Z given X: 0 for independence, 1 where Y is a function of Z given X.
 
-    Formula: with ranks ``R_i`` of Y, ``L_i = n + 1 - R_i``, N(i) the nearest neighbour of i in X and M(i) in (X, Z),
+    Formula: with R_i the number of Y_j <= Y_i, L_i that of Y_j >= Y_i, N(i) the nearest neighbour of i in X and M(i) in
+    (X, Z),
 
         sum (min(R_i, R_M(i)) - min(R_i, R_N(i))) / sum (R_i - min(R_i, R_N(i))),
 

@@ -276,6 +276,33 @@ def test_l_codec_is_the_newton_step_of_its_block(small):
     assert done.facts["damping"] == damping
 
 
+@pytest.mark.parametrize(("name", "side"), [("all-cnn", 8), ("resnet-18", 8)])
+def test_baselines_take_convolutional_networks(name, side):
+    spec = model_spec(name, side * side, 3, input_shape=[1, side, side], width=4)
+    network = build(spec)
+    generator = torch.Generator().manual_seed(1)
+    features = torch.rand(12, side * side, dtype=torch.float64, generator=generator)
+    labels = torch.arange(12) % 3
+    weights = network.initial()
+    noised = fisher.fisher_forget(network, weights, features, noise_scale=1e-3, floor=1e-8, seed=1)
+    assert bool(torch.isfinite(noised.weights).all())
+    done = l_codec.l_codec(
+        network,
+        weights,
+        (features[4:], labels[4:]),
+        (features[:4], labels[:4]),
+        l2=1e-3,
+        rows=24,
+        perturbation=0.1,
+        most_units=2,
+        damping=100.0,
+        curvature_records=4,
+        seed=1,
+    )
+    changed = int((done.weights != weights).sum())
+    assert 0 < changed <= done.facts["block"] < network.size
+
+
 def test_membership_attack_on_records_it_was_not_fitted_on():
     generator = torch.Generator().manual_seed(3)
     labels = torch.zeros(400, dtype=torch.int64)
