@@ -21,7 +21,9 @@ CLASSES, WIDTH, N = 3, 8, 150
 
 @pytest.fixture(scope="module")
 def head():
-    spec = spec_of("softmax", width=WIDTH, classes=CLASSES, l2=1e-2, gradient_tolerance=1e-10, rounding_allowance=1e-11)
+    spec = spec_of(
+        "softmax", width=WIDTH, classes=CLASSES, l2=1e-2, gradient_tolerance=1e-10, rounding_allowance=1e-11
+    )
     features, labels = records(N, 11, width=WIDTH)
     labels = torch.where(features[:, 1] > 0.7, 2, labels)
     return spec, features, labels, train(spec, features, labels).weights
@@ -31,7 +33,9 @@ def recovered(head, batch, sigma=0.0, seed=0, exact=True):
     """The estimate of the sum of forgotten gradients, by who knows the Hessian of the objective."""
     spec, features, labels, parent = head
     child = train(spec, features[batch:], labels[batch:]).weights
-    child = child + sigma * torch.randn(len(child), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    child = child + sigma * torch.randn(
+        len(child), generator=torch.Generator().manual_seed(seed), dtype=torch.float64
+    )
     rows = slice(batch, None) if exact else slice(0, None)
     objective = LinearizedObjective(
         network := build(spec), network.initial(), features[rows], labels[rows], spec.l2
@@ -51,7 +55,7 @@ def ranked(head, batch, direction):
 
 
 def test_one_record_of_a_noiseless_convex_head_is_read_off(head):
-    spec, features, labels, parent = head
+    _, features, labels, _ = head
     gradient = recovered(head, 1)
     found = reconstruct_record(gradient, CLASSES)
     assert found.label == int(labels[0])

@@ -95,7 +95,10 @@ def test_calibration_by_class_removes_what_labels_alone_tell():
 
     skewed, even = (rng.random(400) < 0.95).astype(int), (rng.random(800) < 0.5).astype(int)
     easy = np.array([[4.0, 0.0]])  # class 0 is easier
-    target, population = drawn(skewed) + easy * (skewed == 0)[:, None], drawn(even) + easy * (even == 0)[:, None]
+    target, population = (
+        drawn(skewed) + easy * (skewed == 0)[:, None],
+        drawn(even) + easy * (even == 0)[:, None],
+    )
     plain = population_attack(target, skewed, population, even)
     calibrated = population_attack(target, skewed, population, even, calibrate_by_class=True)
     assert plain.roc.tells_apart
@@ -123,7 +126,11 @@ def test_with_shadow_models_a_retrained_model_still_shows_nothing(problem, shado
     forgotten, others = slice(0, problem.forgotten), slice(200, 400)
     for variance, online in (("global", True), ("record", True), ("global", False)):
         ratios = likelihood_ratios(
-            logit_confidence(target, labels), scores.logit_confidence, plan.members, variance=variance, online=online
+            logit_confidence(target, labels),
+            scores.logit_confidence,
+            plan.members,
+            variance=variance,
+            online=online,
         )
         assert not attack_result("lira", ratios[forgotten], ratios[others]).roc.tells_apart
     relative = _rmia(target, labels, scores)

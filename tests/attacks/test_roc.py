@@ -21,7 +21,9 @@ def test_scores_are_those_of_probabilities_and_keep_their_digits_at_the_ends():
     p = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     own = p[np.arange(50), labels]
     np.testing.assert_allclose(loss(logits, labels), -np.log(own), rtol=1e-12)
-    np.testing.assert_allclose(logit_confidence(logits, labels), np.log(own / (1 - own)), rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(
+        logit_confidence(logits, labels), np.log(own / (1 - own)), rtol=1e-9, atol=1e-12
+    )
     far = np.array([[900.0, 0.0, -5.0]])
     assert logit_confidence(far, [0])[0] == pytest.approx(900 - math.log(1 + math.exp(-5)), abs=1e-9)
     assert logit_confidence(far, [1])[0] == pytest.approx(-900, abs=1e-9)
@@ -32,7 +34,13 @@ def test_scores_are_those_of_probabilities_and_keep_their_digits_at_the_ends():
 
 @pytest.mark.parametrize(
     ("logits", "labels"),
-    [([[0.0, np.nan]], [0]), ([[0.0, 1.0]], [2]), ([[0.0, 1.0]], [0, 1]), ([[0.0]], [0]), ([[0.0, 1.0]], [-1])],
+    [
+        ([[0.0, np.nan]], [0]),
+        ([[0.0, 1.0]], [2]),
+        ([[0.0, 1.0]], [0, 1]),
+        ([[0.0]], [0]),
+        ([[0.0, 1.0]], [-1]),
+    ],
 )
 def test_scores_refuse_what_does_not_fit(logits, labels):
     with pytest.raises(InputError, match="do not fit"):
@@ -90,7 +98,7 @@ def test_clopper_pearson_covers_and_knows_its_ends():
 
 
 def test_thresholds_come_from_elsewhere_so_that_noise_shows_no_advantage():
-    """Members and non-members alike: the best threshold on the scored records looks like an attack, this one does not."""
+    """Members and non-members alike: only the best threshold on the scored records looks like an attack."""
     rng = np.random.default_rng(7)
     tpr, fpr, in_sample = [], [], []
     for run in range(150):
