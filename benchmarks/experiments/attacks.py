@@ -1,10 +1,13 @@
 """Attacks on the original, on what each mechanism releases and on a retrained model, with intervals and their cost.
 
 Canaries are records that a public coin puts among the trained-on (they are then the forget set) or leaves out; the rest
-of both sides is the remaining training set and the population. A *family* is one kind of model with its shadow models.
+of both sides is the remaining training set and the population. One record a person, so that records are independent.
+A *family* is one kind of model with its shadow models.
 """
 
+import functools
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -48,15 +51,21 @@ def cells(setting: Setting) -> list[Cell]:
     return found
 
 
+@functools.lru_cache(maxsize=1)
+def _read(dataset: str, source: Path | None) -> Records:
+    return read_records(dataset, source, None)
+
+
 class _Pool:
     """Records in a public order: canaries first, then the rest of the training set, then of the population."""
 
     def __init__(self, setting: Setting, family: str, place: Place) -> None:
         self.setting, self.family, self.place = setting, family, place
-        data = read_records(setting["dataset"], place.source(setting["dataset"]), None)
+        data = _read(setting["dataset"], place.source(setting["dataset"]))
         rng = np.random.default_rng(setting["seed"])
         half, canaries = setting["training_records"], setting["canaries"]
-        order = torch.from_numpy(rng.permutation(len(data.labels))[: 2 * half])
+        people = np.sort(np.unique(data.subjects, return_index=True)[1])  # the first record of everybody
+        order = torch.from_numpy(rng.permutation(people)[: 2 * half])
         self.features, self.labels = data.features[order], data.labels[order]
         self.data = data
         trained = np.zeros(2 * half, dtype=bool)
@@ -140,7 +149,7 @@ def run(setting: Setting, cell: Cell, place: Place) -> dict[str, Any]:
             lambda: _unlearned_shadows(pool, plan, shadows, cell["model"], training_seconds)
         )
         after = score_models(plan, changed, pool.features, pool.labels)
-        found["u-lira"] = _lira(pool, plan, after, _statistics(pool, weights)[0])
+        found["u-lira"] = _lira(pool, plan, after, _statistics(pool, weights)[0], "u-lira")
     report = AttackReport(tuple(found.values()), shadow_models=plan.count, shadow_seconds=plan.seconds)
     verdict = report.passes(Limits(**setting["limits"]))
     test = predict_logits(pool.spec, weights, build(pool.spec).initial(), pool.data.test_features[:2000])
@@ -236,12 +245,12 @@ def _attacks(pool: _Pool, plan: ShadowPlan, scored: ShadowScores, weights: Tenso
 
 
 def _lira(
-    pool: _Pool, plan: ShadowPlan, scored: ShadowScores, statistic: np.ndarray[Any, Any]
+    pool: _Pool, plan: ShadowPlan, scored: ShadowScores, statistic: np.ndarray[Any, Any], name: str = "lira"
 ) -> AttackResult:
     ratios = likelihood_ratios(statistic, scored.logit_confidence, plan.members, variance="global")
     aside, judged = halves(len(pool.population), pool.setting["seed"])
     others = ratios[pool.population]
-    return result_of("lira", ratios[pool.forgotten], others[judged], others[aside])
+    return result_of(name, ratios[pool.forgotten], others[judged], others[aside])
 
 
 def _figures(found: AttackResult) -> dict[str, Any]:
