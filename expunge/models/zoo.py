@@ -3,6 +3,7 @@
 import importlib
 import inspect
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -27,6 +28,9 @@ _FACTORIES: dict[str, Callable[..., nn.Module]] = {
     "resnet-18": resnet_18,
     "vit": vision_transformer,
 }
+
+# Initial weights come from torch's one generator: two threads that build at once would draw from each other's seed.
+_GENERATOR = threading.RLock()
 
 
 def build(spec: ModelSpec, search: Path | None = None, device: torch.device | str = "cpu") -> FlatModule:
@@ -60,7 +64,7 @@ def build_module(spec: ModelSpec, search: Path | None = None) -> nn.Module:
     Raises:
         PolicyError: If the factory cannot be imported or does not accept its arguments.
     """
-    with torch.random.fork_rng(devices=[]):
+    with _GENERATOR, torch.random.fork_rng(devices=[]):
         torch.manual_seed(spec.seed)
         return _own(spec, search) if ":" in spec.name else _from_catalogue(spec)
 

@@ -1,5 +1,7 @@
 """Every architecture of the catalogue: counts, shapes, determinism, derivatives, buffers, bad hyperparameters."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 from torch import nn
@@ -120,6 +122,16 @@ def test_weights_depend_on_the_seed_alone(name):
     torch.manual_seed(2)
     assert torch.equal(one, outputs(0))
     assert torch.equal(one, outputs(1)) == (name == "softmax")  # which starts at zero whatever the seed
+
+
+def test_threads_that_build_at_once_do_not_share_a_seed():
+    def weights(seed):
+        return build(spec("mlp", seed=seed, hyperparameters={"hidden": [200, 200]})).initial()
+
+    alone = [weights(seed) for seed in range(40)]
+    with ThreadPoolExecutor(8) as pool:
+        together = list(pool.map(weights, range(40)))
+    assert all(torch.equal(one, other) for one, other in zip(alone, together, strict=True))
 
 
 @pytest.mark.parametrize("name", ["softmax", "head"])
