@@ -213,10 +213,17 @@ def table(header: list[str], body: list[list[str]]) -> str:
 
 
 def spread(values: list[float | None], form: str = ".3g") -> str:
-    """Mean and sample standard deviation in words: ``0.91 ± 0.02``; ``–`` where there is no number."""
+    """Mean and sample standard deviation in words: ``0.91 ± 0.02``; ``–`` where there is none."""
     numbers = torch.tensor([v for v in values if v is not None], dtype=torch.float64)
     if not len(numbers):
         return "–"
-    if len(numbers) == 1:
-        return format(float(numbers[0]), form)
-    return f"{format(float(numbers.mean()), form)} ± {format(float(numbers.std()), '.1g')}"
+    mean, apart = format(float(numbers.mean()), form), float(numbers.std()) if len(numbers) > 1 else 0.0
+    if apart <= 1e-9 * abs(float(numbers.mean())):
+        return mean  # one number, or the same every time
+    return f"{mean} ± {_one_digit(apart)}"
+
+
+def _one_digit(value: float) -> str:
+    """Rounded to its first digit; without an exponent where that is short."""
+    rounded = float(format(value, ".0e"))
+    return format(rounded, ",.0f") if 1 <= rounded < 1e5 else format(rounded, ".1g")

@@ -152,8 +152,8 @@ def tables(document: Document) -> str:
             ),
             _yardstick(found),
             "**What is guaranteed**, at delta 1e-5. A method without a class guarantees nothing: where it has an "
-            "epsilon all the same, that is what its sigma would mean for the distance measured. "
-            "Above 1, policy's limit, an epsilon is vacuous.\n",
+            "epsilon all the same, that is what its sigma would mean were the retrained model as far away as the ball "
+            "allows. Above 1, policy's limit, an epsilon is vacuous.\n",
             table(
                 ["method", "class", "epsilon", "error bound", "sigma"],
                 [_guarantee(method, found[method]) for method in found],
