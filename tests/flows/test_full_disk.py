@@ -21,6 +21,7 @@ def may_mount(folder: Path) -> bool:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_a_full_disk_loses_nothing(tmp_path, prefect_api):
     if not may_mount(tmp_path / "probe"):
         pytest.skip("this system lets no unprivileged user mount a file system (unshare --mount)")
