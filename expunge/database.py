@@ -242,7 +242,7 @@ def _queue(connection: Connection) -> None:
 
 
 def _unreachable(engine: Engine, error: DatabaseError) -> ServiceUnavailableError:
-    if "disk is full" in str(error.orig) or "No space left" in str(error.orig):
+    if storage_full_text(str(error.orig)) is not None:
         return StorageFullError(
             "the disk of the tickets database is full", remedy="make room, then run the same command again"
         )

@@ -26,6 +26,7 @@ import errno
 import os
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+_FULL_TEXTS = (*(os.strerror(number) for number in _FULL), "database or disk is full")  # the last is SQLite's
 
 
 class ExpungeError(Exception):
@@ -163,7 +164,7 @@ def storage_full_text(text: str) -> StorageFullError | None:
         >>> storage_full_text("fatal: not a git repository") is None
         True
     """
-    reason = next((os.strerror(number) for number in _FULL if os.strerror(number) in text), None)
+    reason = next((said for said in _FULL_TEXTS if said in text), None)
     if reason is None:
         return None
     return StorageFullError(

@@ -1,13 +1,18 @@
 """MLflow's artifact stores: what lies in them, streamed, measured and destroyed; and its errors in one line."""
 
-import errno
 import functools
 import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from expunge.errors import ExpungeError, ResidueError, ServiceUnavailableError, StorageFullError
+from expunge.errors import (
+    ExpungeError,
+    ResidueError,
+    ServiceUnavailableError,
+    StorageFullError,
+    storage_full_text,
+)
 from expunge.scratch import scratch
 
 if TYPE_CHECKING:
@@ -32,7 +37,7 @@ def translated(method: Callable[..., Any]) -> Callable[..., Any]:
             if not type(error).__module__.startswith("mlflow"):
                 raise
             reason = " ".join(str(error).split())
-            full = os.strerror(errno.ENOSPC) in reason or "disk is full" in reason
+            full = storage_full_text(reason) is not None
             # What MLflow refuses it refuses again: no outage, and nothing to be tried once more.
             status = error.get_http_status_code() if hasattr(error, "get_http_status_code") else 500
             kind = StorageFullError if full else ServiceUnavailableError if status >= 500 else ExpungeError

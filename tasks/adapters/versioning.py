@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import re
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ from typing import Any
 
 import yaml
 
-from expunge.errors import ExpungeError, ResidueError
+from expunge.errors import ExpungeError, ResidueError, storage_full_text
 from tasks.adapters import git
 
 DATASET = "data/dataset"
@@ -81,8 +82,8 @@ class Repository:
                 contextlib.redirect_stdout(quiet),
             ):
                 yield repo
-        except DvcException as error:
-            raise ExpungeError(
+        except (DvcException, sqlite3.Error) as error:  # its own cache is in SQLite
+            raise storage_full_text(str(error)) or ExpungeError(
                 "DVC failed", got=" ".join(str(error).split())[:300], remedy="see `dvc doctor`"
             ) from error
 

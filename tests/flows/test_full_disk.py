@@ -21,6 +21,7 @@ def may_mount(folder: Path) -> bool:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_a_full_disk_loses_nothing(tmp_path, prefect_api):
     if not may_mount(tmp_path / "probe"):
         pytest.skip("this system lets no unprivileged user mount a file system (unshare --mount)")
@@ -30,7 +31,7 @@ def test_a_full_disk_loses_nothing(tmp_path, prefect_api):
         env={**os.environ, "PREFECT_API_URL": prefect_api},
         capture_output=True,
         text=True,
-        timeout=600,
+        timeout=1700,
         check=False,
     )
     runs = [line for line in done.stdout.splitlines() if line.startswith("RUN ")]

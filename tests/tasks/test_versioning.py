@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sqlite3
 import stat
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import pandas as pd
 import pytest
 
 from expunge.datasets.partitions import partition_index, partition_name, remove_subjects, write_partitions
-from expunge.errors import ExpungeError, ResidueError, WorkspaceError
+from expunge.errors import ExpungeError, ResidueError, StorageFullError, WorkspaceError
 from expunge.settings import Workspace
 from expunge.tickets.purge_journal import Item
 from tasks.adapters import git
@@ -139,6 +140,19 @@ def test_the_surrounding_repository_and_the_home_stay_as_they_were(
     assert not (machine / "home" / ".gitconfig").exists()
     assert not any((machine / "other" / ".git" / "refs" / "heads").iterdir())
     assert not (machine / "other" / ".git" / "index").exists()
+
+
+def test_a_full_disk_under_dvcs_own_cache_is_said_in_one_line(
+    repository: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import diskcache
+
+    def full(*_: object, **__: object) -> None:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    monkeypatch.setattr(diskcache.Cache, "_sql_retry", property(full))
+    with pytest.raises(StorageFullError, match="the disk is full"):
+        repository.is_tracked_clean()
 
 
 def test_tracking_again_changes_nothing(repository: Repository) -> None:
