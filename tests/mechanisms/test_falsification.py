@@ -14,6 +14,7 @@ import expunge.mechanisms.newton as newton_module
 import expunge.mechanisms.noisy_finetune as finetune_module
 import expunge.mechanisms.output_perturbation as output_module
 import expunge.models.training as training_module
+from expunge.attacks.empirical_epsilon import epsilon_lower_bound
 from expunge.curvature.newton_cg import ConvexSolution
 from expunge.mechanisms.contract import Context, Problem, Unlearned
 from expunge.mechanisms.convex import Convex, certified_bound
@@ -27,7 +28,6 @@ from expunge.models.zoo import build
 from expunge.privacy.gaussian import calibrate_sigma, gaussian_delta, gaussian_epsilon
 from expunge.privacy.noise import GaussianNoise
 from expunge.settings import Params, Policy
-from tests.falsification import epsilon_lower_bound
 from tests.oracles import softmax_problem
 
 RUNS = 4000
