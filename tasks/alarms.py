@@ -51,7 +51,9 @@ def alarm_of_batch(state: State, batch_id: str, said: str) -> None:
     warn(f"batch {batch_id}: {said}")
     payload = {"batch_id": batch_id, "alarm": said}
     emit_event(
-        event="expunge.batch.alarm", resource={"prefect.resource.id": f"expunge.batch.{batch_id}"}, payload=payload
+        event="expunge.batch.alarm",
+        resource={"prefect.resource.id": f"expunge.batch.{batch_id}"},
+        payload=payload,
     )
     if state.policy.alarms.webhook and not _posted(state.policy.alarms.webhook, payload):
         warn(f"batch {batch_id}: the webhook did not take the alarm")

@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from expunge.attacks.difference import rank_forgotten
+from expunge.attacks.difference import DifferenceResult, rank_forgotten
 from expunge.attacks.empirical_epsilon import EmpiricalEpsilon
 from expunge.attacks.lira import likelihood_ratios
 from expunge.attacks.report import AttackReport
@@ -21,6 +21,7 @@ from expunge.attacks.scores import logit_confidence
 from expunge.attacks.shadows import plan_shadows, score_models, train_shadows
 from expunge.datasets.partitions import rows_in
 from expunge.datasets.preprocessing import encode
+from expunge.devices import device_in_use
 from expunge.errors import GateError
 from expunge.gates.contradiction import contradicts, lowest_epsilon
 from expunge.gates.membership import Membership, alarms, membership, smallest_p_value
@@ -31,9 +32,14 @@ from expunge.tickets.batches import Batch
 from tasks.adapters import access
 from tasks.adapters.checkouts import objects_named
 
-MEMBERSHIP_GATE, SERVED_GATE, SHADOW_GATE = "membership attack", "membership attack as served", "shadow attack"
+MEMBERSHIP_GATE, SERVED_GATE, SHADOW_GATE = (
+    "membership attack",
+    "membership attack as served",
+    "shadow attack",
+)
 RETAINED_GATE = "exposure of retained people"
 _SEED = 0  # public: which never-trained rows are looked at, which half sets thresholds
+_MOST = 1e9
 _FEWEST = 4  # never-trained people, that an attack is worth reporting of
 
 
@@ -84,19 +90,28 @@ def attack(
     """
     policy, exact = state.policy.attacks, batch.data["release"]["guarantee"] == "exact"
     if not policy.population.enabled:
-        return Attacked([], {"attacked": False, "why": "attacks.population is not enabled in policy.yaml"}, False)
+        return Attacked(
+            [], {"attacked": False, "why": "attacks.population is not enabled in policy.yaml"}, False
+        )
     fresh = _never_trained(frame, policy.population.max_rows)
     forgotten, others = _forget_set(state, batch), fresh["subject_id"].nunique()
-    names = [MEMBERSHIP_GATE, *([SERVED_GATE] if policy.served else ()), *([SHADOW_GATE] if policy.shadows.count else ())]
-    level = policy.false_alarm / len(names)  # all together raise a false alarm no more often than policy accepts
+    names = [
+        MEMBERSHIP_GATE,
+        *([SERVED_GATE] if policy.served else ()),
+        *([SHADOW_GATE] if policy.shadows.count else ()),
+    ]
+    # all together raise a false alarm no more often than policy accepts
+    level = policy.false_alarm / len(names)
     too_few = others < _FEWEST
     if forgotten.empty or too_few:
         why = "no row of theirs was trained on" if forgotten.empty else "too few people were never trained on"
         # as if they had been attacked: that none of them was trained on is not told
-        told_all = [] if exact or too_few else [_gate(name, batch, others, True, level, policy) for name in names]
+        told_all = (
+            [] if exact or too_few else [_gate(name, batch, others, True, level, policy) for name in names]
+        )
         return Attacked(told_all, {"attacked": False, "why": why}, False)
     rows = _rows(forgotten, fresh, released)
-    logits = released.logits(rows.frame).numpy()
+    logits, before = _logits(released, rows.frame), _logits(parent, rows.frame)
     scores = {MEMBERSHIP_GATE: logit_confidence(logits, rows.labels)}
     if policy.served:
         scores[SERVED_GATE] = _as_served(released, rows)
@@ -105,33 +120,15 @@ def attack(
     found = {name: rows.compare(values) for name, values in scores.items()}
     told = {name: alarms(one, level=level, margin=policy.population.margin) for name, one in found.items()}
     gates = [_gate(name, batch, others, not told[name], level, policy) for name in names if not exact]
-    stays = _retained(frame, fresh, released, policy)
+    stays = _retained(frame, fresh, released)
     if policy.retained.max_auc is not None and stays is not None and not exact:
         gates.append(_retained_gate(stays, policy.retained.max_auc))
     release, confidence = batch.data["release"], policy.contradiction.confidence
-    epsilon, delta = release["epsilon"], release["delta"]
     contradicted = not exact and any(
         # as many chances as there are attacks
-        told[name] and contradicts(min(1.0, one.p_value * len(found)), epsilon, delta, confidence)
+        told[name]
+        and contradicts(min(1.0, one.p_value * len(found)), release["epsilon"], release["delta"], confidence)
         for name, one in found.items()
-    )
-    report = AttackReport(
-        forgotten=tuple(
-            attack_result(name, values[rows.forgotten], values[~rows.forgotten], seed=_SEED)
-            for name, values in scores.items()
-        ),
-        epsilon=tuple(
-            EmpiricalEpsilon(
-                lowest_epsilon(min(1.0, one.p_value * len(found)), delta, confidence) or 0.0,
-                delta,
-                confidence,
-                f"{name}: exact rank test of one release, people taken to be alike",
-                epsilon,
-            )
-            for name, one in found.items()
-        ),
-        difference=(_difference(rows, logits, parent),),
-        shadow_models=policy.shadows.count,
     )
     sealed = {
         "attacked": True,
@@ -139,12 +136,46 @@ def attack(
         "level": level,
         "margin": policy.population.margin,
         "gates": {name: {**one.to_json(), "alarm": told[name]} for name, one in found.items()},
-        "parent": _on_parent(rows, parent).to_json(),
+        "parent": rows.compare(logit_confidence(before, rows.labels)).to_json(),
         "retained": stays.to_json() if stays is not None else None,
         "people": _people(state, rows, scores[MEMBERSHIP_GATE]),
-        "report": report.sealed(),
+        "report": _report(rows, scores, found, batch, confidence, _difference(rows, logits, before)).sealed(),
     }
     return Attacked(gates, sealed, contradicted)
+
+
+def _report(
+    rows: _Rows,
+    scores: dict[str, NDArray[np.float64]],
+    found: dict[str, Membership],
+    batch: Batch,
+    confidence: float,
+    difference: DifferenceResult,
+) -> AttackReport:
+    """Curves, lower bounds on epsilon and the difference of the two versions, for the annex."""
+    release = batch.data["release"]
+    return AttackReport(
+        forgotten=tuple(
+            attack_result(name, values[rows.forgotten], values[~rows.forgotten], seed=_SEED)
+            for name, values in scores.items()
+        ),
+        epsilon=tuple(
+            EmpiricalEpsilon(
+                lowest_epsilon(min(1.0, one.p_value * len(found)), release["delta"], confidence) or 0.0,
+                release["delta"],
+                confidence,
+                f"{name}: exact rank test of one release, people taken to be alike",
+                release["epsilon"],
+            )
+            for name, one in found.items()
+        ),
+        difference=(difference,),
+    )
+
+
+def _logits(model: SavedModel, frame: pd.DataFrame) -> NDArray[np.float64]:
+    with device_in_use() as device:
+        return np.asarray(model.logits(frame, device).numpy(), dtype=np.float64)
 
 
 def _forget_set(state: State, batch: Batch) -> pd.DataFrame:
@@ -210,31 +241,24 @@ def _by_shadows(
         plan, weights, torch.from_numpy(asked.features), asked.labels, search=model.search
     ).logit_confidence
     never = np.zeros(shadows.shape, dtype=bool)
-    return likelihood_ratios(
+    ratios = likelihood_ratios(
         logit_confidence(logits, rows.labels), shadows, never, online=False, variance="record"
     )
+    return np.minimum(ratios, _MOST)  # JSON has no infinity
 
 
-def _retained(
-    frame: pd.DataFrame, fresh: pd.DataFrame, model: SavedModel, policy: AttacksPolicy
-) -> Membership | None:
-    """How well people who stay are told from never-trained ones: they are in the model."""
-    train = _sample(frame[frame["split"] == "train"], policy.population.max_rows)
+def _retained(frame: pd.DataFrame, fresh: pd.DataFrame, model: SavedModel) -> Membership | None:
+    """How well people who stay are told from never-trained ones, of whom there are as many: they are in the model."""
+    train = _sample(frame[frame["split"] == "train"], len(fresh))
     if train.empty:
         return None
     rows = _rows(train, fresh, model)
-    return rows.compare(logit_confidence(model.logits(rows.frame).numpy(), rows.labels))
+    return rows.compare(logit_confidence(_logits(model, rows.frame), rows.labels))
 
 
-def _on_parent(rows: _Rows, parent: SavedModel) -> Membership:
-    """The attack's strength: the parent was trained on these people."""
-    return rows.compare(logit_confidence(parent.logits(rows.frame).numpy(), rows.labels))
-
-
-def _difference(rows: _Rows, logits: NDArray[np.float64], parent: SavedModel) -> Any:
+def _difference(rows: _Rows, logits: NDArray[np.float64], before: NDArray[np.float64]) -> DifferenceResult:
     """What whoever kept the parent sees: whose rows lost most from one version to the next."""
-    before = logit_confidence(parent.logits(rows.frame).numpy(), rows.labels)
-    lost = before - logit_confidence(logits, rows.labels)
+    lost = logit_confidence(before, rows.labels) - logit_confidence(logits, rows.labels)
     return rank_forgotten(lost, [int(place) for place in np.flatnonzero(rows.forgotten)])
 
 
@@ -254,7 +278,9 @@ def _people(state: State, rows: _Rows, scores: NDArray[np.float64]) -> list[dict
     return sorted(found, key=lambda person: -person["mean"])
 
 
-def _gate(name: str, batch: Batch, others: int, passed: bool, level: float, policy: AttacksPolicy) -> dict[str, Any]:
+def _gate(
+    name: str, batch: Batch, others: int, passed: bool, level: float, policy: AttacksPolicy
+) -> dict[str, Any]:
     """Public: it tells how many people the batch has, not how many of them were trained on."""
     people = len(batch.tickets)
     few = " and could not fail with so few" if smallest_p_value(people, others) > level else ""

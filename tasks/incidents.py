@@ -1,4 +1,4 @@
-"""Incidents: an attack contradicted a certificate. The mechanism is suspect until an officer clears it, with a reason."""
+"""Incidents: an attack contradicted a certificate. Its mechanism is suspect until an officer clears it."""
 
 from expunge.errors import InputError
 from expunge.evidence.ledger import LedgerEntry, suspects_of
@@ -32,7 +32,9 @@ def suspect(state: State, batch: Batch) -> LedgerEntry:
         "clears": None,
     }
     entry = append(state, kind="incident", batch=batch.batch_id, details=details)
-    alarm_of_batch(state, batch.batch_id, f"{CONTRADICTED}: {name} is suspect, and no batch is unlearned by it")
+    alarm_of_batch(
+        state, batch.batch_id, f"{CONTRADICTED}: {name} is suspect, and no batch is unlearned by it"
+    )
     return entry
 
 

@@ -88,9 +88,7 @@ def _struck(state: State, batch: Batch, policy: GuardsPolicy) -> list[str]:
     """Which guards, from rows that are read into memory alone."""
     if policy.max_rows_per_person is None and policy.max_gradient_factor is None:
         return []
-    rows, _ = rows_of(
-        state.workspace.dataset_dir, state.tickets.subject_ids(batch.batch_id), state.placement
-    )
+    rows, _ = rows_of(state.workspace.dataset_dir, state.tickets.subject_ids(batch.batch_id), state.placement)
     rows = rows[rows["split"] == "train"]
     if rows.empty:
         return []

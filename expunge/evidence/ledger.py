@@ -57,8 +57,8 @@ class LedgerEntry(BaseModel):
     ``opening`` registers the first model; ``release`` a noised one; ``retraining`` an exact one, which starts the
     account anew; ``purge`` proves that superseded bytes of a batch are gone; ``alias``, in entries of version 2 alone,
     tells which version serves from then on: ``details`` are those of :class:`AliasMove`. Of one that was interrupted it
-    may be there before the alias has moved. ``incident``, in entries of version 3 alone, tells that a mechanism is suspect
-    from then on, or is no more: ``details`` are those of :class:`Incident`.
+    may be there before the alias has moved. ``incident``, in entries of version 3 alone, makes a mechanism suspect from
+    then on, or clears it: ``details`` are those of :class:`Incident`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())

@@ -1,6 +1,6 @@
 """Rows that pull a model harder than rows do: a mark of data that was made to slow unlearning down, or to poison it.
 
-Marchant, Rubinstein and Alfeld (2022, arXiv 2109.08266) craft such rows so that their removal costs as much as training.
+Marchant, Rubinstein and Alfeld (AAAI 2022, arXiv 2109.08266) craft such rows, whose removal costs as much as training.
 """
 
 import numpy as np
@@ -28,9 +28,7 @@ def gradient_norms(
     return norms
 
 
-def is_outlier(
-    ours: NDArray[np.float64], theirs: NDArray[np.float64], factor: float
-) -> bool:
+def is_outlier(ours: NDArray[np.float64], theirs: NDArray[np.float64], factor: float) -> bool:
     """Whether some row pulls far harder than rows of other people.
 
     Args:

@@ -55,7 +55,7 @@ class Context:
         draws: Noise draws that this batch has already spent.
         spent: What is recorded of each of them.
         same_data: Whether the parent was trained on the very version of the dataset that the batch begins with.
-        suspects: Mechanisms that an attack has contradicted and nobody has cleared, with the ledger's entry that says so.
+        suspects: Mechanisms that an attack contradicted and nobody cleared, with the ledger's entry that says so.
     """
 
     spec: ModelSpec

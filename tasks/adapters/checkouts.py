@@ -105,7 +105,9 @@ def objects_named(repository: Repository, md5: str, names: Sequence[str]) -> lis
         if (manifest := _find(places, md5)) is None:
             continue
         entries = json.loads(manifest.read_text(encoding="utf-8"))
-        known = {entry["relpath"]: _find(places, entry["md5"]) for entry in entries if entry["relpath"] in names}
+        known = {
+            entry["relpath"]: _find(places, entry["md5"]) for entry in entries if entry["relpath"] in names
+        }
         found = [path for name in names if (path := known.get(name)) is not None]
         if len(found) == len(names):
             return found
