@@ -117,7 +117,9 @@ def plan(batch_id: str) -> list[str]:
     batch = state.batches.get(batch_id)
     catch_up(state)
     refused = batch.data.get("refused", [])
-    suspects = suspects_of(state.ledger.entries(state.lineage))
+    # what is validated goes on: another batch may have made its mechanism suspect since
+    done = batch.done(BatchStage.VALIDATED)
+    suspects = {} if done else suspects_of(state.ledger.entries(state.lineage))
     order = [name for name in batch.data.get("order", []) if name not in refused and name not in suspects]
     if order and batch.stage is not BatchStage.PLANNED:
         return order

@@ -6,14 +6,18 @@ Which guard struck is one public bit that depends on the forget set; the certifi
 from typing import Any
 
 import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
 
 from expunge.datasets.partitions import read_dataset, rows_of
 from expunge.datasets.preprocessing import encode
+from expunge.devices import device_in_use
 from expunge.errors import CertificateRefusedError, GateError
 from expunge.gates.influence import gradient_norms, is_outlier
 from expunge.mechanisms.contract import Context, Unlearned
 from expunge.mechanisms.planner import MECHANISMS
-from expunge.models.serving import load_model
+from expunge.models.serving import SavedModel, load_model
 from expunge.scratch import scratch
 from expunge.settings import GuardsPolicy
 from expunge.state import State, open_state
@@ -22,6 +26,7 @@ from tasks.adapters import access
 from tasks.alarms import alarm_of_batch
 from tasks.step import log, step
 
+_OTHERS = 2000  # rows of other people that tell what is usual
 ROWS, GRADIENT, COST = "rows of one person", "rows that pull unusually hard", "cost of unlearning"
 
 
@@ -101,7 +106,7 @@ def _struck(state: State, batch: Batch, policy: GuardsPolicy) -> list[str]:
     return struck
 
 
-def _pulls(state: State, batch: Batch, rows: Any, factor: float) -> bool:
+def _pulls(state: State, batch: Batch, rows: pd.DataFrame, factor: float) -> bool:
     registry = access.registry(state)
     with scratch(state.workspace.scratch_dir) as place:
         folder = registry.download(registry.get(batch.data["parent_version"]), place)
@@ -110,14 +115,15 @@ def _pulls(state: State, batch: Batch, rows: Any, factor: float) -> bool:
     others = frame[(frame["split"] == "test") & ~frame["subject_id"].isin(set(rows["subject_id"]))]
     if others.empty:
         return False
-    ours, theirs = (_norms(parent, part) for part in (rows, others.iloc[:20000]))
+    ours, theirs = (_norms(parent, part) for part in (rows, others.iloc[:_OTHERS]))
     return is_outlier(ours, theirs, factor)
 
 
-def _norms(model: Any, rows: Any) -> Any:
+def _norms(model: SavedModel, rows: pd.DataFrame) -> NDArray[np.float64]:
     encoded = encode(rows, model.preprocessing)
-    likely = model.predict(rows)[[f"p_{name}" for name in model.preprocessing.classes]]
-    return gradient_norms(encoded.features, encoded.labels, likely.to_numpy(dtype=np.float64))
+    with device_in_use() as device:
+        likely = torch.softmax(model.logits(rows, device), dim=1).numpy()
+    return gradient_norms(encoded.features, encoded.labels, likely)
 
 
 def _exact_only(batch: Batch) -> dict[str, Any]:

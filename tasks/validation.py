@@ -56,7 +56,7 @@ def validate(batch_id: str) -> list[str]:
             remedy="look at the dataset, then run `expunge run` again",
         )
     measured, attacked = _measure(state, batch, frame)
-    annex = _seal(state, batch, attacked)
+    alone = _seal(state, batch, attacked)
     drop, limit = measured["parent_accuracy"] - measured["accuracy"], state.policy.gates.max_accuracy_drop
     release, admit = batch.data["release"], state.policy.admit
     certificate_ok = (
@@ -77,7 +77,7 @@ def validate(batch_id: str) -> list[str]:
     failed = [str(gate["name"]) for gate in gates if not gate["passed"]]
     spent = timer.seconds(batch.data, "validation")
     if failed:
-        tried = {**batch.data.get("attempts", {}), f"{release['mechanism']}, {batch.draws}": as_text(annex)}
+        tried = {**batch.data.get("attempts", {}), f"{release['mechanism']}, {batch.draws}": as_text(alone)}
         state.batches.record(batch_id, seconds=spent, attempts=tried)
         if attacked.contradicted:
             suspect(state, batch)
@@ -100,12 +100,16 @@ def _measure(state: State, batch: Batch, frame: Any) -> tuple[dict[str, float], 
 
 
 def _seal(state: State, batch: Batch, attacked: Attacked) -> bytes:
-    """Put what the attacks found into the annex, around the mechanism's figures; repeating it makes it anew."""
+    """Put what the attacks found into the annex, around the mechanism's figures; repeating it makes it anew.
+
+    Returns:
+        The same without the annexes of releases that were discarded before, in case that this one is.
+    """
     folder = state.workspace.releases_dir / batch.batch_id
     figures, annex = folder / FIGURES_FILE, folder / ANNEX_FILE
     if not figures.exists():  # unlearned by an earlier release of Expunge
         annex.rename(figures)
-    earlier = batch.data.get("attempts", {}).values()
-    sealed, _ = enclose(figures.read_bytes(), attacked.sealed, list(earlier), state.workspace.keys_dir)
+    inner, keys = figures.read_bytes(), state.workspace.keys_dir
+    sealed, _ = enclose(inner, attacked.sealed, list(batch.data.get("attempts", {}).values()), keys)
     replace_file(annex, sealed)
-    return sealed
+    return enclose(inner, attacked.sealed, [], keys)[0]
