@@ -1,6 +1,8 @@
 """Incidents in the ledger: a suspect mechanism releases nothing until it is cleared, and a verifier sees to that."""
 
+import json
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
@@ -8,8 +10,9 @@ from pydantic import ValidationError
 from expunge.database import open_database
 from expunge.errors import VerificationError
 from expunge.evidence.annex import as_text, create_auditor_keys, enclose, open_annex, seal
-from expunge.evidence.keys import SigningKeys
+from expunge.evidence.keys import SigningKeys, load_keyring
 from expunge.evidence.ledger import LedgerEntry, check_ledger, parse_entries, suspects_of
+from expunge.evidence.ledger_file import parse_ledger
 from expunge.evidence.store import LedgerStore
 from expunge.evidence.verify_ledger import verify_ledger
 from tests.evidence.test_ledger import LINEAGE, NOISED
@@ -124,3 +127,12 @@ def test_an_annex_grows_without_being_opened(tmp_path):
             open_annex(broken, key)
     with pytest.raises(VerificationError, match="cannot be opened"):
         open_annex(second, other / "auditor.key")
+
+
+def test_a_ledger_with_an_incident_verifies_for_ever():
+    golden = Path(__file__).parents[1] / "golden" / "ledger-v3-incident"
+    ledger = parse_ledger(json.loads((golden / "ledger.json").read_text()))
+    assert verify_ledger(ledger, keys=load_keyring(golden / "public-keys.json")).findings == ()
+    assert [entry.version for entry in ledger.entries] == [1, 2, 3, 1, 2, 3, 1]
+    assert suspects_of(ledger.entries[:4]) == {"convex": 2}
+    assert suspects_of(ledger.entries) == {}

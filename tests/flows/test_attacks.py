@@ -25,7 +25,7 @@ from tests.flows.killer import KILLED, run
 from tests.leaks import of_folder, of_git, where
 
 PEOPLE, LEAVE = 120, 8
-MANY_ROWS = "person-00090-x"
+MANY_ROWS = "person-00091-x"
 CODES = [f"c{number:03d}" for number in range(PEOPLE)]
 CONTRACT = {
     "version": 1,
