@@ -8,8 +8,8 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
-from scipy.stats import binom
+from numpy.typing import ArrayLike
+from scipy.stats import beta, binom
 
 from expunge.attacks.intervals import CONFIDENCE, clopper_pearson
 from expunge.attacks.scores import Floats
@@ -19,6 +19,7 @@ _THRESHOLDS = 200
 _FEWEST = 10  # samples above a threshold that is considered
 _STEP = 0.01  # of the epsilons that are tried for one run
 _LARGEST = 20.0
+_PARTS = 100  # of them, one after another: most are never needed
 
 
 def epsilon_from_rates(
@@ -77,25 +78,29 @@ def epsilon_lower_bound(
     first, second = [s[: len(s) // 2] for s in samples], [s[len(s) // 2 :] for s in samples]
     best, chosen = -math.inf, None
     for swapped in (False, True):
-        p, q = first[::-1] if swapped else first
         for sign in (1.0, -1.0):
-            quantiles = np.quantile(sign * np.concatenate([p, q]), np.linspace(0, 1, _THRESHOLDS))
-            for threshold in np.unique(quantiles):
-                bound = _log_ratio(sign * p >= threshold, sign * q >= threshold, delta, 0.01)
-                if (sign * p >= threshold).sum() >= _FEWEST and bound > best:
-                    best, chosen = bound, (swapped, sign, threshold)
+            p, q = (sign * half for half in (first[::-1] if swapped else first))
+            thresholds = np.unique(np.quantile(np.concatenate([p, q]), np.linspace(0, 1, _THRESHOLDS)))
+            bounds = _log_ratios(p, q, thresholds, delta, 0.01)
+            if bounds.max() > best:
+                best, chosen = float(bounds.max()), (swapped, sign, thresholds[bounds.argmax()])
     if chosen is None:
         return 0.0
     swapped, sign, threshold = chosen
-    p, q = second[::-1] if swapped else second
-    return max(0.0, _log_ratio(sign * p >= threshold, sign * q >= threshold, delta, failure / 2))
+    p, q = (sign * half for half in (second[::-1] if swapped else second))
+    return max(0.0, float(_log_ratios(p, q, np.array([threshold]), delta, failure / 2, fewest=0)[0]))
 
 
-def _log_ratio(p: NDArray[np.bool_], q: NDArray[np.bool_], delta: float, failure: float) -> float:
-    """``log((P - delta) / Q)`` at the ends of the bounds that make it least."""
-    low = clopper_pearson(int(p.sum()), len(p), failure)[0]
-    high = clopper_pearson(int(q.sum()), len(q), failure)[1]
-    return math.log((low - delta) / high) if low > delta else -math.inf
+def _log_ratios(
+    p: Floats, q: Floats, thresholds: Floats, delta: float, failure: float, fewest: int = _FEWEST
+) -> Floats:
+    """``log((P - delta) / Q)`` of each threshold, at the ends of Clopper-Pearson bounds that make it least."""
+    above, under = (len(s) - np.searchsorted(np.sort(s), thresholds) for s in (p, q))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        low = np.where(above > 0, beta.ppf(failure, above, len(p) - above + 1), 0.0)
+        high = np.where(under < len(q), beta.isf(failure, under + 1, len(q) - under), 1.0)
+        found = np.log((low - delta) / high)
+    return np.asarray(np.where((above >= fewest) & (low > delta), found, -np.inf), dtype=np.float64)
 
 
 def one_run_p_value(canaries: int, guesses: int, correct: int, epsilon: ArrayLike, delta: float) -> Floats:
@@ -162,8 +167,12 @@ def one_run_epsilon(
         3.49
     """
     grid = np.arange(0, _LARGEST + _STEP / 2, _STEP)
-    rejected = one_run_p_value(canaries, guesses, correct, grid, delta) < failure
-    count = len(grid) if rejected.all() else int(rejected.argmin())
+    count = 0
+    for part in np.array_split(grid, _PARTS):
+        rejected = one_run_p_value(canaries, guesses, correct, part, delta) < failure
+        count += len(part) if rejected.all() else int(rejected.argmin())
+        if not rejected.all():
+            break
     return float(grid[count - 1]) if count else 0.0
 
 

@@ -18,6 +18,7 @@ from expunge.attacks.scores import Floats, vector
 from expunge.errors import InputError
 
 FALSE_POSITIVE_RATES = (0.001, 0.01)
+_TINY = 1e-12
 _Z = float(norm.ppf((1 + CONFIDENCE) / 2))
 
 
@@ -209,8 +210,9 @@ def _newcombe(auc: float, m: int, n: int) -> tuple[float, float]:
         variance = t * (1 - t) * (1 + mean * (1 - t) / (2 - t) + mean * t / (1 + t)) / (m * n)
         return (auc - t) ** 2 - _Z**2 * variance
 
-    low = 0.0 if auc == 0 else float(brentq(excess, 0.0, auc))
-    high = 1.0 if auc == 1 else float(brentq(excess, auc, 1.0))
+    # at 0 and 1 themselves both sides vanish, which is no solution
+    low = 0.0 if auc == 0 else float(brentq(excess, 0.0, min(auc, 1 - _TINY)))
+    high = 1.0 if auc == 1 else float(brentq(excess, max(auc, _TINY), 1.0))
     return low, high
 
 

@@ -188,9 +188,21 @@ class ShadowCache:
             weights: Shape (d,), float64.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
+        replace_file(self.path(plan, index), self.encode(weights), mode=0o600)
+
+    @staticmethod
+    def encode(weights: Tensor) -> bytes:
+        """A model's file.
+
+        Args:
+            weights: Shape (d,), float64.
+
+        Returns:
+            NumPy's format, without pickle.
+        """
         content = io.BytesIO()
         np.save(content, weights.numpy(), allow_pickle=False)
-        replace_file(self.path(plan, index), content.getvalue(), mode=0o600)
+        return content.getvalue()
 
 
 @dataclass(frozen=True, eq=False)
