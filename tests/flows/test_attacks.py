@@ -224,7 +224,7 @@ def test_an_officer_clears_it_with_a_reason(workspace, capfd):
 
 
 def test_the_commands_of_the_documentation(workspace):
-    text = (Path(__file__).parents[2] / "docs" / "attacks.md").read_text(encoding="utf-8")
+    text = (Path(__file__).parents[2] / "docs" / "attack-gates.md").read_text(encoding="utf-8")
     blocks = dict(re.findall(r"<!-- tested: (\S+) -->\n```\w+\n(.*?)```", text, flags=re.DOTALL))
     assert set(blocks) == {"mechanism", "annex"}
     done = subprocess.run(
