@@ -59,7 +59,7 @@ def show(certificate: _IdArgument, workspace: WorkspaceOption = None, json: Json
     if json:
         emit(content)
         return
-    from expunge.reports.plain_words import verdict
+    from expunge.reports.plain_words import gate_words, verdict
 
     out.print(verdict(content), markup=False)
     from tasks.verification import rolled_back
@@ -74,6 +74,11 @@ def show(certificate: _IdArgument, workspace: WorkspaceOption = None, json: Json
     for title, lines in (("Assumes", content["assumptions"]), ("Does not prove", content["scope"])):
         for line in lines:
             out.print(f"{title}: {line}", markup=False)
+    for gate in content["validation"]["gates"]:
+        outcome = "passed" if gate["passed"] else "FAILED"
+        out.print(
+            f"Gate {outcome}: {gate['name']}: {gate_words(gate['name'])} ({gate['limit']})", markup=False
+        )
     rows = [(item["artefact"], item["status"], item["reason"]) for item in content["coverage"]]
     table("Coverage", ("artefact", "status", "reason"), rows)
 
@@ -172,6 +177,37 @@ def _report(answers: list[Any], json: bool) -> None:
         for name, evidence, outcome in answers
     ]
     report_outcome(every, json, f"{len(answers)} certificates", {"certificates": told})
+
+
+@certificates.command()
+def annex(
+    certificate: Annotated[
+        str, typer.Argument(help="An annex.sealed, or an id of the workspace.", metavar="FILE|ID")
+    ],
+    annex_key: Annotated[Path, typer.Option(help="The auditor's private key, which opens it.")],
+    workspace: WorkspaceOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Open a sealed annex, for the auditor alone: the mechanism's figures and what attacks found."""
+    from expunge.evidence.annex import ANNEX_FILE, open_annex
+    from expunge.reports.attacks import attack_lines, attack_rows
+
+    path = Path(certificate)
+    if not path.is_file():
+        path = _folder(use_workspace(workspace), certificate) / ANNEX_FILE
+    content = open_annex(path.read_bytes(), annex_key)
+    if json:
+        emit(content)
+        return
+    figures = {name: value for name, value in content.items() if not isinstance(value, dict | list)}
+    table("Figures of the mechanism", ("figure", "value"), [(k, str(v)) for k, v in sorted(figures.items())])
+    attacks = content.get("attacks")
+    for line in attack_lines(attacks):
+        out.print(line, markup=False)
+    heads = ("attack on", "people", "never trained", "AUC", "p-value", "alarm")
+    table("Attacks", heads, attack_rows(attacks))
+    for number, earlier in enumerate(content.get("discarded", []), 1):
+        table(f"Attacks on discarded release {number}", heads, attack_rows(earlier.get("attacks")))
 
 
 @certificates.command()

@@ -28,7 +28,9 @@ def show(workspace: WorkspaceOption = None, json: JsonOption = False) -> None:
 
 
 def _done(entry: dict[str, Any]) -> str | None:
-    """The mechanism of a release; of a move of the alias, from which version to which."""
+    """The mechanism of a release; of a move of the alias, from which version to which; of an incident, what became."""
+    if entry["kind"] == "incident":
+        return f"{entry['details']['mechanism']}: {entry['details']['event']}"
     if entry["kind"] != "alias":
         mechanism: str | None = entry["mechanism"]
         return mechanism

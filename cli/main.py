@@ -11,6 +11,7 @@ from cli import (
     evidence,
     keys,
     ledger,
+    mechanism,
     purge,
     report,
     run,
@@ -44,6 +45,7 @@ stack.add_to(app)
 app.add_typer(evidence.certificates, name="certificate")
 app.add_typer(keys.app, name="keys")
 app.add_typer(ledger.app, name="ledger")
+app.add_typer(mechanism.app, name="mechanism")
 app.add_typer(purge.app, name="purge")
 app.add_typer(data.app, name="data")
 app.add_typer(suppression.app, name="suppression")

@@ -39,6 +39,13 @@ def plan(
         "releases": limits.releases - context.account.step,
     }
     records = records_of(state, [t.ticket_id for t in chosen])
+    chosen_one = next((a for a in made.assessments if a.mechanism == made.choice), None)
+    ratio = state.policy.attacks.guards.max_cost_ratio
+    cost = {
+        "seconds": chosen_one.seconds if chosen_one else None,
+        "seconds_a_ticket": chosen_one.seconds / len(chosen) if chosen_one and chosen else None,
+        "products_at_most": None if ratio is None else ratio * context.training_products,
+    }
     waiting = waiting_for(chosen, state.policy.batch, datetime.now(UTC))
     asked = max((t.received_at for t in chosen), default=None)
     unresolved = state.coverage.unresolved(len(chosen), asked)
@@ -55,6 +62,7 @@ def plan(
                 "choice": made.choice,
                 "why": made.why,
                 "ledger_left": left,
+                "cost": cost,
                 "waiting": waiting,
                 "unresolved": [item.to_json() for item in unresolved],
             }
@@ -85,6 +93,8 @@ def plan(
     )
     out.print(f"Ledger left: accumulated error {left['accumulated_error']:.4g}, {left['releases']} releases")
     out.print(made.why, markup=False)
+    if cost["seconds_a_ticket"] is not None:
+        out.print(f"Predicted cost: {cost['seconds_a_ticket']:.1f} s a ticket, before attacks on the release")
     for a in made.assessments:
         if a.refusal:
             out.print(f"  {a.mechanism}: {a.remedy}", markup=False)

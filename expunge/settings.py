@@ -4,10 +4,10 @@ import os
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from expunge.errors import PolicyError, WorkspaceError
 
@@ -232,6 +232,71 @@ class GatesPolicy(_Strict):
     max_accuracy_drop: float = Field(0.02, ge=0, le=1)
 
 
+class PopulationPolicy(_Strict):
+    """The attack that every release passes before it is certified: forgotten people against never-trained ones."""
+
+    enabled: bool = True
+    margin: float = Field(0.1, ge=0, lt=0.5)
+    max_rows: int = Field(20000, ge=100)
+
+
+class RetainedPolicy(_Strict):
+    """The same attack on people who stay; without a limit it is told to the auditor only."""
+
+    max_auc: float | None = Field(None, gt=0.5, lt=1)
+
+
+class ShadowsPolicy(_Strict):
+    """Models trained on other halves of the retain set, which tell how hard each row is."""
+
+    count: int = Field(0, ge=0, le=1000)
+
+    @model_validator(mode="after")
+    def _enough(self) -> Self:
+        if 0 < self.count < 4:
+            raise ValueError("0 turns shadow models off; fewer than 4 tell no deviation")
+        return self
+
+
+class DifferencePolicy(_Strict):
+    """What the difference between two versions tells: the fewer people explain it, the more about each."""
+
+    minimum_people: int = Field(1, ge=1)
+
+
+class ContradictionPolicy(_Strict):
+    """When an attack says that a certificate cannot be true."""
+
+    confidence: float = Field(0.9999, gt=0.5, lt=1)
+
+
+class GuardsPolicy(_Strict):
+    """Data that were made to slow unlearning down, or to poison the model, go to exact retraining."""
+
+    max_rows_per_person: int | None = Field(None, ge=1)
+    max_gradient_factor: float | None = Field(20.0, gt=1)
+    max_cost_ratio: float | None = Field(3.0, gt=0)
+
+
+class AttacksPolicy(_Strict):
+    """Attacks on every release, and what follows from them."""
+
+    false_alarm: float = Field(1e-3, gt=0, lt=0.5)
+    population: PopulationPolicy = PopulationPolicy()
+    served: bool = True
+    retained: RetainedPolicy = RetainedPolicy()
+    shadows: ShadowsPolicy = ShadowsPolicy()
+    difference: DifferencePolicy = DifferencePolicy()
+    contradiction: ContradictionPolicy = ContradictionPolicy()
+    guards: GuardsPolicy = GuardsPolicy()
+
+    @model_validator(mode="after")
+    def _shadows_need_population(self) -> Self:
+        if self.shadows.count and not self.population.enabled:
+            raise ValueError("shadow models refine the population attack, which is not enabled")
+        return self
+
+
 class BatchPolicy(_Strict):
     """When a batch starts: a model difference that few people explain tells more about each of them."""
 
@@ -298,6 +363,7 @@ class Policy(_Strict):
     noisy_finetune: NoisyFinetunePolicy = NoisyFinetunePolicy()
     ledger: LedgerPolicy = LedgerPolicy()
     gates: GatesPolicy = GatesPolicy()
+    attacks: AttacksPolicy = AttacksPolicy()
     batch: BatchPolicy = BatchPolicy()
     purge: PurgePolicy = PurgePolicy()
     retention: RetentionPolicy = RetentionPolicy()

@@ -13,6 +13,7 @@ from tasks.purge import close, purge
 from tasks.registration import register
 from tasks.removal import remove
 from tasks.rollback import finish_rollback
+from tasks.screening import screen
 from tasks.summary import report_stage, report_waiting, summarise
 from tasks.unlearning import discard
 from tasks.validation import validate
@@ -28,7 +29,7 @@ def erase(batch_id: str) -> None:
     Raises:
         LeaseHeldError: If another process is at work on the lineage; nothing is changed then.
     """
-    stages = (plan, remove, release, certify, register, purge, keep_curvature, close)
+    stages = (plan, screen, remove, release, certify, register, purge, keep_curvature, close)
     state = open_state()
     with lineage_lease(state):
         finish_rollback(state, batch_id)

@@ -6,7 +6,7 @@ from expunge.datasets.partitions import read_dataset
 from expunge.datasets.preprocessing import fit
 from expunge.devices import chosen_device
 from expunge.errors import CertificateRefusedError, WorkspaceError
-from expunge.evidence.ledger import account_of
+from expunge.evidence.ledger import account_of, suspects_of
 from expunge.mechanisms.contract import Context
 from expunge.mechanisms.planner import Plan, make_plan
 from expunge.models.serving import SavedModel, load_model
@@ -51,6 +51,7 @@ def champion_context(state: State, batch: Batch | None = None) -> tuple[Context,
     begun = batch is not None and "before" in batch.data
     same_data = bool(batch.data.get("same_data", False)) if batch and begun else _lies_there(state, champion)
     spec = model.spec if same_data else _spec_of_data(state, model)
+    entries = state.ledger.entries(state.lineage)
     context = Context(
         spec=spec,
         policy=state.policy,
@@ -58,10 +59,11 @@ def champion_context(state: State, batch: Batch | None = None) -> tuple[Context,
         training_seconds=float(model.training["seconds"]),
         training_products=int(model.training["products"]),
         records=int(model.training["records"]),
-        account=account_of(state.ledger.entries(state.lineage)),
+        account=account_of(entries),
         draws=batch.draws if batch else 0,
         spent=spent(batch) if batch else (),
         same_data=same_data,
+        suspects=suspects_of(entries),
     )
     return context, champion.version
 
@@ -115,7 +117,10 @@ def plan(batch_id: str) -> list[str]:
     batch = state.batches.get(batch_id)
     catch_up(state)
     refused = batch.data.get("refused", [])
-    order = [name for name in batch.data.get("order", []) if name not in refused]
+    # what is validated goes on: another batch may have made its mechanism suspect since
+    done = batch.done(BatchStage.VALIDATED)
+    suspects = {} if done else suspects_of(state.ledger.entries(state.lineage))
+    order = [name for name in batch.data.get("order", []) if name not in refused and name not in suspects]
     if order and batch.stage is not BatchStage.PLANNED:
         return order
     if batch.stage is BatchStage.PLANNED:

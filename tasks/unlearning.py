@@ -12,7 +12,7 @@ from expunge.datasets.partitions import read_dataset
 from expunge.datasets.preprocessing import Preprocessing, encode, fit
 from expunge.devices import device_in_use
 from expunge.errors import CertificateRefusedError
-from expunge.evidence.annex import ANNEX_FILE, recipient, seal
+from expunge.evidence.annex import FIGURES_FILE, recipient, seal
 from expunge.evidence.ledger import account_of
 from expunge.evidence.model_files import model_digest
 from expunge.mechanisms.contract import Calibration, Context, Draw, Mechanism, Problem
@@ -29,6 +29,7 @@ from expunge.tickets.batches import Batch, BatchStage
 from tasks.adapters import access
 from tasks.dataset import require_dataset
 from tasks.leases import require_leases
+from tasks.screening import require_cost
 from tasks.signing import require_signer
 from tasks.step import Timer, log, step
 
@@ -73,6 +74,7 @@ def _unlearn(batch_id: str, mechanism_name: str, device: torch.device) -> str:
     problem = _problem(state, batch, parent, preprocessing, encode(train, preprocessing), device)
     calibration = _require_composable(mechanism, problem.context)
     unlearned = mechanism.unlearn(problem)
+    require_cost(state, batch, problem.context, unlearned)
     recipient(state.workspace.keys_dir)  # what can be missing is missed before noise is drawn
     require_signer(state)
     final.parent.mkdir(parents=True, exist_ok=True)
@@ -204,6 +206,6 @@ def _write(state: State, batch: Batch, final: Path, model: SavedModel, released:
         staging = place / "release"
         save_model(model, staging / MODEL_FOLDER)
         sealed, _ = seal({"batch": batch.batch_id, **released.sealed}, state.workspace.keys_dir)
-        (staging / ANNEX_FILE).write_bytes(sealed)
+        (staging / FIGURES_FILE).write_bytes(sealed)
         require_leases(state)
         staging.rename(final)

@@ -1,9 +1,11 @@
-"""Validation: Great Expectations on the data, the utility gate on the model, the certificate gate on the figures."""
+"""Validation: Great Expectations on the data, attacks and the utility gate on the model, the certificate gate."""
 
 from typing import Any
 
 from expunge.datasets.partitions import read_dataset
 from expunge.errors import GateError
+from expunge.evidence.annex import ANNEX_FILE, FIGURES_FILE, as_text, enclose
+from expunge.files import replace_file
 from expunge.models.serving import load_model
 from expunge.scratch import scratch
 from expunge.stages import MODEL_FOLDER, metrics
@@ -11,7 +13,9 @@ from expunge.state import State, open_state
 from expunge.tickets.batches import Batch, BatchStage
 from tasks.adapters import access
 from tasks.adapters.expectations import validate_dataset
+from tasks.attack import Attacked, attack
 from tasks.dataset import require_dataset
+from tasks.incidents import CONTRADICTED, suspect
 from tasks.step import Timer, log, step
 
 DATA_GATE, UTILITY_GATE, CERTIFICATE_GATE = "data expectations", "utility", "certificate"
@@ -19,7 +23,7 @@ DATA_GATE, UTILITY_GATE, CERTIFICATE_GATE = "data expectations", "utility", "cer
 
 @step
 def validate(batch_id: str) -> list[str]:
-    """Check data, utility and certificate of a release.
+    """Check data, utility and certificate of a release, and attack it.
 
     Args:
         batch_id: Of the batch.
@@ -29,7 +33,8 @@ def validate(batch_id: str) -> list[str]:
 
     Raises:
         RefusedError: If the dataset is not the one that removal left.
-        GateError: If the dataset itself is not as it must be: no other mechanism would mend that.
+        GateError: If the dataset itself is not as it must be, or the forget set cannot be read any more: no other
+            mechanism would mend that.
     """
     state, timer = open_state(), Timer()
     batch = state.batches.get(batch_id)
@@ -50,7 +55,8 @@ def validate(batch_id: str) -> list[str]:
             got="; ".join(bad),
             remedy="look at the dataset, then run `expunge run` again",
         )
-    measured = _measure(state, batch, frame)
+    measured, attacked = _measure(state, batch, frame)
+    alone = _seal(state, batch, attacked)
     drop, limit = measured["parent_accuracy"] - measured["accuracy"], state.policy.gates.max_accuracy_drop
     release, admit = batch.data["release"], state.policy.admit
     certificate_ok = (
@@ -66,22 +72,44 @@ def validate(batch_id: str) -> list[str]:
             "passed": certificate_ok,
             "limit": f"{'/'.join(admit.classes)}, epsilon <= {admit.epsilon:g}, delta <= {admit.delta:g}",
         },
+        *attacked.gates,
     ]
     failed = [str(gate["name"]) for gate in gates if not gate["passed"]]
     spent = timer.seconds(batch.data, "validation")
     if failed:
-        state.batches.record(batch_id, seconds=spent)
+        tried = {**batch.data.get("attempts", {}), f"{release['mechanism']}, {batch.draws}": as_text(alone)}
+        state.batches.record(batch_id, seconds=spent, attempts=tried)
+        if attacked.contradicted:
+            suspect(state, batch)
+            failed.append(CONTRADICTED)
         log(f"batch {batch_id}: gates not passed: {', '.join(failed)}")
         return failed
     state.batches.advance(batch_id, BatchStage.VALIDATED, gates=gates, metrics=measured, seconds=spent)
     return []
 
 
-def _measure(state: State, batch: Batch, frame: Any) -> dict[str, float]:
-    """Test metrics of the release and of its parent on the same rows."""
+def _measure(state: State, batch: Batch, frame: Any) -> tuple[dict[str, float], Attacked]:
+    """Test metrics of the release and of its parent on the same rows, and the attacks on both."""
     registry = access.registry(state)
     released = load_model(state.workspace.releases_dir / batch.batch_id / MODEL_FOLDER, state.workspace.root)
     with scratch(state.workspace.scratch_dir) as place:
         folder = registry.download(registry.get(batch.data["parent_version"]), place)
-        before = metrics(load_model(folder, state.workspace.root), frame)
-    return {**metrics(released, frame), "parent_accuracy": before["accuracy"]}
+        parent = load_model(folder, state.workspace.root)
+    before, after = metrics(parent, frame), metrics(released, frame)
+    return {**after, "parent_accuracy": before["accuracy"]}, attack(state, batch, frame, released, parent)
+
+
+def _seal(state: State, batch: Batch, attacked: Attacked) -> bytes:
+    """Put what the attacks found into the annex, around the mechanism's figures; repeating it makes it anew.
+
+    Returns:
+        The same without the annexes of releases that were discarded before, in case that this one is.
+    """
+    folder = state.workspace.releases_dir / batch.batch_id
+    figures, annex = folder / FIGURES_FILE, folder / ANNEX_FILE
+    if not figures.exists():  # unlearned by an earlier release of Expunge
+        annex.rename(figures)
+    inner, keys = figures.read_bytes(), state.workspace.keys_dir
+    sealed, _ = enclose(inner, attacked.sealed, list(batch.data.get("attempts", {}).values()), keys)
+    replace_file(annex, sealed)
+    return enclose(inner, attacked.sealed, [], keys)[0]

@@ -235,18 +235,36 @@ def rows_of(
         Canonical rows, in their original order, and file names.
     """
     wanted = _values(subject_ids)
-    tables: list[pa.Table] = []
-    names: list[str] = []
-    for path in _candidates(directory, subject_ids, placement):
-        if _holds(path, wanted):
-            with pq.ParquetFile(path) as source:
-                groups = map(source.read_row_group, range(source.num_row_groups))
-                tables += [group.filter(_are_of(group, wanted)) for group in groups]
-            names.append(path.name)
-    if not tables:
-        tables = [pq.read_schema(partition_files(directory)[0]).empty_table()]
-    frame: pd.DataFrame = pa.concat_tables(tables, promote_options="permissive").to_pandas()
-    return frame.sort_values("record_id", ignore_index=True), tuple(names)
+    held = [path for path in _candidates(directory, subject_ids, placement) if _holds(path, wanted)]
+    empty = [] if held else [pq.read_schema(partition_files(directory)[0]).empty_table()]
+    return _frame([*_rows(held, wanted), *empty]), tuple(path.name for path in held)
+
+
+def rows_in(files: Iterable[Path], subject_ids: Collection[str]) -> pd.DataFrame:
+    """Rows of some subjects in partitions that lie anywhere, such as those of an earlier version.
+
+    Args:
+        files: Of the partitions, at least one.
+        subject_ids: Whose.
+
+    Returns:
+        Canonical rows, in their original order; in memory only.
+    """
+    return _frame(_rows(files, _values(subject_ids)))
+
+
+def _rows(files: Iterable[Path], wanted: pa.Array) -> Iterator[pa.Table]:
+    """Of each row group those that are wanted: one group is in memory at a time."""
+    for path in files:
+        with pq.ParquetFile(path) as source:
+            for number in range(source.num_row_groups):
+                group = source.read_row_group(number)
+                yield group.filter(_are_of(group, wanted))
+
+
+def _frame(tables: Iterable[pa.Table]) -> pd.DataFrame:
+    frame: pd.DataFrame = pa.concat_tables(list(tables), promote_options="permissive").to_pandas()
+    return frame.sort_values("record_id", ignore_index=True)
 
 
 def remove_subjects(

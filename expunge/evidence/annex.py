@@ -3,7 +3,9 @@
 A libsodium sealed box (X25519, XSalsa20-Poly1305) to the auditor's public key; the sender keeps no key.
 """
 
+import base64
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,9 @@ from expunge.errors import VerificationError, WorkspaceError
 from expunge.evidence.canonical import canonical_bytes, parse_json
 
 ANNEX_FILE = "annex.sealed"
+FIGURES_FILE = "figures.sealed"  # of the mechanism, until validation puts them into the annex
+ATTACKS, DISCARDED = "attacks", "discarded"  # names in an opened annex
+_ENCLOSED, _EARLIER = "enclosed", "earlier"
 PUBLIC_NAME = "auditor.pub"
 PRIVATE_NAME = "auditor.key"
 
@@ -64,6 +69,38 @@ def seal(content: dict[str, Any], folder: Path) -> tuple[bytes, str]:
     return bytes(box), annex_digest(bytes(box))
 
 
+def enclose(
+    sealed: bytes, attacks: dict[str, Any], earlier: Sequence[str], folder: Path
+) -> tuple[bytes, str]:
+    """Seal an attack's scores around what was sealed before them, which the sender cannot open any more.
+
+    Args:
+        sealed: Figures of the mechanism.
+        attacks: Scores and what follows from them, plain data.
+        earlier: Annexes of this batch's releases that were discarded, as :func:`as_text` gives them.
+        folder: Holds auditor.pub.
+
+    Returns:
+        Ciphertext and its digest.
+
+    Raises:
+        WorkspaceError: If there is no public key.
+    """
+    return seal({_ENCLOSED: as_text(sealed), ATTACKS: attacks, _EARLIER: list(earlier)}, folder)
+
+
+def as_text(sealed: bytes) -> str:
+    """A sealed annex as text, for a database.
+
+    Args:
+        sealed: Ciphertext.
+
+    Returns:
+        Base64.
+    """
+    return base64.b64encode(sealed).decode()
+
+
 def annex_digest(ciphertext: bytes) -> str:
     """SHA-256 of a sealed annex.
 
@@ -84,7 +121,8 @@ def open_annex(ciphertext: bytes, private_key: Path) -> dict[str, Any]:
         private_key: File auditor.key.
 
     Returns:
-        The content.
+        The mechanism's figures; under ``attacks`` the attacks' scores, under ``discarded`` the same of each release of
+        the batch that was discarded before, where there are any.
 
     Raises:
         VerificationError: If the key is not the recipient's or the annex was changed.
@@ -92,7 +130,7 @@ def open_annex(ciphertext: bytes, private_key: Path) -> dict[str, Any]:
     """
     try:
         key = PrivateKey(private_key.read_bytes(), HexEncoder)
-        content = parse_json(SealedBox(key).decrypt(ciphertext), ANNEX_FILE)
+        content = _opened(ciphertext, SealedBox(key))
     except FileNotFoundError as error:
         raise WorkspaceError(
             "no auditor key", expected=str(private_key.name), remedy="ask the auditor"
@@ -104,7 +142,7 @@ def open_annex(ciphertext: bytes, private_key: Path) -> dict[str, Any]:
             got=private_key.name,
             remedy="name the key's file",
         ) from error
-    except (CryptoError, ValueError) as error:
+    except (CryptoError, ValueError, KeyError, TypeError) as error:
         raise VerificationError(
             "the annex cannot be opened",
             expected="the recipient's key and an unchanged annex",
@@ -113,6 +151,15 @@ def open_annex(ciphertext: bytes, private_key: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise VerificationError("the annex holds no figures", expected="names with figures")
     return content
+
+
+def _opened(ciphertext: bytes, box: "SealedBox[PrivateKey]") -> Any:
+    content = parse_json(box.decrypt(ciphertext), ANNEX_FILE)
+    if not isinstance(content, dict) or _ENCLOSED not in content:
+        return content
+    inner = _opened(base64.b64decode(content[_ENCLOSED], validate=True), box)
+    earlier = [_opened(base64.b64decode(one, validate=True), box) for one in content[_EARLIER]]
+    return {**inner, ATTACKS: content[ATTACKS], **({DISCARDED: earlier} if earlier else {})}
 
 
 def _public(folder: Path) -> PublicKey:

@@ -222,9 +222,15 @@ _ALWAYS = (
     ("input example of the registered model", "not present", "made up from preprocessing constants"),
     ("noiseless unlearned weights", "not present", "held in memory only, never written"),
     (
+        "attacks' shadow models and rows of the forget set",
+        "not present",
+        "held in memory only, never written",
+    ),
+    (
         "sealed annex of this certificate",
         "not covered",
-        "holds figures computed from these people's rows, no row; kept as evidence that the auditor alone can read",
+        "holds figures and attack scores computed from these people's rows, no row; kept as evidence that the auditor "
+        "alone can read",
     ),
     (
         "subject ids in the tickets database",

@@ -33,23 +33,42 @@ class AliasMove(BaseModel):
     to_version: int = Field(ge=1)
 
 
+class Incident(BaseModel):
+    """That an attack contradicted a certificate, so that a mechanism is suspect; or that an officer cleared it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    event: Literal["suspected", "cleared"]
+    mechanism: str = Field(min_length=1)
+    reason: str = Field(min_length=1)
+    draws: int | None = Field(None, ge=0)  # of the batch by then: it may be suspected again after another
+    clears: int | None = Field(None, ge=1)  # sequence number of the incident that is cleared
+
+    @model_validator(mode="after")
+    def _one_or_the_other(self) -> Self:
+        if (self.event == "cleared") != (self.clears is not None):
+            raise ValueError("an incident is cleared by its number, and only that names one")
+        return self
+
+
 class LedgerEntry(BaseModel):
     """One event of a lineage.
 
     ``opening`` registers the first model; ``release`` a noised one; ``retraining`` an exact one, which starts the
     account anew; ``purge`` proves that superseded bytes of a batch are gone; ``alias``, in entries of version 2 alone,
     tells which version serves from then on: ``details`` are those of :class:`AliasMove`. Of one that was interrupted it
-    may be there before the alias has moved.
+    may be there before the alias has moved. ``incident``, in entries of version 3 alone, makes a mechanism suspect from
+    then on, or clears it: ``details`` are those of :class:`Incident`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
     type: Literal["https://expunge.dev/ledger-entry"] = LEDGER_TYPE
-    version: Literal[1, 2] = 1
+    version: Literal[1, 2, 3] = 1
     sequence: int = Field(ge=0)
     previous: str
     lineage: str
-    kind: Literal["opening", "release", "retraining", "purge", "alias"]
+    kind: Literal["opening", "release", "retraining", "purge", "alias", "incident"]
     issued_at: str
     batch: str | None = None
     certificate_id: str | None = None
@@ -73,17 +92,24 @@ class LedgerEntry(BaseModel):
     details: dict[str, Any] = {}
 
     @model_validator(mode="after")
-    def _alias_since_version_2(self) -> Self:
-        if (self.kind == "alias") != (self.version == 2):
-            raise ValueError(f"an entry of kind {self.kind} has version {2 if self.kind == 'alias' else 1}")
+    def _kinds_since_their_version(self) -> Self:
+        if self.version != (expected := version_of(self.kind)):
+            raise ValueError(f"an entry of kind {self.kind} has version {expected}")
         if self.kind == "alias":
             AliasMove.model_validate(self.details, strict=True)
+        if self.kind == "incident":
+            Incident.model_validate(self.details, strict=True)
         return self
 
     @property
     def move(self) -> AliasMove | None:
         """Where the alias goes; None for an entry of another kind."""
         return AliasMove.model_validate(self.details) if self.kind == "alias" else None
+
+    @property
+    def incident(self) -> Incident | None:
+        """What made a mechanism suspect, or cleared it; None for an entry of another kind."""
+        return Incident.model_validate(self.details) if self.kind == "incident" else None
 
     def to_json(self) -> dict[str, Any]:
         """Plain data.
@@ -100,6 +126,42 @@ class LedgerEntry(BaseModel):
             ``sha256:`` and 64 hexadecimal digits.
         """
         return digest(self.to_json())
+
+
+def version_of(kind: str) -> int:
+    """The version of entries of a kind.
+
+    Args:
+        kind: Of the entry.
+
+    Returns:
+        2 for ``alias``, 3 for ``incident``, else 1.
+
+    Example:
+        >>> version_of("alias")
+        2
+    """
+    return {"alias": 2, "incident": 3}.get(kind, 1)
+
+
+def suspects_of(entries: Sequence[LedgerEntry]) -> dict[str, int]:
+    """Mechanisms that an attack has contradicted, and nobody has cleared since.
+
+    Args:
+        entries: In order.
+
+    Returns:
+        Sequence number of the last incident, by mechanism.
+    """
+    suspects: dict[str, int] = {}
+    for entry in entries:
+        if (incident := entry.incident) is None:
+            continue
+        if incident.event == "suspected":
+            suspects[incident.mechanism] = entry.sequence
+        elif suspects.get(incident.mechanism) == incident.clears:
+            del suspects[incident.mechanism]
+    return suspects
 
 
 def account_of(entries: Sequence[LedgerEntry]) -> SequentialAccount:
@@ -239,6 +301,7 @@ def check_ledger(entries: Sequence[LedgerEntry]) -> list[str]:
     """
     findings: list[str] = []
     previous, account, serving = GENESIS, SequentialAccount(), None
+    suspects: dict[str, int] = {}
     for index, entry in enumerate(entries):
         where = f"entry {index}"
         if entry.lineage != entries[0].lineage:
@@ -254,6 +317,14 @@ def check_ledger(entries: Sequence[LedgerEntry]) -> list[str]:
         if entry.records_removed < 0:
             findings.append(f"{where}: {entry.records_removed} records removed")
         previous = entry.digest()
+        if entry.kind in ("release", "retraining") and entry.mechanism in suspects:
+            findings.append(
+                f"{where}: a release by {entry.mechanism}, which is suspect since entry {suspects[entry.mechanism]}"
+            )
+        if (incident := entry.incident) is not None and incident.event == "suspected":
+            suspects[incident.mechanism] = index
+        elif incident is not None and suspects.pop(incident.mechanism, None) != incident.clears:
+            findings.append(f"{where}: clears no incident of {incident.mechanism} that is open")
         if entry.kind in ("opening", "retraining"):
             account = SequentialAccount()
             if entry.epsilon or entry.delta:

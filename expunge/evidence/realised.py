@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from expunge.errors import ExpungeError
+from expunge.evidence.annex import ATTACKS, DISCARDED
 from expunge.evidence.certificate import Certificate
 from expunge.evidence.result import Answer, VerificationResult
 from expunge.evidence.verify import constants_of, noise_share
@@ -60,7 +61,41 @@ def verify_realised(
         answer.findings.append(
             f"annex: the error bound cannot be recomputed from its figures ({error.message})"
         )
+    try:
+        _attacked(answer, certificate, annex)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        answer.findings.append(f"annex: what attacks found is malformed ({str(error)[:60]})")
     return answer.result()
+
+
+def _attacked(answer: _Answer, certificate: Certificate, annex: dict[str, Any]) -> None:
+    """The gates that the certificate names against what the attacks found, and that against their limits."""
+    attacks = annex.get(ATTACKS)
+    if attacks is None:
+        answer.missing.append("annex: no attack is recorded: the release is of an earlier version")
+        return
+    if attacks["attacked"] is not True:
+        answer.missing.append("annex: no attack was made; the annex says why")
+        return
+    level, margin, found = _number(attacks, "level"), _number(attacks, "margin"), attacks["gates"]
+    answer.state(
+        all(
+            one["alarm"] is (_number(one, "p_value") <= level and _number(one, "auc") >= 0.5 + margin)
+            for one in found.values()
+        ),
+        "the attacks' alarms follow from what they found",
+        "an attack's alarm does not follow from what it found",
+    )
+    passed = {gate.name for gate in certificate.validation.gates if gate.passed}
+    exact = certificate.guarantee == "exact"  # attacks on a retrained model stop nothing
+    answer.state(
+        attacks["enforced"] is not exact
+        and (exact or all(name in passed and not one["alarm"] for name, one in found.items())),
+        "the gates of the certificate are those that the attacks let pass",
+        "the certificate says otherwise of a gate than the attack on the release",
+    )
+    if discarded := len(annex.get(DISCARDED, [])):
+        answer.checked.append(f"annex: it holds the attacks on {discarded} discarded release(s) of the batch")
 
 
 def _number(content: dict[str, Any], name: str) -> float:

@@ -17,6 +17,7 @@ from expunge.evidence.ledger import (
     check_ledger,
     parse_entries,
     serving_version,
+    version_of,
 )
 from expunge.evidence.ledger_file import Ledger, sign_head
 from expunge.evidence.verify_ledger import head_fault
@@ -145,7 +146,7 @@ class LedgerStore:
             return same[-1]
         draft = LedgerEntry(
             lineage=lineage,
-            version=2 if content["kind"] == "alias" else 1,
+            version=version_of(content["kind"]),
             sequence=len(entries),
             previous=entries[-1].digest() if entries else GENESIS,
             **content,
@@ -221,5 +222,5 @@ def _head(session: Session, lineage: str, sequence: int | None) -> dict[str, Any
 
 def _what(content: dict[str, Any]) -> tuple[Any, ...]:
     """What an entry is about: a batch may move the alias more than once."""
-    move = content["details"] if content["kind"] == "alias" else None
-    return content["kind"], content.get("batch"), content.get("certificate_id"), move
+    details = content["details"] if content["kind"] in ("alias", "incident") else None
+    return content["kind"], content.get("batch"), content.get("certificate_id"), details

@@ -5,7 +5,7 @@ returns is enough to write the certificate from; nothing else may enter one.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -55,6 +55,7 @@ class Context:
         draws: Noise draws that this batch has already spent.
         spent: What is recorded of each of them.
         same_data: Whether the parent was trained on the very version of the dataset that the batch begins with.
+        suspects: Mechanisms that an attack contradicted and nobody cleared, with the ledger's entry that says so.
     """
 
     spec: ModelSpec
@@ -67,6 +68,7 @@ class Context:
     draws: int = 0
     spent: tuple[Draw, ...] = ()
     same_data: bool = True
+    suspects: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def allowed_error(self) -> float:

@@ -90,6 +90,13 @@ def _judge(mechanism: Mechanism, assessment: Assessment, context: Context) -> As
     admit = context.policy.admit
     if assessment.refusal:
         return assessment
+    if mechanism.name in context.suspects:
+        return replace(
+            assessment,
+            refusal=f"suspect: an attack contradicted its certificate (entry {context.suspects[mechanism.name]} of the "
+            "ledger)",
+            remedy=f"find out why, then `expunge mechanism clear {mechanism.name} --reason TEXT`",
+        )
     if mechanism.guarantee not in admit.classes:
         return replace(
             assessment,

@@ -21,7 +21,16 @@ from expunge.reports.document import (
     Tag,
     Tone,
 )
-from expunge.reports.plain_words import CLASS_WORDS, STATUS_WORDS, bound, figure, recognition, verdict, who
+from expunge.reports.plain_words import (
+    CLASS_WORDS,
+    STATUS_WORDS,
+    bound,
+    figure,
+    gate_words,
+    recognition,
+    verdict,
+    who,
+)
 from expunge.reports.plots import accumulated_error_plot, accumulated_error_words
 
 STATUS_TONES: Final[dict[str, Tone]] = {
@@ -240,12 +249,12 @@ def _validation(c: Mapping[str, Any]) -> Section:
         (
             Table(
                 "Validation gates",
-                ("Gate", "Outcome", "Limit"),
+                ("Gate", "Outcome", "What it means, and its limit"),
                 [
                     (
                         (gate["name"],),
                         (Tag("passed", "good") if gate["passed"] else Tag("failed", "bad"),),
-                        (gate["limit"],),
+                        (f"{gate_words(gate['name'])}. Limit: {gate['limit']}",),
                     )
                     for gate in c["validation"]["gates"]
                 ],

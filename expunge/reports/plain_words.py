@@ -25,6 +25,35 @@ STATUS_WORDS = {
 }
 
 
+# Of the gates that a release passes before it is certified.
+GATE_WORDS = {
+    "data expectations": "the dataset without these people is as its contract says",
+    "utility": "the model still does its work",
+    "certificate": "its class, epsilon and delta are within policy",
+    "membership attack": "an attacker who asks the model about these people could not tell them from people whom no "
+    "model was trained on. That an attack fails proves nothing: the certificate does",
+    "membership attack as served": "the same through the interface that serves, in single precision",
+    "shadow attack": "the same, by an attacker who trained models of their own to know how hard each row is",
+    "exposure of retained people": "the people who stay are not exposed more than policy accepts",
+}
+
+
+def gate_words(name: str) -> str:
+    """What passing a gate means.
+
+    Args:
+        name: Of the gate, as in certificates.
+
+    Returns:
+        In plain words; of a gate that is not known here, that.
+
+    Example:
+        >>> gate_words("utility")
+        'the model still does its work'
+    """
+    return GATE_WORDS.get(name, "a gate that this release of Expunge does not know")
+
+
 def recognition(epsilon: float, delta: float) -> str:
     """How often a test may recognise the released model, beside how often it is wrong about the reference.
 

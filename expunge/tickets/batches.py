@@ -303,7 +303,7 @@ class BatchStore:
             row = _row(session, batch_id)
             if row.stage not in (BatchStage.PURGED, BatchStage.CLOSED):
                 raise TicketError("a batch cannot leave out a stage", got=f"{row.stage} to closed")
-            row.data = {**row.data, "scan": None}
+            row.data = {**row.data, "scan": None, "attempts": {}}  # sealed ones are in the annex
             blank_texts(session, row)
             session.execute(update(TicketRow).where(TicketRow.batch_id == batch_id).values(subject_id=None))
         self._database.compact()

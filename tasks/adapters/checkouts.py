@@ -5,7 +5,7 @@ import json
 import os
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from expunge.errors import WorkspaceError
@@ -85,6 +85,33 @@ def objects_of(repository: Repository, md5: str) -> Iterator[Path]:
         path = _find([*repository.stores.values()], one)
         if path is not None:
             yield path
+
+
+def objects_named(repository: Repository, md5: str, names: Sequence[str]) -> list[Path] | None:
+    """Some partitions of a version, wherever they lie.
+
+    Args:
+        repository: The workspace's.
+        md5: Digest of the version's folder.
+        names: Of the partitions.
+
+    Returns:
+        Files in cache or remote; None where one of them, or the version's manifest, is gone.
+    """
+    # Asking for the remotes takes a second, and most versions lie in the cache.
+    cache = repository.root / ".dvc" / "cache" / "files" / "md5"
+    for stores in ([cache], None):
+        places = stores or [*repository.stores.values()]
+        if (manifest := _find(places, md5)) is None:
+            continue
+        entries = json.loads(manifest.read_text(encoding="utf-8"))
+        known = {
+            entry["relpath"]: _find(places, entry["md5"]) for entry in entries if entry["relpath"] in names
+        }
+        found = [path for name in names if (path := known.get(name)) is not None]
+        if len(found) == len(names):
+            return found
+    return None
 
 
 def set_pointer(root: Path, text: str) -> None:

@@ -1,0 +1,89 @@
+"""What the annex lets an auditor check of attacks: alarms follow from figures, and gates from alarms."""
+
+import copy
+import json
+
+import pytest
+
+from expunge.evidence.certificate import parse_certificate
+from expunge.evidence.realised import verify_realised
+from expunge.reports.attacks import attack_lines, attack_rows
+from tests.evidence.forging import GOLDEN, golden_figures
+
+GATE = "membership attack"
+QUIET = {
+    "people": 8,
+    "others": 30,
+    "auc": 0.55,
+    "p_value": 0.3,
+    "smallest": 2e-8,
+    "highest": 0.9,
+    "alarm": False,
+}
+ATTACKS = {
+    "attacked": True,
+    "enforced": True,
+    "level": 0.0005,
+    "margin": 0.1,
+    "gates": {GATE: QUIET},
+    "parent": {**QUIET, "auc": 1.0},
+    "retained": None,
+}
+
+
+@pytest.fixture
+def certificate():
+    content = json.loads((GOLDEN / "certificate.json").read_text())
+    content["validation"]["gates"].append({"name": GATE, "passed": True, "limit": "a coin"})
+    return parse_certificate(content)
+
+
+def verify(certificate, **changes):
+    attacks = copy.deepcopy(ATTACKS)
+    attacks.update({name: value for name, value in changes.items() if name in attacks})
+    attacks["gates"][GATE].update({name: value for name, value in changes.items() if name in QUIET})
+    return verify_realised(certificate, {**golden_figures(), "attacks": attacks})
+
+
+def test_what_agrees_is_checked_and_quoted_nowhere(certificate):
+    outcome = verify(certificate)
+    assert outcome.verified
+    assert "annex: the attacks' alarms follow from what they found" in outcome.checked
+    assert "0.55" not in json.dumps(outcome.to_json())
+
+
+@pytest.mark.parametrize(
+    ("changes", "finding"),
+    [
+        ({"auc": 0.9, "p_value": 1e-7}, "does not follow"),
+        ({"alarm": True}, "does not follow"),
+        ({"auc": 0.9, "p_value": 1e-7, "alarm": True}, "says otherwise"),
+        ({"enforced": False}, "says otherwise"),
+        ({"gates": {"another attack": QUIET, GATE: QUIET}}, "says otherwise"),
+        ({"p_value": "0.3"}, "malformed"),
+        ({"level": None}, "malformed"),
+        ({"gates": {GATE: {"auc": 0.5}}}, "malformed"),
+    ],
+)
+def test_what_does_not_agree_is_a_finding(certificate, changes, finding):
+    findings = [line for line in verify(certificate, **changes).findings if "annex" in line]
+    assert any(finding in line for line in findings)
+    assert "0.9" not in " ".join(findings)
+
+
+def test_an_annex_without_attacks_says_so(certificate):
+    assert any(
+        "no attack is recorded" in line for line in verify_realised(certificate, golden_figures()).missing
+    )
+    assert any("no attack was made" in line for line in verify(certificate, attacked=False).missing)
+
+
+def test_an_auditor_reads_them_in_words():
+    (row, parent) = attack_rows(ATTACKS)
+    assert row == (GATE, "8", "30", "0.550", "0.3", "no")
+    assert parent[3] == "1.000"
+    assert "p-value of at most 0.0005" in " ".join(attack_lines(ATTACKS))
+    assert attack_rows(None) == []
+    assert "earlier version" in attack_lines(None)[0]
+    assert attack_lines({"attacked": False, "why": "none"}) == ["No attack was made: none."]
+    assert "unlike the others" in " ".join(attack_lines({**ATTACKS, "enforced": False}))
