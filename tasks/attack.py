@@ -23,6 +23,7 @@ from expunge.datasets.partitions import rows_in
 from expunge.datasets.preprocessing import encode
 from expunge.devices import device_in_use
 from expunge.errors import GateError
+from expunge.evidence.annex import ATTACK_GATES
 from expunge.gates.contradiction import contradicts, lowest_epsilon
 from expunge.gates.membership import Membership, alarms, membership, smallest_p_value
 from expunge.models.serving import SavedModel
@@ -32,11 +33,7 @@ from expunge.tickets.batches import Batch
 from tasks.adapters import access
 from tasks.adapters.checkouts import objects_named
 
-MEMBERSHIP_GATE, SERVED_GATE, SHADOW_GATE = (
-    "membership attack",
-    "membership attack as served",
-    "shadow attack",
-)
+MEMBERSHIP_GATE, SERVED_GATE, SHADOW_GATE = ATTACK_GATES
 RETAINED_GATE = "exposure of retained people"
 _SEED = 0  # public: which never-trained rows are looked at, which half sets thresholds
 _MOST = 1e9

@@ -19,6 +19,8 @@ from expunge.evidence.canonical import canonical_bytes, parse_json
 ANNEX_FILE = "annex.sealed"
 FIGURES_FILE = "figures.sealed"  # of the mechanism, until validation puts them into the annex
 ATTACKS, DISCARDED = "attacks", "discarded"  # names in an opened annex
+# Gates that an attack on the forget set decides; a certificate that names one has an annex with what it found.
+ATTACK_GATES = ("membership attack", "membership attack as served", "shadow attack")
 _ENCLOSED, _EARLIER = "enclosed", "earlier"
 PUBLIC_NAME = "auditor.pub"
 PRIVATE_NAME = "auditor.key"

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from expunge.errors import ExpungeError
-from expunge.evidence.annex import ATTACKS, DISCARDED
+from expunge.evidence.annex import ATTACK_GATES, ATTACKS, DISCARDED
 from expunge.evidence.certificate import Certificate
 from expunge.evidence.result import Answer, VerificationResult
 from expunge.evidence.verify import constants_of, noise_share
@@ -72,7 +72,10 @@ def _attacked(answer: _Answer, certificate: Certificate, annex: dict[str, Any]) 
     """The gates that the certificate names against what the attacks found, and that against their limits."""
     attacks = annex.get(ATTACKS)
     if attacks is None:
-        answer.missing.append("annex: no attack is recorded: the release is of an earlier version")
+        if any(gate.name in ATTACK_GATES for gate in certificate.validation.gates):
+            answer.findings.append("annex: the certificate names an attack of which it knows nothing")
+        else:
+            answer.missing.append("annex: no attack is recorded: the release is of an earlier version")
         return
     if attacks["attacked"] is not True:
         answer.missing.append("annex: no attack was made; the annex says why")

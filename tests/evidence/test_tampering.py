@@ -104,6 +104,7 @@ def test_what_nobody_touched_verifies_with_everything_at_hand(operator, issued):
     assert outcome.verified, outcome.findings
     assert outcome.missing == (
         "ledger: witness: none was given; whether this is an old copy, or signed anew, was not checked",
+        "annex: no attack is recorded: the release is of an earlier version",
     )
 
 
