@@ -158,11 +158,12 @@ def test_closing_erases_people_and_fingerprints(
     with pytest.raises(TicketError, match="planned to closed"):
         batches.close(batch.batch_id)
     assert len(tickets.subject_ids(batch.batch_id)) == 2
-    batches.record(batch.batch_id, scan={"rows": ["f00d"]}, kept="yes")
+    batches.record(batch.batch_id, scan={"rows": ["f00d"]}, attempts={"convex, 1": "sealed"}, kept="yes")
     for stage in ORDER[1:-1]:
         batches.advance(batch.batch_id, stage)
     closed = batches.close(batch.batch_id)
-    assert (closed.stage, closed.data) == (BatchStage.CLOSED, {"scan": None, "kept": "yes"})
+    assert closed.stage == BatchStage.CLOSED
+    assert closed.data == {"scan": None, "attempts": {}, "kept": "yes"}
     assert tickets.subject_ids(batch.batch_id) == []
     assert all(tickets.get(t).closed_at is not None for t in batch.tickets)
     assert closed.pseudonyms == batch.pseudonyms
