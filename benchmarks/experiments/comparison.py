@@ -50,8 +50,9 @@ _COLOURS = {
 
 
 def cells(setting: Setting) -> list[Cell]:
-    """Every method of every seed, the models that the others need first."""
-    return [{"seed": seed, "method": method} for seed in setting["seeds"] for method in METHODS]
+    """Every method of every seed, the models that the others need first, but for those that the setting leaves out."""
+    methods = [method for method in METHODS if method not in setting.get("leave_out", {})]
+    return [{"seed": seed, "method": method} for seed in setting["seeds"] for method in methods]
 
 
 def run(setting: Setting, cell: Cell, place: Place) -> dict[str, Any]:
@@ -187,6 +188,7 @@ def _described(document: Document, found: dict[str, list[dict[str, Any]]]) -> st
         f"{spread([row['forgotten'] for row in first], ',.0f')} forgotten; convex model: {convex['name']}. "
         f"Mean ± standard deviation over seeds {', '.join(map(str, setting['seeds']))}, each with a forget set, "
         "initial weights and batch order of its own.\n"
+        + "".join(f"Not run: {NAMES[m]} ({why}).\n" for m, why in setting.get("leave_out", {}).items())
     )
 
 
