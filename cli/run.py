@@ -46,7 +46,8 @@ def plan(
         "seconds_a_ticket": chosen_one.seconds / len(chosen) if chosen_one and chosen else None,
         "products_at_most": None if ratio is None else ratio * context.training_products,
     }
-    waiting = waiting_for(chosen, state.policy.batch, datetime.now(UTC))
+    fewest = state.policy.attacks.difference.minimum_people
+    waiting = waiting_for(chosen, state.policy.batch, datetime.now(UTC), fewest=fewest)
     asked = max((t.received_at for t in chosen), default=None)
     unresolved = state.coverage.unresolved(len(chosen), asked)
     if json:

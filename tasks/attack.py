@@ -22,7 +22,7 @@ from expunge.attacks.shadows import plan_shadows, score_models, train_shadows
 from expunge.datasets.partitions import rows_in
 from expunge.datasets.preprocessing import encode
 from expunge.devices import device_in_use
-from expunge.errors import GateError
+from expunge.errors import GateError, NotConvergedError
 from expunge.evidence.annex import ATTACK_GATES
 from expunge.gates.contradiction import contradicts, lowest_epsilon
 from expunge.gates.membership import Membership, alarms, membership, smallest_p_value
@@ -233,7 +233,18 @@ def _by_shadows(
     count = policy.shadows.count + policy.shadows.count % 2
     plan = plan_shadows(model.spec, len(train), count, seed=_SEED, people=list(train["subject_id"]))
     features, labels = torch.from_numpy(encoded.features), torch.from_numpy(encoded.labels)
-    weights = train_shadows(plan, features, labels, search=model.search)  # in memory alone: nothing to purge
+    try:
+        weights = train_shadows(
+            plan, features, labels, search=model.search
+        )  # in memory alone: nothing to purge
+    except NotConvergedError as error:
+        raise GateError(
+            "shadow models cannot be trained, and the attack that policy asks for cannot be made",
+            expected="models that converge on half of the retain set",
+            got=error.message,
+            remedy="set attacks.shadows.count to 0 in policy.yaml and run again (the certificate names no such gate), "
+            "or raise training.l2 in params.yaml and train anew",
+        ) from error
     shadows = score_models(
         plan, weights, torch.from_numpy(asked.features), asked.labels, search=model.search
     ).logit_confidence

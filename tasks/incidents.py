@@ -8,6 +8,7 @@ from expunge.tickets.batches import Batch
 from expunge.tickets.intake import check_reason
 from expunge.tickets.lifecycle import OPEN
 from tasks.alarms import alarm_of_batch
+from tasks.leases import lineage_lease
 from tasks.ledger import append
 
 CONTRADICTED = "an attack contradicts the certificate"
@@ -52,6 +53,7 @@ def clear(state: State, mechanism: str, reason: str) -> LedgerEntry:
     Raises:
         CertificateRefusedError: If there is no such mechanism.
         InputError: If it is not suspect, or the reason will not do.
+        LeaseHeldError: If a batch is at work on the lineage.
     """
     mechanism_named(mechanism)
     waiting = [ticket.ticket_id for ticket in state.tickets.select(states=OPEN)]
@@ -72,4 +74,5 @@ def clear(state: State, mechanism: str, reason: str) -> LedgerEntry:
         "draws": None,
         "clears": suspects[mechanism],
     }
-    return append(state, kind="incident", details=details)
+    with lineage_lease(state):
+        return append(state, kind="incident", details=details)

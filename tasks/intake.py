@@ -39,13 +39,14 @@ def require_known(state: State, subject_id: str) -> bool:
     return True
 
 
-def waiting_for(due: Sequence[Ticket], policy: BatchPolicy, now: datetime) -> str | None:
+def waiting_for(due: Sequence[Ticket], policy: BatchPolicy, now: datetime, *, fewest: int = 1) -> str | None:
     """Why the due tickets do not make a batch yet.
 
     Args:
         due: Verified tickets.
         policy: When a batch starts.
         now: The time, with its zone.
+        fewest: People whom no batch may be without, whatever the deadline (attacks.difference.minimum_people).
 
     Returns:
         The reason, or None if a batch may start.
@@ -56,6 +57,11 @@ def waiting_for(due: Sequence[Ticket], policy: BatchPolicy, now: datetime) -> st
     """
     if not due:
         return "nothing is due"
+    if len(due) < fewest:
+        return (
+            f"{len(due)} of at least {fewest} people are due; attacks.difference.minimum_people in policy.yaml lets no "
+            "smaller batch start, whatever the deadline"
+        )
     waited = now - min(ticket.received_at for ticket in due)
     left = min(ticket.due_at for ticket in due) - now
     if (
@@ -111,7 +117,8 @@ def open_due_batch(state: State) -> str | None:
     """
     for last in (False, True):
         due = state.tickets.due_for_batch()
-        if waiting_for(due, state.policy.batch, datetime.now(UTC)) is not None:
+        fewest = state.policy.attacks.difference.minimum_people
+        if waiting_for(due, state.policy.batch, datetime.now(UTC), fewest=fewest) is not None:
             return None
         try:
             return state.batches.open_batch([ticket.ticket_id for ticket in due]).batch_id

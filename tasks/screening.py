@@ -53,7 +53,7 @@ def screen(batch_id: str) -> list[str]:
             "too few people in the batch: whoever has both versions sees what they have in common",
             expected=f"at least {fewest}",
             got=str(len(batch.tickets)),
-            remedy="raise batch.minimum_size so that batches wait for more, or lower attacks.difference.minimum_people",
+            remedy="lower attacks.difference.minimum_people for this batch, and run again; later ones wait for more",
         )
     struck = _struck(state, batch, state.policy.attacks.guards)
     changes: dict[str, Any] = {"guards": struck}

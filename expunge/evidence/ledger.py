@@ -376,8 +376,8 @@ def _check_dates(entries: Sequence[LedgerEntry]) -> Iterator[str]:
             yield f"entry {index}: dated {entry.issued_at}, in the future"
         if latest is not None and latest - moment > CLOCKS:
             yield f"entry {index}: dated {entry.issued_at}, and an entry before it {latest.isoformat()}"
-        # A certificate keeps its date when its batch is resumed; the purge of an earlier batch may come in between.
-        if entry.kind != "purge":
+        # A certificate keeps its date when its batch is resumed; what is no certificate may come in between.
+        if entry.kind not in ("purge", "incident"):
             latest = moment if latest is None else max(latest, moment)
 
 

@@ -305,6 +305,8 @@ def test_annex_opens_with_the_auditors_key_alone(tmp_path):
     create_auditor_keys(tmp_path / "b")
     sealed, _ = seal({"gradient_norm": 1.5e-9}, tmp_path / "a")
     assert b"gradient" not in sealed
+    longer, _ = seal({"gradient_norm": 1.5e-9, "points": [[0.25, 0.5]] * 1000}, tmp_path / "a")
+    assert len(longer) == len(sealed)  # whose length would tell of the figures
     assert open_annex(sealed, tmp_path / "a" / PRIVATE_NAME) == {"gradient_norm": 1.5e-9}
     with pytest.raises(VerificationError):
         open_annex(sealed, tmp_path / "b" / PRIVATE_NAME)

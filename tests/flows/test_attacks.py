@@ -276,10 +276,16 @@ def test_a_guard_sends_the_batch_to_retraining(workspace):
     assert {"mechanism": "convex", "reason": "a guard struck"} in batch.data["refusals"]
 
 
-def test_a_batch_of_too_few_is_refused_before_a_row_is_removed(workspace):
+def test_too_few_people_wait_and_a_batch_of_them_is_refused_before_a_row_is_removed(workspace):
     change(workspace.root, attacks={"difference": {"minimum_people": 2}})
-    before = len(read_dataset(workspace.root / "data" / "dataset"))
+    before, batches = len(read_dataset(workspace.root / "data" / "dataset")), len(workspace.batches())
     leave(workspace, 1)
+    assert workspace("run") == 0
+    assert len(workspace.batches()) == batches
+    state = workspace.state()
+    state.batches.open_batch(
+        [ticket.ticket_id for ticket in state.tickets.due_for_batch()]
+    )  # of an earlier release
     assert workspace("run") == 1
     assert "too few people" in workspace.batches()[-1].error
     assert len(read_dataset(workspace.root / "data" / "dataset")) == before

@@ -14,6 +14,7 @@ from expunge.mechanisms.contract import Context
 from expunge.mechanisms.planner import make_plan
 from expunge.models.spec import ModelSpec
 from expunge.settings import Params, Policy
+from expunge.tickets.batches import BatchStore
 from tasks import incidents
 from tasks.incidents import clear, suspect
 
@@ -26,10 +27,12 @@ def state(tmp_path, monkeypatch):
     keys.create(datetime.now(UTC))
     told = []
     monkeypatch.setattr(incidents, "alarm_of_batch", lambda state, batch_id, said: told.append(said))
+    database = open_database(f"sqlite:///{tmp_path}/ledger.db")
     made = SimpleNamespace(
         lineage="expunge-test",
+        batches=BatchStore(database),
         policy=Policy(),
-        ledger=LedgerStore(open_database(f"sqlite:///{tmp_path}/ledger.db"), keys),
+        ledger=LedgerStore(database, keys),
         tickets=SimpleNamespace(
             select=lambda states: [SimpleNamespace(ticket_id="t-1")], subjects_of=lambda ids: [PERSON]
         ),

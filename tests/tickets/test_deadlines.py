@@ -183,3 +183,5 @@ def test_when_a_batch_starts(tickets):
     patient = policy.model_copy(update={"maximum_wait_days": 90})
     assert waiting_for(two, patient, two[0].due_at - timedelta(days=8)) is not None
     assert waiting_for(two, patient, two[0].due_at - timedelta(days=7)) is None
+    assert "2 of at least 3 people" in waiting_for(two, patient, two[0].due_at, fewest=3)
+    assert waiting_for(two, patient, two[0].due_at, fewest=2) is None
