@@ -91,7 +91,12 @@ def attack(
             [], {"attacked": False, "why": "attacks.population is not enabled in policy.yaml"}, False
         )
     fresh = _never_trained(frame, policy.population.max_rows)
-    forgotten, others = _forget_set(state, batch), fresh["subject_id"].nunique()
+    leave = _forget_set(state, batch)
+    if _split_by_row(frame) or _split_by_row(leave):
+        why = "some people have rows in both splits: nobody among the never-trained is like them, and no test is exact"
+        return Attacked([], {"attacked": False, "why": why}, False)
+    forgotten = leave if leave.empty else leave[leave["split"] == "train"]
+    others = fresh["subject_id"].nunique()
     names = [
         MEMBERSHIP_GATE,
         *([SERVED_GATE] if policy.served else ()),
@@ -100,13 +105,19 @@ def attack(
     # all together raise a false alarm no more often than policy accepts
     level = policy.false_alarm / len(names)
     too_few = others < _FEWEST
+    stays = None if too_few else _retained(frame, fresh, released)
+    about_stays = (
+        [_retained_gate(stays, policy.retained.max_auc)]
+        if policy.retained.max_auc is not None and stays is not None and not exact
+        else []
+    )
     if forgotten.empty or too_few:
         why = "no row of theirs was trained on" if forgotten.empty else "too few people were never trained on"
         # as if they had been attacked: that none of them was trained on is not told
         told_all = (
             [] if exact or too_few else [_gate(name, batch, others, True, level, policy) for name in names]
         )
-        return Attacked(told_all, {"attacked": False, "why": why}, False)
+        return Attacked([*told_all, *about_stays], {"attacked": False, "why": why}, False)
     rows = _rows(forgotten, fresh, released)
     logits, before = _logits(released, rows.frame), _logits(parent, rows.frame)
     scores = {MEMBERSHIP_GATE: logit_confidence(logits, rows.labels)}
@@ -116,29 +127,34 @@ def attack(
         scores[SHADOW_GATE] = _by_shadows(policy, frame, rows, released, logits)
     found = {name: rows.compare(values) for name, values in scores.items()}
     told = {name: alarms(one, level=level, margin=policy.population.margin) for name, one in found.items()}
-    gates = [_gate(name, batch, others, not told[name], level, policy) for name in names if not exact]
-    stays = _retained(frame, fresh, released)
-    if policy.retained.max_auc is not None and stays is not None and not exact:
-        gates.append(_retained_gate(stays, policy.retained.max_auc))
     release, confidence = batch.data["release"], policy.contradiction.confidence
-    contradicted = not exact and any(
+    contradicting = {
         # as many chances as there are attacks
-        told[name]
+        name: not exact
         and contradicts(min(1.0, one.p_value * len(found)), release["epsilon"], release["delta"], confidence)
         for name, one in found.items()
-    )
+    }
+    # a contradiction stops the release even where the difference is too small to matter
+    gates = [
+        _gate(name, batch, others, not (told[name] or contradicting[name]), level, policy)
+        for name in names
+        if not exact
+    ]
     sealed = {
         "attacked": True,
         "enforced": not exact,
         "level": level,
         "margin": policy.population.margin,
-        "gates": {name: {**one.to_json(), "alarm": told[name]} for name, one in found.items()},
+        "gates": {
+            name: {**one.to_json(), "alarm": told[name], "contradicts": contradicting[name]}
+            for name, one in found.items()
+        },
         "parent": rows.compare(logit_confidence(before, rows.labels)).to_json(),
         "retained": stays.to_json() if stays is not None else None,
         "people": _people(state, rows, scores[MEMBERSHIP_GATE]),
         "report": _report(rows, scores, found, batch, confidence, _difference(rows, logits, before)).sealed(),
     }
-    return Attacked(gates, sealed, contradicted)
+    return Attacked([*gates, *about_stays], sealed, any(contradicting.values()))
 
 
 def _report(
@@ -162,7 +178,7 @@ def _report(
                 release["delta"],
                 confidence,
                 f"{name}: exact rank test of one release, people taken to be alike",
-                release["epsilon"],
+                None if release["guarantee"] == "exact" else release["epsilon"],
             )
             for name, one in found.items()
         ),
@@ -176,7 +192,7 @@ def _logits(model: SavedModel, frame: pd.DataFrame) -> NDArray[np.float64]:
 
 
 def _forget_set(state: State, batch: Batch) -> pd.DataFrame:
-    """Training rows of the people who leave, from the version before the removal; never written anywhere."""
+    """Rows of the people who leave, from the version before the removal; never written anywhere."""
     repo, md5 = access.repository(state), batch.data["before"]["md5"]
     paths = objects_named(repo, md5, batch.data["partitions"])
     if paths is None:
@@ -187,26 +203,33 @@ def _forget_set(state: State, batch: Batch) -> pd.DataFrame:
             remedy="`dvc fetch` them; or set attacks.population.enabled to false in policy.yaml, which the certificate "
             "then shows: it names no such gate",
         )
-    rows = rows_in(paths, state.tickets.subject_ids(batch.batch_id)) if paths else pd.DataFrame()
-    return rows if rows.empty else rows[rows["split"] == "train"]
+    return rows_in(paths, state.tickets.subject_ids(batch.batch_id)) if paths else pd.DataFrame()
+
+
+def _split_by_row(frame: pd.DataFrame) -> bool:
+    """Whether anybody has training rows and test rows: those of whom both are seen are unlike those of one."""
+    if frame.empty:
+        return False
+    tested = frame.loc[frame["split"] == "test", "subject_id"].unique()
+    return bool(frame.loc[frame["split"] == "train", "subject_id"].isin(tested).any())
 
 
 def _never_trained(frame: pd.DataFrame, most: int) -> pd.DataFrame:
     """Test rows of people without a training row, whole people as long as there is room."""
-    trained = set(frame.loc[frame["split"] == "train", "subject_id"])
+    trained = frame.loc[frame["split"] == "train", "subject_id"].unique()
     rows = frame[(frame["split"] == "test") & ~frame["subject_id"].isin(trained)]
     return _sample(rows, most)
 
 
 def _sample(rows: pd.DataFrame, most: int) -> pd.DataFrame:
-    """Rows of some people, drawn by position: nothing but their number and order enters."""
+    """Rows of some people, drawn by position, of nobody with more rows than there is room for."""
     if len(rows) <= most:
         return rows
     people = rows["subject_id"].unique()
     drawn = pd.Series(np.random.default_rng(_SEED).permutation(people))
-    counts = rows["subject_id"].value_counts()
-    chosen = drawn[drawn.map(counts).cumsum() <= most]
-    return rows[rows["subject_id"].isin(set(chosen))]
+    sizes = drawn.map(rows["subject_id"].value_counts())
+    drawn, sizes = drawn[sizes <= most], sizes[sizes <= most]
+    return rows[rows["subject_id"].isin(drawn[sizes.cumsum() <= most])]
 
 
 def _rows(forgotten: pd.DataFrame, fresh: pd.DataFrame, model: SavedModel) -> _Rows:
@@ -293,8 +316,8 @@ def _gate(
     people = len(batch.tickets)
     few = " and could not fail with so few" if smallest_p_value(people, others) > level else ""
     limit = (
-        f"area under the curve below {0.5 + policy.population.margin:g}, or rank test above {level:.2g}; {people} who "
-        f"leave against {others} never trained on{few}"
+        f"area under the curve less than {policy.population.margin:g} from 0.5, or two-sided rank test above "
+        f"{level:.2g}; up to {people} who leave against {others} never trained on{few}"
     )
     return {"name": name, "passed": passed, "limit": limit}
 

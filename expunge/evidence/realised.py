@@ -83,7 +83,7 @@ def _attacked(answer: _Answer, certificate: Certificate, annex: dict[str, Any]) 
     level, margin, found = _number(attacks, "level"), _number(attacks, "margin"), attacks["gates"]
     answer.state(
         all(
-            one["alarm"] is (_number(one, "p_value") <= level and _number(one, "auc") >= 0.5 + margin)
+            one["alarm"] is (_number(one, "p_value") <= level and abs(_number(one, "auc") - 0.5) >= margin)
             for one in found.values()
         ),
         "the attacks' alarms follow from what they found",
@@ -93,7 +93,13 @@ def _attacked(answer: _Answer, certificate: Certificate, annex: dict[str, Any]) 
     exact = certificate.guarantee == "exact"  # attacks on a retrained model stop nothing
     answer.state(
         attacks["enforced"] is not exact
-        and (exact or all(name in passed and not one["alarm"] for name, one in found.items())),
+        and (
+            exact
+            or all(
+                name in passed and not one["alarm"] and not one.get("contradicts", False)
+                for name, one in found.items()
+            )
+        ),
         "the gates of the certificate are those that the attacks let pass",
         "the certificate says otherwise of a gate than the attack on the release",
     )

@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 def gradient_norms(
     features: NDArray[np.float64], labels: NDArray[np.int64], probabilities: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Norm of each row's gradient with respect to a linear layer on the features.
+    """Norm of each row's gradient with respect to a linear layer on the features, and its reach.
 
-    Formula: ``||p - e_y|| sqrt(||x||^2 + 1)``, exact for softmax regression with a bias, a proxy for other models.
+    Formula: ``||p - e_y|| r`` with reach ``r = sqrt(||x||^2 + 1)``, exact for softmax regression with a bias, a proxy
+    for other models. As ``||p - e_y|| <= sqrt(2)``, a row that is predicted wrong has a norm of about its reach.
 
     Args:
         features: Shape (n, d).
@@ -20,23 +21,27 @@ def gradient_norms(
         probabilities: Of the model, rows sum to 1, shape (n, k).
 
     Returns:
-        Shape (n,).
+        Norm and reach of each row, shape (n, 2).
     """
     residual = probabilities.copy()
     residual[np.arange(len(labels)), labels] -= 1
-    norms: NDArray[np.float64] = np.linalg.norm(residual, axis=1) * np.sqrt((features**2).sum(axis=1) + 1)
-    return norms
+    reach = np.sqrt((features**2).sum(axis=1) + 1)
+    return np.column_stack([np.linalg.norm(residual, axis=1) * reach, reach])
 
 
 def is_outlier(ours: NDArray[np.float64], theirs: NDArray[np.float64], factor: float) -> bool:
-    """Whether some row pulls far harder than rows of other people.
+    """Whether some row pulls far harder than rows of other people do, or could.
+
+    Formula: ``max(ours) > factor max(q99(theirs), median reach of theirs)``: a model that is sure of all rows has
+    ``q99`` near 0, and a single wrong label, which is honest, would be far above it.
 
     Args:
-        ours: Norms of rows that are to be forgotten, at least one.
-        theirs: Norms of other people's rows, at least one.
-        factor: How many times their 99th percentile is too much, above 1.
+        ours: Of :func:`gradient_norms`, rows that are to be forgotten, at least one, shape (n, 2).
+        theirs: Of other people's rows, at least one, shape (m, 2).
+        factor: How many times what is usual is too much, above 1.
 
     Returns:
         True if one does.
     """
-    return bool(ours.max() > factor * np.quantile(theirs, 0.99))
+    usual = max(np.quantile(theirs[:, 0], 0.99), np.median(theirs[:, 1]))
+    return bool(ours[:, 0].max() > factor * usual)

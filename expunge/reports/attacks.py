@@ -18,8 +18,8 @@ def attack_lines(attacks: Mapping[str, Any] | None) -> list[str]:
     if not attacks.get("attacked"):
         return [f"No attack was made: {attacks.get('why', 'no reason is given')}."]
     said = [
-        f"An alarm: AUC at least {0.5 + attacks['margin']:g} and a p-value of at most {attacks['level']:.2g}. "
-        "An AUC of 0.5 is a coin's.",
+        f"An alarm: AUC at least {attacks['margin']:g} from 0.5 and a p-value of at most {attacks['level']:.2g}. "
+        "An AUC of 0.5 is a coin's; near 0 people are told as well as near 1.",
         "The parent was trained on these people: what the attack finds there is what it can find at all.",
     ]
     if not attacks["enforced"]:

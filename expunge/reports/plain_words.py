@@ -30,8 +30,9 @@ GATE_WORDS = {
     "data expectations": "the dataset without these people is as its contract says",
     "utility": "the model still does its work",
     "certificate": "its class, epsilon and delta are within policy",
-    "membership attack": "an attacker who asks the model about these people could not tell them from people whom no "
-    "model was trained on. That an attack fails proves nothing: the certificate does",
+    "membership attack": "this attack, which asks the model about these people, did not tell them from people whom no "
+    "model was trained on; with few people it may be unable to. That an attack fails proves nothing: the certificate "
+    "does",
     "membership attack as served": "the same through the interface that serves, in single precision",
     "shadow attack": "the same, by an attacker who trained models of their own to know how hard each row is",
     "exposure of retained people": "the people who stay are not exposed more than policy accepts",

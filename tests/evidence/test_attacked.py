@@ -16,7 +16,7 @@ QUIET = {
     "others": 30,
     "auc": 0.55,
     "p_value": 0.3,
-    "smallest": 2e-8,
+    "smallest": 4e-8,
     "highest": 0.9,
     "alarm": False,
 }
@@ -56,9 +56,11 @@ def test_what_agrees_is_checked_and_quoted_nowhere(certificate):
     ("changes", "finding"),
     [
         ({"auc": 0.9, "p_value": 1e-7}, "does not follow"),
+        ({"auc": 0.1, "p_value": 1e-7}, "does not follow"),
         ({"alarm": True}, "does not follow"),
         ({"auc": 0.9, "p_value": 1e-7, "alarm": True}, "says otherwise"),
         ({"enforced": False}, "says otherwise"),
+        ({"gates": {GATE: {**QUIET, "contradicts": True}}}, "says otherwise"),
         ({"gates": {"another attack": QUIET, GATE: QUIET}}, "says otherwise"),
         ({"p_value": "0.3"}, "malformed"),
         ({"level": None}, "malformed"),

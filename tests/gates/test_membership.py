@@ -5,7 +5,9 @@ from itertools import combinations
 
 import numpy as np
 import pytest
+from scipy.stats import mannwhitneyu
 
+from expunge.gates import membership as module
 from expunge.gates.contradiction import contradiction_p_value, contradicts, lowest_epsilon
 from expunge.gates.influence import gradient_norms, is_outlier
 from expunge.gates.membership import alarms, membership, smallest_p_value
@@ -30,7 +32,7 @@ def test_the_p_value_is_exact_over_every_labelling(scores):
     for level in np.unique(found):
         assert (found <= level).mean() <= level * (1 + 1e-9)
     if len(set(scores)) == len(scores):
-        assert found.min() == pytest.approx(smallest_p_value(3, 6)) == pytest.approx(1 / 84)
+        assert found.min() == pytest.approx(smallest_p_value(3, 6)) == pytest.approx(2 / 84)
 
 
 def test_false_alarms_of_people_with_many_rows_are_rare():
@@ -75,19 +77,57 @@ def test_a_class_that_is_easy_is_no_alarm():
 def test_ties_do_not_alarm_and_one_person_cannot():
     assert compare(np.ones(30), np.arange(30) < 10).p_value == pytest.approx(1.0)
     found = compare(np.arange(30.0), np.arange(30) == 29)
-    assert found.p_value == pytest.approx(1 / 30) == pytest.approx(found.smallest)
+    assert found.p_value == pytest.approx(2 / 30) == pytest.approx(found.smallest)
     with pytest.raises(ValueError, match="both sides"):
         compare(np.ones(3), np.ones(3, dtype=bool))
 
 
 def test_many_people_are_compared_in_no_time_and_not_too_boldly():
     """The normal approximation is used where the exact test is dear: its p-value is the larger one."""
-    from scipy.stats import mannwhitneyu
-
     rng = np.random.default_rng(6)
-    ours, theirs = rng.normal(1.6, 1, 6), rng.normal(size=9000)
-    found = compare(np.concatenate([ours, theirs]), np.arange(9006) < 6)
-    assert found.p_value >= mannwhitneyu(ours, theirs, alternative="greater", method="exact").pvalue
+    for people, others in ((40, 1300), (400, 80), (12, 14_000)):
+        wins = int(people * others * rng.uniform(0.85, 0.99))
+        assert people * others * min(people, others) > module._EXACT
+        near = module._p_value(people, others, wins)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(module, "_EXACT", 10**9)
+            assert near >= module._p_value(people, others, wins)
+
+
+@pytest.mark.parametrize(("people", "others"), [(1, 40), (3, 17), (9, 12), (12, 5)])
+def test_the_exact_test_is_that_of_scipy(people, others):
+    rng = np.random.default_rng(8)
+    for _ in range(10):
+        scores = rng.permutation(people + others) + 2.0 * (np.arange(people + others) < people)
+        scores += rng.uniform(0, 0.1, len(scores))  # no ties
+        expected = mannwhitneyu(scores[:people], scores[people:], alternative="two-sided", method="exact")
+        found = compare(scores, np.arange(people + others) < people)
+        assert found.p_value == pytest.approx(expected.pvalue)
+        assert found.auc == pytest.approx(expected.statistic / (people * others))
+
+
+def test_people_who_stand_out_low_are_caught_as_well():
+    """A release that is unusually unsure of them tells them apart just as well; so it is with ties."""
+    rng = np.random.default_rng(9)
+    scores = np.round(np.concatenate([rng.normal(3, 1, 20), rng.normal(0, 1, 100)]), 1)
+    high, low = (compare(sign * scores, np.arange(120) < 20) for sign in (1, -1))
+    assert low.auc == pytest.approx(1 - high.auc)
+    assert low.p_value == high.p_value
+    assert alarms(low, level=1e-3, margin=0.1)
+    assert not alarms(low, level=1e-3, margin=0.49)
+
+
+def test_three_people_who_are_exposed_are_caught_among_many():
+    for people in (3, 11):  # by the exact test, by the normal approximation
+        found = compare(np.arange(20_000.0), np.arange(20_000) >= 20_000 - people)
+        assert found.p_value == found.smallest < 1e-6
+        assert alarms(found, level=5e-4, margin=0.1)
+
+
+def test_one_person_needs_3999_others():
+    assert smallest_p_value(1, 3999) <= 5e-4 < smallest_p_value(1, 3998)
+    # the approximation is used where it is too much work, and what it cannot reach is said
+    assert smallest_p_value(1, module._EXACT + 1) > 5e-4
 
 
 def test_a_certified_release_contradicts_no_more_often_than_stated():
@@ -115,6 +155,20 @@ def test_a_row_that_pulls_is_seen():
     norms = gradient_norms(features, labels, likely)
     one = np.append(features[0], 1.0)
     outer = np.outer(likely[0] - np.eye(3)[labels[0]], one)
-    assert norms[0] == pytest.approx(np.linalg.norm(outer))
+    assert norms[0] == pytest.approx([np.linalg.norm(outer), np.linalg.norm(one)])
     assert not is_outlier(norms[:20], norms[20:], 20.0)
-    assert is_outlier(np.append(norms[:20], 1000.0), norms[20:], 20.0)
+    assert is_outlier(np.vstack([norms[:20], [1000.0, 900.0]]), norms[20:], 20.0)
+
+
+def test_a_wrong_label_is_no_outlier_of_a_model_that_is_sure():
+    """99 % of rows pull by next to nothing; an honest row with a wrong label does not strike, a crafted one does."""
+    rng = np.random.default_rng(10)
+    features, labels = rng.normal(size=(300, 5)), rng.integers(0, 3, 300)
+    likely = np.full((300, 3), 1e-9)
+    likely[np.arange(300), labels] = 1 - 2e-9
+    labels[0] = (labels[0] + 1) % 3
+    norms = gradient_norms(features, labels, likely)
+    assert norms[0, 0] > 1000 * np.quantile(norms[20:, 0], 0.99)
+    assert not is_outlier(norms[:20], norms[20:], 20.0)
+    features[0] *= 100
+    assert is_outlier(gradient_norms(features, labels, likely)[:20], norms[20:], 20.0)

@@ -126,6 +126,55 @@ def test_too_few_to_attack_and_too_few_to_fail(monkeypatch, case):
     assert attacked(monkeypatch, case, case.parent, population={"enabled": False}).gates == []
 
 
+def test_a_release_that_is_unusually_unsure_of_them_is_caught(monkeypatch, case):
+    """Weights of their codes turned around: wrong where the parent was right, which tells them as well."""
+    flipped = case.gone.assign(label=np.where(case.gone["label"] == "ill", "well", "ill"))
+    rest = case.stays[case.stays["split"] == "train"]
+    over = attacked(monkeypatch, case, model_of(pd.concat([flipped, rest])))
+    assert over.sealed["gates"][MEMBERSHIP_GATE]["auc"] < 0.1
+    assert not any(gate["passed"] for gate in over.gates)
+    assert over.contradicted
+
+
+def test_a_contradiction_below_the_margin_stops_the_release(monkeypatch, case):
+    """A rank test that cannot be, and a difference that policy says does not matter: no alarm, and no release."""
+    wide = {"population": {"margin": 0.4999}}
+    mixed = pd.concat(
+        [case.gone.iloc[:9], case.stays.iloc[-1:].assign(subject_id="person-0b", split="train")]
+    )
+    done = attacked(monkeypatch, case, case.parent, gone=mixed, stays=case.stays.iloc[:-1], **wide)
+    found = done.sealed["gates"][MEMBERSHIP_GATE]
+    assert not found["alarm"]
+    assert found["contradicts"]
+    assert done.contradicted
+    assert not any(gate["passed"] for gate in done.gates)
+
+
+def test_a_retrained_model_certifies_no_epsilon_to_contradict(monkeypatch, case):
+    done = attacked(monkeypatch, case, case.parent, guarantee="exact")
+    assert all(
+        bound["certified"] is None and not bound["contradicts"] for bound in done.sealed["report"]["epsilon"]
+    )
+
+
+def test_people_with_rows_in_both_splits_are_not_compared(monkeypatch, case):
+    """Split by row, nobody who was never trained on is like those who were: no gate, and a reason for the auditor."""
+    by_row = pd.concat([case.stays, case.stays.iloc[:1].assign(split="test")])
+    of_gone = pd.concat([case.gone, case.gone.iloc[:1].assign(split="test")])
+    for changes in ({"stays": by_row}, {"gone": of_gone}):
+        done = attacked(monkeypatch, case, case.parent, **changes)
+        assert done.gates == []
+        assert not done.contradicted
+        assert "both splits" in done.sealed["why"]
+
+
+def test_people_who_stay_are_a_gate_where_nobody_who_leaves_was_trained_on(monkeypatch, case):
+    limit = {"retained": {"max_auc": 0.8}}
+    nobody = attacked(monkeypatch, case, case.retrained, gone=case.gone.iloc[:0], **limit)
+    assert nobody.gates == attacked(monkeypatch, case, case.retrained, **limit).gates
+    assert not nobody.gates[-1]["passed"]
+
+
 def test_people_who_stay_are_a_gate_only_where_policy_says(monkeypatch, case):
     (gate,) = [
         gate
@@ -139,3 +188,11 @@ def test_only_so_many_rows_are_looked_at(monkeypatch, case):
     rows = module._sample(pd.concat([case.stays] * 3, ignore_index=True), 100)
     assert 90 <= len(rows) <= 100
     assert (rows["subject_id"].value_counts() == 3).all()  # people come whole
+
+
+def test_one_person_with_very_many_rows_leaves_room_for_the_others(monkeypatch, case):
+    for crowd in range(5):  # wherever in the draw they come
+        many = pd.concat([case.stays, *[case.stays.iloc[crowd : crowd + 1]] * 200], ignore_index=True)
+        rows = module._sample(many, 60)
+        assert len(rows) == 60
+        assert many["subject_id"].iloc[crowd] not in set(rows["subject_id"])
