@@ -38,8 +38,10 @@ def _part(document: Document, results: Path) -> str:
     picture = f"\n![{name}](results/{name}.png)\n" if (results / f"{name}.png").exists() else ""
     machines = sorted({_machine(done["hardware"]) for done in document["cells"]})
     minutes = sum(done["seconds"] for done in document["cells"]) / 60
+    done, total = len(document["cells"]), len(there.cells(document["setting"]))
+    cells = f"{done} cells" if done == total else f"**{done} of {total} cells, the others were not run**"
     source = (
-        f"From [`results/{name}.json`](results/{name}.json): {len(document['cells'])} cells, {minutes:.1f} min, "
+        f"From [`results/{name}.json`](results/{name}.json): {cells}, {minutes:.1f} min, "
         f"{'; '.join(machines)}. Again: `python -m benchmarks run {name} --restart`.\n"
     )
     return f"\n{there.tables(document)}{picture}\n{source}\n"

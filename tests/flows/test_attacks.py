@@ -175,7 +175,7 @@ def test_a_sound_release_passes_and_no_score_is_public(workspace, capfd):
     assert "annex: the gates of the certificate are those that the attacks let pass" in verified["checked"]
     assert verified["verified"]
     page = workspace.root / ".expunge" / "evidence" / name / "certificate.html"
-    assert "an attacker who asks the model about these people" in page.read_text(encoding="utf-8")
+    assert "this attack, which asks the model about these people" in page.read_text(encoding="utf-8")
     assert batch.data["attempts"] == {}
 
 
