@@ -49,19 +49,3 @@ def lowest_epsilon(p_value: float, delta: float, confidence: float) -> float | N
     if left <= 0:
         return None
     return max(0.0, math.log(left / max(p_value, 1e-300)))
-
-
-def contradicts(p_value: float, epsilon: float, delta: float, confidence: float) -> bool:
-    """Whether an attack's lower bound on epsilon is above the certified one.
-
-    Args:
-        p_value: As in :func:`contradiction_p_value`.
-        epsilon: Certified.
-        delta: Certified.
-        confidence: Of the bound, in (0, 1).
-
-    Returns:
-        True with probability at most ``1 - confidence`` if the certificate holds.
-    """
-    lowest = lowest_epsilon(p_value, delta, confidence)
-    return lowest is not None and lowest > epsilon

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from scipy.stats import mannwhitneyu
 
+from expunge.attacks.empirical_epsilon import contradicts
 from expunge.gates import membership as module
-from expunge.gates.contradiction import contradiction_p_value, contradicts, lowest_epsilon
+from expunge.gates.contradiction import contradiction_p_value, lowest_epsilon
 from expunge.gates.influence import gradient_norms, is_outlier
 from expunge.gates.membership import alarms, membership, smallest_p_value
 
@@ -134,7 +135,8 @@ def test_a_certified_release_contradicts_no_more_often_than_stated():
     """The worst release that an (epsilon, delta)-certificate allows: each event as likely as it may be."""
     epsilon, delta, confidence = 0.7, 1e-3, 0.95
     # the p-value of such a release: P[p <= x] = e^epsilon x + delta
-    limit = [x for x in np.linspace(0, 1, 100_001) if contradicts(x, epsilon, delta, confidence)]
+    bounds = {x: lowest_epsilon(x, delta, confidence) or 0.0 for x in np.linspace(0, 1, 100_001)}
+    limit = [x for x, bound in bounds.items() if contradicts(epsilon, bound)]
     assert contradiction_p_value(max(limit), epsilon, delta) <= 1 - confidence + 1e-4
     assert contradiction_p_value(max(limit) + 1e-3, epsilon, delta) > 1 - confidence
     assert contradiction_p_value(0, epsilon, delta) == delta
@@ -145,7 +147,7 @@ def test_the_lower_bound_on_epsilon():
     assert lowest_epsilon(1e-6, 0.0, 0.95) == pytest.approx(math.log(0.05 / 1e-6))
     assert lowest_epsilon(0.5, 0.0, 0.95) == 0.0
     assert lowest_epsilon(1e-9, 0.1, 0.95) is None
-    assert not contradicts(1e-300, 0.0, 0.1, 0.95)
+    assert not contradicts(0.0, lowest_epsilon(1e-300, 0.1, 0.95) or 0.0)
 
 
 def test_a_row_that_pulls_is_seen():
