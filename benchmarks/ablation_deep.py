@@ -5,16 +5,14 @@ public.
 """
 
 import functools
-import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import avg_pool2d
 
-from benchmarks.common import Records, model_spec, read_records, timed
+from benchmarks.common import Records, averaged, model_spec, read_records, timed
 from benchmarks.runner import Place, Setting
 from benchmarks.solvers import published_lissa
 from expunge.curvature.lanczos import spectrum_bounds
@@ -87,14 +85,7 @@ TECHNIQUES: dict[str, dict[str, Any]] = {
 def read(dataset: str, source: Path | None, records: int | None, pool: int) -> Records:
     """Records of a dataset; square images averaged over squares of ``pool`` pixels, which looks at no record."""
     data = read_records(dataset, source, records)
-    if pool == 1:
-        return data
-    side = math.isqrt(data.features.shape[1])
-
-    def pooled(rows: Tensor) -> Tensor:
-        return avg_pool2d(rows.view(-1, 1, side, side), pool).flatten(1)
-
-    return replace(data, features=pooled(data.features), test_features=pooled(data.test_features))
+    return data if pool == 1 else averaged(data, pool)
 
 
 def forget_mask(records: int, share: float, seed: int) -> Tensor:

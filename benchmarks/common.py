@@ -10,8 +10,8 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
+from torch.nn.functional import avg_pool2d
 
 from expunge.datasets.catalogue import load
 from expunge.datasets.preprocessing import encode, fit
@@ -199,6 +200,31 @@ def synthetic(records: int, width: int, classes: int, test: int = 0) -> Records:
     )
 
 
+def pooled(images: Tensor, shape: Sequence[int], size: int) -> Tensor:
+    """Images of fewer pixels: means over squares.
+
+    Args:
+        images: Flat rows, shape (n, channels height width).
+        shape: [channels, height, width].
+        size: Side of a square.
+
+    Returns:
+        Flat rows.
+    """
+    return avg_pool2d(images.reshape(-1, *shape), size).flatten(1)
+
+
+def averaged(records: Records, window: int | None) -> Records:
+    """Records of square grey images, averaged over windows; as they are without a window."""
+    if window is None:
+        return records
+    side = math.isqrt(records.features.shape[1])
+    features, tested = (
+        pooled(rows, (1, side, side), window) for rows in (records.features, records.test_features)
+    )
+    return replace(records, features=features, test_features=tested)
+
+
 def say(line: str) -> None:
     """A line for the person who runs it; stdout is the document's."""
     sys.stderr.write(line + "\n")
@@ -220,10 +246,15 @@ def panels(count: int) -> tuple[Figure, list[Any]]:
     figure = Figure(figsize=(4.2 * count, 3.4), dpi=120, layout="constrained")
     made = list(np.atleast_1d(figure.subplots(1, count)))
     for axes in made:
-        axes.grid(alpha=0.3)
-        for side in ("top", "right"):
-            axes.spines[side].set_visible(False)
+        unframe(axes)
     return figure, made
+
+
+def unframe(axes: Any) -> None:
+    """A panel with a faint grid, and no frame above and to the right."""
+    axes.grid(alpha=0.3)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
 
 
 def bars(axes: Any, values: Mapping[str, float], label: str, *, log: bool = False) -> None:

@@ -12,9 +12,18 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.func import jvp
-from torch.nn.functional import avg_pool2d, cross_entropy
+from torch.nn.functional import cross_entropy
 
-from benchmarks.common import SEED, Records, computed, extra_bytes, model_spec, read_records, synthetic
+from benchmarks.common import (
+    SEED,
+    Records,
+    computed,
+    extra_bytes,
+    model_spec,
+    pooled,
+    read_records,
+    synthetic,
+)
 from benchmarks.relearn import Forward
 from benchmarks.runner import Place, Setting
 from expunge.curvature.flat import FlatModule
@@ -221,17 +230,3 @@ def _records(described: str, place: Place) -> Records:
     if "pool" in wanted:
         features, tested = (pooled(images, **wanted["pool"]) for images in (features, tested))
     return replace(data, features=features, test_features=tested, test_labels=data.test_labels[test])
-
-
-def pooled(images: Tensor, shape: list[int], size: int) -> Tensor:
-    """Images of fewer pixels: means over squares.
-
-    Args:
-        images: Flat rows, shape (n, channels height width).
-        shape: [channels, height, width].
-        size: Side of a square.
-
-    Returns:
-        Flat rows.
-    """
-    return avg_pool2d(images.reshape(-1, *shape), size).flatten(1)

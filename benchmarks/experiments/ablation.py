@@ -11,6 +11,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from benchmarks import ablation_convex, ablation_deep
+from benchmarks.common import unframe
 from benchmarks.runner import Cell, Document, Place, Setting, rows, table
 from expunge.privacy.gaussian import calibrate_sigma, classical_sigma, gaussian_epsilon
 
@@ -372,9 +373,7 @@ def figure(document: Document) -> Figure | None:
     made = Figure(figsize=(13, 7.2), dpi=120, layout="constrained")
     panels = made.subplots(2, 3)
     for panel in panels.flat:
-        panel.grid(alpha=0.3)
-        for side in ("top", "right"):
-            panel.spines[side].set_visible(False)
+        unframe(panel)
     _draw_against(
         panels[0, 0], sweep(document, "deep", "damping"), "damping λ", "Damping: N1 never beats the ball"
     )

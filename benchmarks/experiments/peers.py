@@ -7,14 +7,11 @@ tolerance, and against an ordinary network of the same width trained until it is
 part of the result.
 """
 
-from dataclasses import replace
 from typing import Any
 
-import torch
 from matplotlib.figure import Figure
-from torch.nn.functional import avg_pool2d
 
-from benchmarks.common import Records, model_spec, read_records
+from benchmarks.common import Records, averaged, model_spec, read_records
 from benchmarks.convex import deep_runs, measure_model, warm_up
 from benchmarks.experiments.scale import certificate
 from benchmarks.runner import Cell, Document, Place, Setting, rows, table
@@ -41,7 +38,7 @@ def cells(setting: Setting) -> list[Cell]:
 def run(setting: Setting, cell: Cell, place: Place) -> dict[str, Any]:
     """One system, model or network."""
     case = setting[cell["part"]][cell["case"]]
-    data = pooled(
+    data = averaged(
         read_records(case["data"], place.source(case["data"]), case.get("records")), case.get("pool")
     )
     if cell["part"] == "newton":
@@ -55,18 +52,6 @@ def run(setting: Setting, cell: Cell, place: Place) -> dict[str, Any]:
     measured = measure_model(spec, data, rank=case["rank"], sample=case["sample"], device=place.device)
     stated = certificate(spec, measured["parameters"])
     return {**measured, **stated, "train_records": len(data.labels)}
-
-
-def pooled(records: Records, window: int | None) -> Records:
-    """Square grey images averaged over windows: fewer features, so that an exact inverse can be had."""
-    if window is None:
-        return records
-
-    def pool(features: torch.Tensor) -> torch.Tensor:
-        side = round(features.shape[1] ** 0.5)
-        return avg_pool2d(features.view(-1, 1, side, side), window).flatten(1)
-
-    return replace(records, features=pool(records.features), test_features=pool(records.test_features))
 
 
 def _newton(setting: Setting, case: dict[str, Any], data: Records, place: Place) -> dict[str, Any]:

@@ -24,7 +24,7 @@ import pandas as pd
 import torch
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from scipy.stats import norm, rankdata
+from scipy.stats import binomtest, norm, rankdata
 from torch import Tensor
 
 from benchmarks.common import SEED, model_spec
@@ -166,10 +166,8 @@ def wilson(share: float, count: int, level: float = _LEVEL) -> tuple[float, floa
         count: Trials, above 0.
         level: Confidence.
     """
-    z = float(norm.ppf((1 + level) / 2))
-    middle = (share + z * z / (2 * count)) / (1 + z * z / count)
-    half = z / (1 + z * z / count) * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
-    return max(0.0, middle - half), min(1.0, middle + half)
+    found = binomtest(round(share * count), count).proportion_ci(level, method="wilson")
+    return float(found.low), float(found.high)
 
 
 def resamples(people: NDArray[Any], count: int) -> Iterator[NDArray[Any]]:

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 
 from benchmarks.ablation_deep import read
 from benchmarks.arrivals import arrive, choose_people, closed, form_batches
-from benchmarks.common import Records, model_spec, timed
+from benchmarks.common import Records, model_spec, timed, unframe
 from benchmarks.convex import build_kept
 from benchmarks.runner import Cell, Document, Place, Setting, rows, table
 from expunge.errors import CertificateRefusedError
@@ -344,9 +344,7 @@ def figure(document: Document) -> Figure | None:
     made = Figure(figsize=(13, 7.4), dpi=120, layout="constrained")
     panels = made.subplots(2, 3)
     for panel in panels.flat:
-        panel.grid(alpha=0.3)
-        for side in ("top", "right"):
-            panel.spines[side].set_visible(False)
+        unframe(panel)
     first = _of_stream(document, setting["streams"][0])
     for stream, mark in zip(setting["streams"], "os^Dv*", strict=False):
         found = _of_stream(document, stream)

@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy
 
 from benchmarks import contenders, forgetting, membership, relearn, runner
 from benchmarks.baselines import fine_tune, fisher, l_codec, negative_gradient
-from benchmarks.common import model_spec, synthetic
+from benchmarks.common import model_spec, pooled, synthetic
 from benchmarks.experiments import comparison
 from expunge.curvature.flat import FlatModule
 from expunge.curvature.network import NetworkObjective
@@ -176,7 +176,7 @@ def test_the_forget_set_is_whole_subjects_that_were_trained_on():
 
 def test_images_are_averaged_over_squares():
     image = torch.tensor([[1.0, 3.0, 0.0, 0.0, 5.0, 7.0, 0.0, 4.0]])
-    assert forgetting.pooled(image, [1, 2, 4], 2).tolist() == [[4.0, 1.0]]
+    assert pooled(image, [1, 2, 4], 2).tolist() == [[4.0, 1.0]]
 
 
 def test_fine_tuning_moves_the_weights(small):

@@ -30,9 +30,9 @@ def test_the_exact_inverse_and_conjugate_gradients_agree():
 def test_pooled_images_are_means_of_windows():
     images = torch.arange(16, dtype=torch.float64).view(1, 16)
     records = common.Records(images, torch.zeros(1), common.np.array(["a"]), images, torch.zeros(1), 2)
-    small = peers.pooled(records, 2)
+    small = common.averaged(records, 2)
     assert small.features.tolist() == [[2.5, 4.5, 10.5, 12.5]]
-    assert peers.pooled(records, None) is records
+    assert common.averaged(records, None) is records
 
 
 def test_where_the_time_goes():
