@@ -1,6 +1,7 @@
 """The entry point: `python -m benchmarks list | run SETTING... | report | expect`.
 
-`run` continues where it stopped; `report` fills docs/results.md from the results; `expect` writes the regression file.
+`run` continues where it stopped; `report` fills docs/results.md and writes the page of each setting beside its JSON;
+`expect` writes the regression file.
 """
 
 import argparse
@@ -30,7 +31,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--device", default="cpu", help="cpu or cuda")
     run.add_argument("--minutes", type=float, help="begin no cell that would end later")
     run.add_argument("--restart", action="store_true", help="forget what was found before")
-    commands.add_parser("report", help="fill docs/results.md")
+    commands.add_parser("report", help="fill docs/results.md, write docs/results/SETTING.md")
     commands.add_parser("expect", help="write the regression file from small settings run now")
     return parser
 
@@ -57,8 +58,7 @@ def main(arguments: list[str] | None = None) -> int:
             for name in options.settings:
                 runner.run(name, place, options.out, minutes=options.minutes, restart=options.restart)
         elif options.command == "report":
-            text = results_page.PAGE.read_text(encoding="utf-8")
-            results_page.PAGE.write_text(results_page.fill(text), encoding="utf-8")
+            results_page.write()
         else:
             regression.write(runner.Place())
     except ExpungeError as error:

@@ -77,8 +77,8 @@ class Experiment(Protocol):
     def run(self, setting: Setting, cell: Cell, place: Place) -> dict[str, Any]:
         """Do one piece of work; finite numbers, strings, lists and dicts, None where there is no such number."""
 
-    def tables(self, document: Document) -> str:
-        """What was found, as Markdown, from the document alone."""
+    def tables(self, document: Document) -> dict[str, str]:
+        """What was found, as Markdown, from the document alone: tables with their captions, by name."""
 
     def figure(self, document: Document) -> Figure | None:
         """What was found, as a picture, from the document alone."""

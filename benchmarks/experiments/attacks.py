@@ -344,7 +344,8 @@ def _interval(values: list[float] | None) -> str:
     return "–" if values is None else f"{values[0]:.3f} [{values[1]:.3f}, {values[2]:.3f}]"
 
 
-def tables(document: Document) -> str:
+def tables(document: Document) -> dict[str, str]:
+    """Attacks, what else an auditor asks, and what the difference of two versions tells."""
     found, lines, more, differences = rows(document), [], [], []
     for row in found:
         if row["model"] == "difference":
@@ -387,7 +388,7 @@ def tables(document: Document) -> str:
                 f"{row['seconds']:.1f}",
             ]
         )
-    parts = []
+    parts = {}
     if lines:
         some = next(row for row in found if row["model"] != "difference")
         times = "; ".join(
@@ -395,23 +396,22 @@ def tables(document: Document) -> str:
             for family in dict.fromkeys(r["family"] for r in found)
             for row in [r for r in found if r["family"] == family and r["model"] != "difference"][:1]
         )
-        parts += [
+        parts["attacks"] = (
             f"Forgotten {some['forgotten']} records, {some['non_members']} people never seen. Shadow models: {times}. "
-            "AUC with 95 % intervals; U-LiRA attacks with shadow models that unlearned too.\n",
-            table(
-                ["family", "model", "certified ε", "accuracy", "population", "LiRA", "RMIA", "U-LiRA", "passed"],
-                lines,
-            ),
-            table(
-                ["family", "model", "LiRA TPR at 1 %", "at 0.1 %", "coins", "ε at least", "claimed for two",
-                 "refuted", "exposure of the retained", "s"],
-                more,
-            ),
-        ]  # fmt: skip
+            "AUC with 95 % intervals; U-LiRA attacks with shadow models that unlearned too.\n\n"
+        ) + table(
+            ["family", "model", "certified ε", "accuracy", "population", "LiRA", "RMIA", "U-LiRA", "passed"],
+            lines,
+        )
+        parts["audit"] = table(
+            ["family", "model", "LiRA TPR at 1 %", "at 0.1 %", "coins", "ε at least", "claimed for two",
+             "refuted", "exposure of the retained", "s"],
+            more,
+        )  # fmt: skip
     if differences:
         header = ["family", "batch", "noiseless: AUC, best rank", "noised: AUC, best rank"]
-        parts += ["Difference of parent and child:\n", table(header, differences)]
-    return "\n".join(parts)
+        parts["difference"] = "Difference of parent and child:\n\n" + table(header, differences)
+    return parts
 
 
 def figure(document: Document) -> Figure | None:

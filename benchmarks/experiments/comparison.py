@@ -128,44 +128,75 @@ def _number(value: float) -> float | None:
 # ---------------------------------------------------------------------------------------------- what was found
 
 
-def tables(document: Document) -> str:
-    """Three tables: what is left of the forget set, what is guaranteed, and what it costs."""
+def tables(document: Document) -> dict[str, str]:
+    """All columns in brief; then what is left of the forget set, what is guaranteed, and what it costs."""
     found = _by_method(document)
-    return "\n".join(
-        [
-            _described(document, found),
-            "**What the model still knows.** Micro-F1 (with one label a record: accuracy); membership attack, forget "
-            "set against test set, fitted on one half and scored on the other (0.5 is chance); relearn time until the "
-            "loss on the forget set is the original's; distance to the retrained weights.\n",
-            table(
-                [
-                    "method",
-                    "F1 forget",
-                    "F1 retain",
-                    "F1 test",
-                    "attack AUC [95 %]",
-                    "attack accuracy [95 %]",
-                    "relearn epochs (steps)",
-                    "‖w − retrained‖",
-                    "before noise",
-                ],
-                [_knowledge(method, found[method]) for method in found],
-            ),
-            _yardstick(found),
-            "**What is guaranteed**, at delta 1e-5. A method without a class guarantees nothing: where it has an "
-            "epsilon all the same, that is what its sigma would mean were the retrained model as far away as the ball "
-            "allows. Above 1, policy's limit, an epsilon is vacuous.\n",
-            table(
-                ["method", "class", "epsilon", "error bound", "sigma"],
-                [_guarantee(method, found[method]) for method in found],
-            ),
-            "**What it costs.** A pass is a gradient of every retained record; a Hessian product counts as two. "
-            "Memory is the process's high-water mark above that before the method.\n",
-            table(
-                ["method", "CPU seconds", "passes", "extra MiB"],
-                [_cost(method, found[method]) for method in found],
-            ),
-        ]
+    return {
+        "setting": _described(document, found),
+        "summary": _summary(found),
+        "knowledge": "**What the model still knows.** Micro-F1 (with one label a record: accuracy); membership attack, "
+        "forget set against test set, fitted on one half and scored on the other (0.5 is chance); relearn time until "
+        "the loss on the forget set is the original's; distance to the retrained weights. The interval is one seed's, "
+        "its ends averaged over the seeds.\n\n"
+        + table(
+            [
+                "method",
+                "F1 forget",
+                "F1 retain",
+                "F1 test",
+                "attack AUC [95 %]",
+                "attack accuracy [95 %]",
+                "relearn epochs (steps)",
+                "‖w − retrained‖",
+                "before noise",
+            ],
+            [_knowledge(method, found[method]) for method in found],
+        ),
+        "guarantee": "**What is guaranteed**, at delta 1e-5.\n\n"
+        + table(
+            ["method", "class", "epsilon", "error bound", "sigma"],
+            [_guarantee(method, found[method]) for method in found],
+        ),
+        "cost": "**What it costs.** A pass is a gradient of every retained record; a Hessian product counts as two. "
+        "Memory is the process's high-water mark above that before the method.\n\n"
+        + table(
+            ["method", "CPU seconds", "passes", "extra MiB"],
+            [_cost(method, found[method]) for method in found],
+        ),
+    }
+
+
+def _summary(found: dict[str, list[dict[str, Any]]]) -> str:
+    """One line a method with every column, spreads left out."""
+
+    def mean(seen: list[dict[str, Any]], form: str, *path: str) -> str:
+        return spread([_at(row, *path) for row in seen], form).split(" ")[0]
+
+    body = []
+    for method, seen in found.items():
+        own, epsilon = _guarantee(method, seen)[1:3]
+        steps = [_at(row, "relearn", "steps_to_loss") for row in seen]
+        body.append(
+            [
+                NAMES[method],
+                *(mean(seen, ".3f", f"f1_{name}") for name in ("forget", "retain", "test")),
+                mean(seen, ".3f", "membership", "auc"),
+                "not reached" if None in steps else mean(seen, ".3g", "relearn", "steps_to_loss"),
+                mean(seen, ".3g", "distance"),
+                own,
+                epsilon.split(" ")[0] + (" (vacuous)" if "vacuous" in epsilon else ""),
+                *_cost(method, seen)[1:],
+            ]
+        )
+    head = ["method", "F1 forget", "retain", "test", "attack AUC", "relearn steps", "‖w − retrained‖"]
+    head += ["guarantee", "epsilon at delta 1e-5", "CPU seconds", "passes", "extra MiB"]
+    return (
+        table(head, body)
+        + "\n"
+        + _yardstick(found)
+        + "An epsilon without a class guarantees nothing: it is what the "
+        "sigma would mean were the retrained model as far away as the ball allows. Above 1, policy's limit, it is "
+        "vacuous. CPU seconds are loose; a pass, a gradient of every retained record, is not.\n"
     )
 
 
@@ -220,10 +251,7 @@ def _relearn_words(seen: list[dict[str, Any]]) -> str:
 
 def _yardstick(found: dict[str, list[dict[str, Any]]]) -> str:
     apart = [_at(row, "facts", "distance_other_order") for row in found.get("retrain", [])]
-    return (
-        f"Yardstick: two retrained networks that differ in the order of their batches alone are {spread(apart)} apart. "
-        "The interval is one seed's, its ends averaged over the seeds.\n"
-    )
+    return f"Yardstick: two retrained networks that differ in batch order alone are {spread(apart)} apart. "
 
 
 def _guarantee(method: str, seen: list[dict[str, Any]]) -> list[str]:

@@ -113,12 +113,12 @@ def targets(document: Document) -> list[dict[str, Any]]:
     return out
 
 
-def tables(document: Document) -> str:
+def tables(document: Document) -> dict[str, str]:
     """Newton systems, convex models, ordinary networks, and what of the targets is reached."""
     by_part: dict[str, list[dict[str, Any]]] = {"newton": [], "convex": [], "ordinary": []}
     for row in rows(document):
         by_part[row["part"]].append(row)
-    text = ""
+    newton, convex, ordinary = "", "", ""
     for row in by_part["newton"]:
         system, ours = row["system"], _cheapest(row)
         body = [
@@ -134,7 +134,7 @@ def tables(document: Document) -> str:
             for key, name in _SOLVERS.items()
             if row[key] is not None
         ]
-        text += (
+        newton += (
             f"{row['case']}: {system['parameters']:,} parameters, {system['retained_records']:,} retained records, "
             f"damping {system['damping']:.3g}; training the network took {system['train_seconds']:.3g} s. A release at "
             f"policy's sigma would state epsilon {row['epsilon']:.3g} ({row['guarantee']}"
@@ -167,11 +167,11 @@ def tables(document: Document) -> str:
             "products",
             "rebuild",
         ]
-        text += table([*header, "test accuracy, unlearned and retrained", "epsilon"], body) + "\n"
+        convex = table([*header, "test accuracy, unlearned and retrained", "epsilon"], body)
     for row in by_part["ordinary"]:
         last = row["runs"][-1]
         reached = last["test_accuracy"] >= row["target_accuracy"]
-        text += (
+        ordinary += (
             f"An ordinary network, {row['case']}, retrained exactly: {last['epochs']} epochs, {last['seconds']:.3g} s, "
             f"test accuracy {last['test_accuracy']:.4f} ({'reaches' if reached else 'does not reach'} "
             f"{row['target_accuracy']:g}).\n\n"
@@ -188,9 +188,11 @@ def tables(document: Document) -> str:
         ]
         for target in targets(document)
     ]
-    return text + table(
+    judgement = table(
         ["how many times faster", "measured", "asked", "reached", "where our time goes"], judged
     )
+    made = {"newton": newton, "convex": convex, "ordinary": ordinary, "targets": judgement}
+    return {name: text for name, text in made.items() if text}
 
 
 def figure(document: Document) -> Figure | None:

@@ -407,7 +407,7 @@ def stars(document: Document) -> tuple[int, int]:
     return sum(low > 0 or high < 0 for _, low, high in known), len(known)
 
 
-def tables(document: Document) -> str:
+def tables(document: Document) -> dict[str, str]:
     """What was removed and stated; then, for the largest removals, every group."""
     cases = _cases(document)
     summary = []
@@ -422,7 +422,7 @@ def tables(document: Document) -> str:
             + [f"{first['epsilon']:g} ({first['guarantee']}, delta {first['delta']:g})"]
         )
     starred, known = stars(document)
-    text = table(
+    summarised = table(
         [
             "data",
             "who leaves",
@@ -435,13 +435,14 @@ def tables(document: Document) -> str:
         ],
         summary,
     )
-    text += (
+    summarised += (
         "\nAccuracy on all test rows; for the rare group the change of AUC in percentage points with its 95 % "
         "interval; a star where that leaves out zero. An interval without width: no test row of the group came out "
         "otherwise, which bounds nothing beyond the test set. Over every case and group "
         f"{starred} of {known} intervals with a width leave out zero (accuracy and AUC, both contrasts); "
         f"{0.05 * known:.0f} would by chance alone.\n"
     )
+    made = {"summary": summarised}
     for (dataset, who, people), case in cases.items():
         if people != max(p for d, w, p in cases if (d, w) == (dataset, who)):
             continue
@@ -469,7 +470,7 @@ def tables(document: Document) -> str:
                     )
                 ]
             )
-        text += f"\n{dataset}, {who}, {people:,} people, {len(case)} seeds:\n\n" + table(
+        made[f"{dataset}-{who}"] = f"{dataset}, {who}, {people:,} people, {len(case)} seeds:\n\n" + table(
             [
                 "group",
                 "test rows",
@@ -483,7 +484,7 @@ def tables(document: Document) -> str:
             ],
             body,
         )
-    return text
+    return made
 
 
 _MODELS = ("before", "retrained", "unlearned")

@@ -53,6 +53,7 @@ _PROBE_SECONDS = 0.2  # a probe takes at least this long, or all records
 _AGAINST = {"parameters": "parameters", "records": "records", "forgotten": "forgotten_records"}
 _QUANTITIES = {"seconds": "seconds", "peak_bytes": "peak memory", "products": "products"}
 _QUICK = 5.0  # seconds; slower work is timed once
+_LEAST_BYTES = 2**20  # a process's high-water mark does not tell less apart
 
 
 @dataclass(frozen=True)
@@ -284,12 +285,19 @@ def fits(document: Document) -> list[dict[str, Any]]:
             part = [row for row in chosen if (row["work"], row["family"]) == (work, family)]
             x = [row[against] for row in part]
             if len(set(x)) > 1:
-                made = {name: fit_power(x, [row[name] for row in part]) for name in _QUANTITIES}
+                made = {name: fit_power(x, [_told(row, name) for row in part]) for name in _QUANTITIES}
                 out.append({"work": work, "family": family, "against": sweep, "rows": part, **made})
     return out
 
 
-def tables(document: Document) -> str:
+def _told(row: dict[str, Any], quantity: str) -> float | None:
+    """A figure of a cell; None where it was not measured, or is too small to be told from nothing."""
+    value: float | None = row[quantity]
+    small = value is not None and quantity == "peak_bytes" and value < _LEAST_BYTES
+    return None if small else value
+
+
+def tables(document: Document) -> dict[str, str]:
     """Exponents, then every cell."""
     setting = document["setting"]
     exponents = [
@@ -305,13 +313,22 @@ def tables(document: Document) -> str:
             measured = [f"not run: {row['not_run']}", "–", "–", "–"]
         else:
             beside = row.get("train_seconds", row.get("spectrum_seconds"))
-            memory = "–" if row["peak_bytes"] is None else f"{row['peak_bytes'] / 2**20:,.0f} MiB"
+            peak = _told(row, "peak_bytes")
+            memory = (
+                "–"
+                if row["peak_bytes"] is None
+                else "< 1 MiB"
+                if peak is None
+                else f"{peak / 2**20:,.0f} MiB"
+            )
             measured = [f"{row['seconds']:.3g} s", f"{beside:.3g} s", memory, str(row["products"])]
         body.append([*size, f"{row['forgotten_records']:,}", *measured, stated, f"{row['error_bound']:.3g}"])
-    return (
-        f"Exponents of fitted power laws ± standard error (points); limit {setting['limit_seconds']:g} s a cell.\n\n"
-        + table(["work", "network", "against", *_QUANTITIES.values()], exponents)
-        + "\n*Beside*: a Newton solve's Lanczos bound on the Hessian's norm; the convex model's training from zero.\n\n"
+    return {
+        "exponents": "Exponents of fitted power laws ± standard error (points); limit "
+        f"{setting['limit_seconds']:g} s a cell.\n\n"
+        + table(["work", "network", "against", *_QUANTITIES.values()], exponents),
+        "cells": "*Beside*: a Newton solve's Lanczos bound on the Hessian's norm; the convex model's training from "
+        "zero.\n\n"
         + table(
             [
                 "work",
@@ -327,8 +344,8 @@ def tables(document: Document) -> str:
                 "error bound",
             ],
             body,
-        )
-    )
+        ),
+    }
 
 
 def figure(document: Document) -> Figure | None:
@@ -357,7 +374,8 @@ def figure(document: Document) -> Figure | None:
 def _draw(panel: Any, fit: dict[str, Any], quantity: str, colour: str) -> None:
     """The points of one work and family, and the power law through their geometric mean."""
     unit = 1.0 if quantity == "seconds" else 2**20
-    points = [(row[_AGAINST[fit["against"]]], row[quantity] / unit) for row in fit["rows"] if row[quantity]]
+    told = [(row[_AGAINST[fit["against"]]], _told(row, quantity)) for row in fit["rows"]]
+    points = [(across, value / unit) for across, value in told if value]
     x, y = ([point[i] for point in points] for i in (0, 1))
     label = f"{fit['work']}, {fit['family']}: {fit[quantity].words()}"
     panel.loglog(x, y, "o" if fit["work"] == "newton" else "s", label=label, color=colour, markersize=4)

@@ -221,7 +221,7 @@ def _of_stream(document: Document, stream: dict[str, Any]) -> list[dict[str, Any
     return [row for row in rows(document) if all(row[key] == value for key, value in stream.items())]
 
 
-def tables(document: Document) -> str:
+def tables(document: Document) -> dict[str, str]:
     """One table for what a policy spends, one for what it takes, a stream after the other."""
     found, setting = rows(document), document["setting"]
     first, ledger = found[0], document["setting"]["ledger"]
@@ -308,7 +308,7 @@ def tables(document: Document) -> str:
         ]
         for row in found
     ]
-    return f"{intro}\n{table(spent, body)}\n{table(taken, times)}"
+    return {"setting": intro, "spent": table(spent, body), "taken": table(taken, times)}
 
 
 def _retrained(row: dict[str, Any]) -> str:

@@ -29,7 +29,7 @@ from expunge.privacy.noise import GaussianNoise
 from expunge.settings import GuaranteeClass
 
 # Share of a training's time of warm starts from noised weights, without and with kept curvature, as measured in
-# docs/benchmarks/convex.json. Forecasts, never part of a certificate.
+# docs/results/peers.json. Forecasts, never part of a certificate.
 WARM_START_SHARE = 0.75
 KEPT_CURVATURE_SHARE = 0.25
 

@@ -124,6 +124,6 @@ def test_a_small_setting(tmp_path):
     assert one["groups"]["all"]["rows"] == sum(
         part["rows"] for name, part in one["groups"].items() if name.startswith("mean radius")
     )
-    assert "rare group" in people.tables(document)
+    assert "rare group" in people.tables(document)["summary"]
     assert people.figure(document) is not None
     assert all(isinstance(value, float) for value in people.expected(document).values())

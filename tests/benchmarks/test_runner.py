@@ -30,9 +30,12 @@ def fake(monkeypatch, tmp_path):
         return {"value": module.value * cell["seed"]}
 
     module.run = run
-    module.tables = lambda document: runner.table(
-        ["seed", "value"], [[str(row["seed"]), str(row["value"])] for row in runner.rows(document)]
-    )
+    module.tables = lambda document: {
+        "seeds": runner.table(
+            ["seed", "value"], [[str(row["seed"]), str(row["value"])] for row in runner.rows(document)]
+        ),
+        "words": "The same in words.\n",
+    }
     module.figure = lambda document: Figure()
     module.expected = lambda document: {f"{r['seed']}": r["value"] for r in runner.rows(document)}
     monkeypatch.setattr(runner, "SETTINGS", folder)
@@ -154,25 +157,50 @@ def test_commands(fake, tmp_path, capsys, monkeypatch):
 
 def test_the_generated_part_is_made_anew(fake, tmp_path):
     runner.run("small-fake", runner.Place(), tmp_path)
-    page = "By hand.\n\n<!-- generated: small-fake -->\nstale\n<!-- end -->\n\nMore by hand.\n"
-    filled = results_page.fill(page, tmp_path)
-    assert filled.startswith("By hand.\n\n<!-- generated: small-fake -->\n")
+    page = tmp_path / "page.md"
+    page.write_text(
+        "By hand.\n\n<!-- generated: small-fake: seeds picture -->\nstale\n<!-- end -->\n\nMore by hand.\n"
+    )
+    results_page.write(tmp_path, page)
+    filled = page.read_text()
+    assert filled.startswith("By hand.\n\n<!-- generated: small-fake: seeds picture -->\n")
     assert filled.endswith("<!-- end -->\n\nMore by hand.\n")
     assert "stale" not in filled
     assert "| 2 | 2.0 |" in filled
+    assert "in words" not in filled  # not named
     assert "![small-fake](results/small-fake.png)" in filled
     assert "3 cells" in filled
     assert results_page.fill(filled, tmp_path) == filled
+    whole = (tmp_path / "small-fake.md").read_text()
+    assert "| 2 | 2.0 |" in whole
+    assert "in words" in whole
+    assert "![small-fake](small-fake.png)" in whole
+
+
+def test_a_part_that_names_no_table_is_refused(fake, tmp_path):
+    runner.run("small-fake", runner.Place(), tmp_path)
+    with pytest.raises(InputError, match=r"(?s)seeds, words, picture.*costs"):
+        results_page.fill("<!-- generated: small-fake: costs -->\n<!-- end -->\n", tmp_path)
+
+
+@pytest.mark.parametrize(
+    "part", ["<!-- generated: small-fake -->\n<!-- end -->", "<!-- generated: small-fake: seeds -->"]
+)
+def test_a_part_that_would_stay_as_it_is_is_refused(fake, tmp_path, part):
+    with pytest.raises(InputError, match="not well formed"):
+        results_page.fill(part, tmp_path)
 
 
 def test_a_part_without_a_result_is_refused(fake, tmp_path):
     with pytest.raises(InputError, match="never run"):
-        results_page.fill("<!-- generated: small-fake -->\n<!-- end -->\n", tmp_path)
+        results_page.fill("<!-- generated: small-fake: seeds -->\n<!-- end -->\n", tmp_path)
 
 
 def test_the_committed_page_is_made_of_the_committed_results():
     text = results_page.PAGE.read_text(encoding="utf-8")
     assert results_page.fill(text) == text
+    written = {path.stem: path.read_text(encoding="utf-8") for path in runner.RESULTS.glob("*.md")}
+    assert written == results_page.settings_pages()
 
 
 def test_differences():

@@ -1,5 +1,6 @@
 """How cost grows: the fit, the certificate beside it, what is not run and says so."""
 
+import copy
 import json
 import math
 
@@ -77,7 +78,7 @@ def test_cells_are_measured_or_say_why_not(document):
     assert big["seconds"] is None
     assert big["products"] is None
     assert "the limit is 1 GB" in big["not_run"]
-    assert "not run: " in scale.tables(document)
+    assert "not run: " in scale.tables(document)["cells"]
     assert not any("resnet" in name for name in scale.expected(document))
     assert scale.figure(document) is not None
 
@@ -108,3 +109,16 @@ def test_every_setting_names_its_models():
         given = runner.read_setting(name)
         for cell in scale.cells(given):
             assert cell["model"] in given["models"], name
+
+
+def test_memory_too_small_to_measure_is_neither_fitted_nor_drawn(document, tmp_path):
+    changed = copy.deepcopy(document)
+    for number, cell in enumerate(changed["cells"]):
+        if not cell["result"]["not_run"]:
+            cell["result"]["peak_bytes"] = -4096 if number == 0 else 2**21
+    text = scale.tables(changed)["cells"]
+    assert text.count("< 1 MiB") == 1
+    assert "2 MiB" in text
+    scale.figure(changed).savefig(tmp_path / "scale.png")
+    first = scale.fits(changed)[0]
+    assert first["peak_bytes"] is None or first["peak_bytes"].points < first["seconds"].points
