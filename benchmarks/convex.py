@@ -36,8 +36,7 @@ SIGMA = Policy().release.sigma
 _PARTS = {
     "conjugate_gradients": ("minimize", "inner products, float32"),
     "_step_length": ("minimize", "line search"),
-    "logits": ("minimize", "outer gradient"),
-    "gradient_at": ("minimize", "outer gradient"),
+    "logits_and_gradient": ("minimize", "outer gradients"),
     "gradient": ("minimize", "final check"),
     "reversed": ("minimize", "final check"),
     "single": ("minimize", "activations, twice"),

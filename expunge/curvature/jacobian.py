@@ -7,6 +7,7 @@ keep what one forward mode would compute again.
 """
 
 from collections.abc import Callable
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -20,10 +21,17 @@ _CHUNK_BYTES = 2**28  # bytes of activations in a chunk
 _MAX_CHUNK = 16384
 
 
-class _Part(NamedTuple):
+class _Maps(NamedTuple):
     output: Tensor
     push: Callable[[Tensor], Tensor]
     pull: Callable[[Tensor], Tensor]
+
+
+class _Part(NamedTuple):
+    output: Callable[[], Tensor]
+    push: Callable[[Tensor], Tensor]
+    pull: Callable[[Tensor], Tensor]
+    maps: Callable[[], _Maps]  # all three, for what one evaluation costs
 
 
 class Jacobian:
@@ -53,7 +61,7 @@ class Jacobian:
         memory_limit: int = MEMORY_LIMIT,
         reverse: bool = False,
     ) -> None:
-        """Evaluate the network once, keeping what fits."""
+        """Evaluate the network where that is kept, as much as fits."""
         self.size = network.size
         self._dtype, self._device = network.dtype, network.device
         each = record_bytes(network, origin, features)
@@ -66,7 +74,11 @@ class Jacobian:
             kept = cost <= memory_limit
             memory_limit -= cost if kept else 0
             self._parts.append(_part(network, origin, features_part, kept))
-        self.output = torch.cat([part.output for part in self._parts])
+
+    @cached_property
+    def output(self) -> Tensor:
+        """``f(X; w0)``, shape (n, classes)."""
+        return torch.cat([part.output() for part in self._parts])
 
     def product(self, vector: Tensor) -> Tensor:
         """``J v`` for every record.
@@ -94,6 +106,28 @@ class Jacobian:
         for part, weight in reversed(pairs) if self._reverse else pairs:
             total = total + part.pull(weight)
         return total
+
+    def through(self, vector: Tensor, weigh: Callable[[Tensor, slice], Tensor]) -> tuple[Tensor, Tensor]:
+        """``f + J v`` and ``J^T r(f + J v)``, every chunk evaluated once: what is not kept costs less so.
+
+        Args:
+            vector: v, shape (d,).
+            weigh: r, of the outputs of a chunk and the rows that it is.
+
+        Returns:
+            Shape (n, classes), and shape (d,).
+        """
+        total = torch.zeros(self.size, dtype=self._dtype, device=self._device)
+        outputs: list[Tensor] = []
+        numbered = list(enumerate(self._parts))
+        for number, part in reversed(numbered) if self._reverse else numbered:
+            maps = part.maps()
+            with torch.no_grad():
+                output = maps.output + maps.push(vector)
+            outputs.append(output)
+            first = number * self.chunk
+            total = total + maps.pull(weigh(output, slice(first, first + len(output))))
+        return torch.cat(outputs[::-1] if self._reverse else outputs), total
 
 
 def record_bytes(network: FlatModule, weights: Tensor, features: Tensor) -> int:
@@ -145,18 +179,23 @@ def _part(network: FlatModule, origin: Tensor, features: Tensor, kept: bool) -> 
     def call(weights: Tensor) -> Tensor:
         return network(weights, features)
 
+    def evaluated() -> Tensor:
+        with torch.no_grad():
+            return call(origin)
+
     if kept:
-        output, push, pull = _maps(call, origin)
-        return _Part(output.detach(), push, pull)
-    with torch.no_grad():
-        output = call(origin)
-    return _Part(output, lambda v: _maps(call, origin)[1](v), lambda r: vjp(call, origin)[1](r)[0])
+        maps = _maps(call, origin)
+        return _Part(lambda: maps.output, maps.push, maps.pull, lambda: maps)
+    return _Part(
+        evaluated,
+        lambda v: _maps(call, origin).push(v),
+        lambda r: vjp(call, origin)[1](r)[0],
+        lambda: _maps(call, origin),
+    )
 
 
-def _maps(
-    call: Callable[[Tensor], Tensor], origin: Tensor
-) -> tuple[Tensor, Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
+def _maps(call: Callable[[Tensor], Tensor], origin: Tensor) -> _Maps:
     """Value, ``v -> J v`` and ``r -> J^T r``."""
     output, pull = vjp(call, origin)[:2]
     push = vjp(lambda r: pull(r)[0], torch.zeros_like(output))[1]
-    return output, lambda v: push(v)[0], lambda r: pull(r)[0]
+    return _Maps(output.detach(), lambda v: push(v)[0], lambda r: pull(r)[0])

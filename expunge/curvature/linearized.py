@@ -48,7 +48,7 @@ class LinearizedObjective:
         memory_limit: int = MEMORY_LIMIT,
         reverse: bool = False,
     ) -> None:
-        """Keep the data and evaluate the network once at the origin."""
+        """Keep the data, and what the network says at the origin as far as that fits."""
         self.network = network
         self._origin = origin.to(dtype=network.dtype, device=network.device)
         self._features = features.to(dtype=network.dtype, device=network.device)
@@ -74,22 +74,24 @@ class LinearizedObjective:
         """
         return self.jacobian.output + self.jacobian.product(vector)
 
-    def _error(self, logits: Tensor) -> Tensor:
+    def _error(self, logits: Tensor, rows: slice = slice(None)) -> Tensor:
         error = torch.softmax(logits, dim=1)
-        error[self._index, self._labels] -= 1
+        error[self._index[: len(logits)], self._labels[rows]] -= 1
         return error
 
-    def gradient_at(self, vector: Tensor, logits: Tensor) -> Tensor:
-        """Gradient at a point whose logits are known: ``J^T (softmax(f) - onehot(y)) / n + mu v``.
+    def logits_and_gradient(self, vector: Tensor) -> tuple[Tensor, Tensor]:
+        """What the model says at a point, and the gradient there: ``J^T (softmax(f) - onehot(y)) / n + mu v``.
 
         Args:
             vector: Shape (d,).
-            logits: ``logits(vector)``.
 
         Returns:
-            Shape (d,).
+            Shape (n, classes), and shape (d,); everything evaluated afresh.
         """
-        return self.jacobian.transposed(self._error(logits) / self.records) + self.l2 * vector
+        logits, pulled = self.jacobian.through(
+            vector, lambda output, rows: self._error(output, rows) / self.records
+        )
+        return logits, pulled + self.l2 * vector
 
     def gradient(self, vector: Tensor) -> Tensor:
         """Gradient, everything evaluated afresh.
@@ -100,7 +102,7 @@ class LinearizedObjective:
         Returns:
             Shape (d,).
         """
-        return self.gradient_at(vector, self.logits(vector))
+        return self.logits_and_gradient(vector)[1]
 
     def curvature_product(self, probabilities: Tensor, vector: Tensor) -> Tensor:
         """Hessian product: ``J^T (diag(p) - p p^T) J v / n + mu v``; exact, as f is affine in its parameters.

@@ -100,3 +100,37 @@ def test_the_network_never_sees_more_records_than_a_chunk(monkeypatch):
 def test_a_chunk_has_a_record_and_a_bound(each):
     chunk = chunk_size(each)
     assert chunk == 1 or (chunk * each <= 2**28 and chunk <= 16384)
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("limit", [0, 2000, 2**30])
+@pytest.mark.parametrize("chunk", [2, None])
+def test_one_sweep_is_the_two_products(chunk, limit, reverse):
+    features, labels = image_problem(5)
+    jacobian = Jacobian(
+        NETWORK, NETWORK.initial(), features, chunk=chunk, memory_limit=limit, reverse=reverse
+    )
+    seen = []
+
+    def weigh(output, rows):
+        seen.append(rows)
+        return torch.softmax(output, 1) * (1 + labels[rows, None])
+
+    v = vector_of(NETWORK.size, 3)
+    logits, pulled = jacobian.through(v, weigh)
+    assert_close(logits, jacobian.output + jacobian.product(v), **TOLERANCE)
+    expected = jacobian.transposed(torch.softmax(logits, 1) * (1 + labels[:, None]))
+    assert_close(pulled, expected, **TOLERANCE)
+    order = [rows.start for rows in seen]
+    assert order == sorted(order, reverse=reverse)  # what the rounding check rests on
+    assert sorted(i for rows in seen for i in range(rows.start, rows.stop)) == list(range(5))
+
+
+def test_a_streamed_sweep_evaluates_every_chunk_once(monkeypatch):
+    features, _ = image_problem(6)
+    jacobian = Jacobian(NETWORK, NETWORK.initial(), features, chunk=2, memory_limit=0)
+    calls = []
+    whole = FlatModule.__call__
+    monkeypatch.setattr(FlatModule, "__call__", lambda *given: calls.append(1) or whole(*given))
+    jacobian.through(vector_of(NETWORK.size), lambda output, rows: output)
+    assert len(calls) == 3
