@@ -8,7 +8,7 @@ import pytest
 import torch
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
-from benchmarks import runner
+from benchmarks import contrasts, runner
 from benchmarks.experiments import people
 
 
@@ -26,7 +26,7 @@ def test_a_persons_rows_leave_together():
 def test_resampling_keeps_a_persons_rows_together():
     subjects = np.array(["a", "b", "a", "c", "c"])
     seen = set()
-    for weights in people.resamples(subjects, 50):
+    for weights in contrasts.resamples(subjects, 50):
         assert weights[0] == weights[2]
         assert weights[3] == weights[4]
         assert weights[0] + weights[1] + weights[3] == 3  # as many people as there are
@@ -36,8 +36,8 @@ def test_resampling_keeps_a_persons_rows_together():
 
 def test_utility_by_hand():
     labels = np.array([0, 0, 0, 1])
-    found = people.utility(
-        np.array([0, 0, 1, 1]), labels, people.dense_rank(np.array([0.1, 0.4, 0.6, 0.6])), 1, np.ones(4)
+    found = contrasts.utility(
+        np.array([0, 0, 1, 1]), labels, contrasts.dense_rank(np.array([0.1, 0.4, 0.6, 0.6])), 1, np.ones(4)
     )
     # recalls 2/3 and 1; the positive is above two negatives and level with one
     assert found == {
@@ -52,7 +52,7 @@ def test_utility_agrees_with_scikit_learn_and_weights_are_copies():
     labels, predicted = rng.integers(0, 3, 60), rng.integers(0, 3, 60)
     score, weights = rng.integers(0, 9, 60) / 8, rng.integers(0, 4, 60).astype(float)
     copies = np.repeat(np.arange(60), weights.astype(int))
-    found = people.utility(predicted, labels, people.dense_rank(score), 2, weights)
+    found = contrasts.utility(predicted, labels, contrasts.dense_rank(score), 2, weights)
     assert found["auc"] == pytest.approx(roc_auc_score(labels[copies] == 2, score[copies]))
     assert found["balanced_accuracy"] == pytest.approx(
         balanced_accuracy_score(labels[copies], predicted[copies])
@@ -62,15 +62,15 @@ def test_utility_agrees_with_scikit_learn_and_weights_are_copies():
 
 def test_utility_without_positives_or_rows():
     one = np.array([0, 0])
-    assert people.utility(one, one, one, 1, np.ones(2))["auc"] is None
-    assert set(people.utility(one, one, one, 1, np.zeros(2)).values()) == {None}
+    assert contrasts.utility(one, one, one, 1, np.ones(2))["auc"] is None
+    assert set(contrasts.utility(one, one, one, 1, np.zeros(2)).values()) == {None}
 
 
 def test_wilson_by_hand():
     # 8 of 10, z = 1.96: (0.4902, 0.9433), Newcombe 1998
-    assert people.wilson(0.8, 10) == (pytest.approx(0.4902, abs=1e-4), pytest.approx(0.9433, abs=1e-4))
-    assert people.wilson(1.0, 5)[1] == 1.0
-    assert people.wilson(0.0, 5)[0] == 0.0
+    assert contrasts.wilson(0.8, 10) == (pytest.approx(0.4902, abs=1e-4), pytest.approx(0.9433, abs=1e-4))
+    assert contrasts.wilson(1.0, 5)[1] == 1.0
+    assert contrasts.wilson(0.0, 5)[0] == 0.0
 
 
 def test_contrasts_of_a_group_by_hand():
@@ -79,17 +79,17 @@ def test_contrasts_of_a_group_by_hand():
     wrong = right.clone()
     wrong[:10] = torch.tensor([0.0, 1.0])
     logits = {"before": right, "retrained": wrong, "unlearned": wrong}
-    found = people.compare(logits, labels, subjects, 1, 200)
+    found = contrasts.compare(logits, labels, subjects, 1, 200)
     difference, low, high = found["contrasts"]["forgetting"]["accuracy"]
     assert difference == -0.25
     assert -0.45 < low < -0.25 < high < -0.05
     assert found["contrasts"]["mechanism"]["accuracy"] == [0.0, 0.0, 0.0]
     assert found["contrasts"]["forgetting"]["auc"] is None  # no positives
-    assert people.compare(logits, labels[:0], subjects[:0], 1, 5) == {"rows": 0, "people": 0}
+    assert contrasts.compare(logits, labels[:0], subjects[:0], 1, 5) == {"rows": 0, "people": 0}
 
 
 def test_the_test_sets_share_of_chance_does_not_shrink_with_seeds():
-    _, low, high = people.pooled([[0.1, 0.0, 0.2]] * 50)
+    _, low, high = contrasts.pooled([[0.1, 0.0, 0.2]] * 50)
     assert (low, high) == (pytest.approx(0.0), pytest.approx(0.2))
 
 
