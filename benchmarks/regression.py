@@ -12,7 +12,8 @@ from pathlib import Path
 from benchmarks import runner
 
 EXPECTED = Path(__file__).parent / "expected.json"
-_RELATIVE = 0.05  # sums in another order on another processor may shift an iteration
+_RELATIVE = 0.05
+_OF_PRODUCTS = 0.15  # sums in another order, on another processor, may shift a whole solve of a training
 
 
 def small() -> list[str]:
@@ -27,11 +28,12 @@ def figures(name: str, place: runner.Place, out: Path) -> dict[str, float]:
 
 
 def differences(found: dict[str, float], expected: dict[str, float]) -> list[str]:
-    """Every figure that is new, gone, or further off than 5 %; empty if none."""
+    """Every figure that is new, gone, or further off than 5 % (products: 15 %); empty if none."""
     said = [f"{name} is new" for name in found.keys() - expected.keys()]
     said += [f"{name} is gone" for name in expected.keys() - found.keys()]
     for name in found.keys() & expected.keys():
-        if not math.isclose(found[name], expected[name], rel_tol=_RELATIVE, abs_tol=1e-12):
+        allowed = _OF_PRODUCTS if "products" in name else _RELATIVE
+        if not math.isclose(found[name], expected[name], rel_tol=allowed, abs_tol=1e-12):
             said.append(f"{name}: expected {expected[name]:g}, got {found[name]:g}")
     return sorted(said)
 

@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 
 from benchmarks.common import ROOT
-from benchmarks.runner import RESULTS, Document, experiment, read_document
+from benchmarks.runner import RESULTS, Document, experiment, read_document, read_setting
 from expunge.errors import InputError
 from expunge.files import replace_file
 
@@ -17,6 +17,7 @@ PAGE = ROOT / "docs" / "results.md"
 _PART = re.compile(
     r"(<!-- generated: (?P<setting>[\w-]+): (?P<names>[\w -]+?) -->\n).*?(<!-- end -->)", re.DOTALL
 )
+_BEGUN = re.compile(r"<!--\s*generated", re.IGNORECASE)
 
 
 def write(results: Path = RESULTS, page: Path = PAGE) -> None:
@@ -44,6 +45,11 @@ def fill(text: str, results: Path = RESULTS) -> str:
         document = read_document(name, results)
         if document is None:
             raise InputError(f"{name} was never run", remedy=f"python -m benchmarks run {name}")
+        if document["setting"] != read_setting(name):
+            raise InputError(
+                f"{name} has another configuration than its results",
+                remedy=f"python -m benchmarks run {name} --restart",
+            )
         there = _parts(document, results, "results/")
         asked = match["names"].split()
         if unknown := [one for one in asked if one not in there]:
@@ -58,7 +64,7 @@ def fill(text: str, results: Path = RESULTS) -> str:
         sourced.add(name)
         return match[1] + "\n" + "\n".join([*(there[one] for one in asked), source]) + "\n" + match[4]
 
-    if (begun := text.count("<!-- generated")) != len(_PART.findall(text)):
+    if (begun := len(_BEGUN.findall(text))) != len(_PART.findall(text)):
         raise InputError(
             "a generated part is not well formed",
             expected="<!-- generated: SETTING: NAME ... --> and <!-- end -->",

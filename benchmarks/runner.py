@@ -5,6 +5,7 @@ independent piece of work of it, a flat dict such as ``{"seed": 1, "method": "re
 JSON document, ``docs/results/SETTING.json``; tables, plots and prose are made from those documents alone.
 """
 
+import functools
 import hashlib
 import importlib
 import json
@@ -164,6 +165,7 @@ def run(
                 "seconds": round(seconds, 3),
                 "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
                 "hardware": hardware(place.device),
+                "code": _code(),
             }
         )
         _write(document, out)
@@ -171,6 +173,15 @@ def run(
     if figure is not None:
         figure.savefig(out / f"{name}.png")
     return document
+
+
+@functools.cache
+def _code() -> str:
+    """A digest of the product's code: which cells were run with the same."""
+    digest = hashlib.sha256()
+    for path in sorted((ROOT / "expunge").rglob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:12]
 
 
 class _Teller:

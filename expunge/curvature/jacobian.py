@@ -61,7 +61,7 @@ class Jacobian:
         memory_limit: int = MEMORY_LIMIT,
         reverse: bool = False,
     ) -> None:
-        """Evaluate the network where that is kept, as much as fits."""
+        """Keep the activations of as many chunks as fit."""
         self.size = network.size
         self._dtype, self._device = network.dtype, network.device
         each = record_bytes(network, origin, features)
@@ -127,6 +127,7 @@ class Jacobian:
             outputs.append(output)
             first = number * self.chunk
             total = total + maps.pull(weigh(output, slice(first, first + len(output))))
+            del maps  # one chunk's activations at a time
         return torch.cat(outputs[::-1] if self._reverse else outputs), total
 
 

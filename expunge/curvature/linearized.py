@@ -86,7 +86,7 @@ class LinearizedObjective:
             vector: Shape (d,).
 
         Returns:
-            Shape (n, classes), and shape (d,); everything evaluated afresh.
+            Shape (n, classes), and shape (d,).
         """
         logits, pulled = self.jacobian.through(
             vector, lambda output, rows: self._error(output, rows) / self.records
@@ -94,7 +94,7 @@ class LinearizedObjective:
         return logits, pulled + self.l2 * vector
 
     def gradient(self, vector: Tensor) -> Tensor:
-        """Gradient, everything evaluated afresh.
+        """Gradient at a point.
 
         Args:
             vector: Shape (d,).

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 Operator = Callable[[Tensor], Tensor]
-Status = Literal["converged", "budget spent", "negative curvature", "not finite", "diverged"]
+Status = Literal["converged", "budget spent", "negative curvature", "not finite", "diverged", "not confirmed"]
 
 
 @dataclass(frozen=True)

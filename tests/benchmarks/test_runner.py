@@ -50,7 +50,7 @@ def test_a_run_writes_document_and_picture(fake, tmp_path):
     assert (tmp_path / "small-fake.png").read_bytes().startswith(b"\x89PNG")
     assert document["setting"] == {"experiment": "fake", "size": 2}
     assert runner.rows(document) == [{"seed": s, "value": float(s)} for s in (1, 2, 3)]
-    assert all({"seconds", "finished_at", "hardware"} < set(done) for done in document["cells"])
+    assert all({"seconds", "finished_at", "hardware", "code"} < set(done) for done in document["cells"])
 
 
 def test_a_stopped_run_continues_and_restart_forgets(fake, tmp_path, monkeypatch):
@@ -183,8 +183,20 @@ def test_a_part_that_names_no_table_is_refused(fake, tmp_path):
         results_page.fill("<!-- generated: small-fake: costs -->\n<!-- end -->\n", tmp_path)
 
 
+def test_results_of_another_configuration_are_not_shown(fake, tmp_path):
+    runner.run("small-fake", runner.Place(), tmp_path)
+    (runner.SETTINGS / "small-fake.yaml").write_text("experiment: fake\nsize: 3\n")
+    with pytest.raises(InputError, match="another configuration"):
+        results_page.fill("<!-- generated: small-fake: seeds -->\n<!-- end -->\n", tmp_path)
+
+
 @pytest.mark.parametrize(
-    "part", ["<!-- generated: small-fake -->\n<!-- end -->", "<!-- generated: small-fake: seeds -->"]
+    "part",
+    [
+        "<!-- generated: small-fake -->\n<!-- end -->",
+        "<!-- generated: small-fake: seeds -->",
+        "<!--Generated: small-fake: seeds -->\n<!-- end -->",
+    ],
 )
 def test_a_part_that_would_stay_as_it_is_is_refused(fake, tmp_path, part):
     with pytest.raises(InputError, match="not well formed"):
