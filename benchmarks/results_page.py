@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 
 from benchmarks.common import ROOT
-from benchmarks.runner import RESULTS, Document, experiment, read_document, read_setting
+from benchmarks.runner import RESULTS, Document, check_setting, experiment, read_document
 from expunge.errors import InputError
 from expunge.files import replace_file
 
@@ -45,11 +45,7 @@ def fill(text: str, results: Path = RESULTS) -> str:
         document = read_document(name, results)
         if document is None:
             raise InputError(f"{name} was never run", remedy=f"python -m benchmarks run {name}")
-        if document["setting"] != read_setting(name):
-            raise InputError(
-                f"{name} has another configuration than its results",
-                remedy=f"python -m benchmarks run {name} --restart",
-            )
+        check_setting(document)
         there = _parts(document, results, "results/")
         asked = match["names"].split()
         if unknown := [one for one in asked if one not in there]:
@@ -59,16 +55,20 @@ def fill(text: str, results: Path = RESULTS) -> str:
                 got=", ".join(unknown),
                 remedy=f"mend the part of {name}",
             )
-        source = f"Every table: [{name}](results/{name}.md). {_source(document, 'results/')}"
-        source = "" if name in sourced else source
+        source = (
+            []
+            if name in sourced
+            else [f"Every table: [{name}](results/{name}.md). {_source(document, 'results/')}"]
+        )
         sourced.add(name)
-        return match[1] + "\n" + "\n".join([*(there[one] for one in asked), source]) + "\n" + match[4]
+        return match[1] + "\n" + "\n".join([*(there[one] for one in asked), *source]) + "\n" + match[4]
 
-    if (begun := len(_BEGUN.findall(text))) != len(_PART.findall(text)):
+    begun, parts = len(_BEGUN.findall(text)), len(_PART.findall(text))
+    if begun != parts:
         raise InputError(
             "a generated part is not well formed",
             expected="<!-- generated: SETTING: NAME ... --> and <!-- end -->",
-            got=f"{begun} beginnings, {len(_PART.findall(text))} parts",
+            got=f"{begun} beginnings, {parts} parts",
             remedy="mend docs/results.md",
         )
     return _PART.sub(part, text)

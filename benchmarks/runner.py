@@ -117,6 +117,20 @@ def read_document(name: str, out: Path = RESULTS) -> Document | None:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
+def check_setting(document: Document) -> None:
+    """Refuse what a setting found before its file was changed.
+
+    Raises:
+        InputError: If it was made with another configuration.
+    """
+    name = document["name"]
+    if document["setting"] != read_setting(name):
+        raise InputError(
+            f"{name}.json was made with another configuration",
+            remedy=f"python -m benchmarks run {name} --restart",
+        )
+
+
 def run(
     name: str, place: Place, out: Path = RESULTS, *, minutes: float | None = None, restart: bool = False
 ) -> Document:
@@ -138,10 +152,8 @@ def run(
     setting = read_setting(name)
     there = experiment(setting["experiment"])
     document = None if restart else read_document(name, out)
-    if document is not None and document["setting"] != setting:
-        raise InputError(
-            f"{name}.json was made with another configuration", remedy="run it again with --restart"
-        )
+    if document is not None:
+        check_setting(document)
     document = document or {"name": name, "setting": setting, "cells": []}
     todo = [cell for cell in there.cells(setting) if cell not in [done["cell"] for done in document["cells"]]]
     began = time.monotonic()

@@ -168,23 +168,19 @@ def tables(document: Document) -> dict[str, str]:
 
 def _summary(found: dict[str, list[dict[str, Any]]]) -> str:
     """One line a method with every column, spreads left out."""
-
-    def mean(seen: list[dict[str, Any]], form: str, *path: str) -> str:
-        return spread([_at(row, *path) for row in seen], form).split(" ")[0]
-
     body = []
     for method, seen in found.items():
-        own, epsilon = _guarantee(method, seen)[1:3]
+        epsilons = [row["epsilon"] for row in seen]
         steps = [_at(row, "relearn", "steps_to_loss") for row in seen]
         body.append(
             [
                 NAMES[method],
-                *(mean(seen, ".3f", f"f1_{name}") for name in ("forget", "retain", "test")),
-                mean(seen, ".3f", "membership", "auc"),
-                "not reached" if None in steps else mean(seen, ".3g", "relearn", "steps_to_loss"),
-                mean(seen, ".3g", "distance"),
-                own,
-                epsilon.split(" ")[0] + (" (vacuous)" if "vacuous" in epsilon else ""),
+                *(_mean([row[f"f1_{name}"] for row in seen]) for name in ("forget", "retain", "test")),
+                _mean([_at(row, "membership", "auc") for row in seen]),
+                "not reached" if None in steps else _mean(steps, ".3g"),
+                _mean([row["distance"] for row in seen], ".3g"),
+                seen[0]["guarantee"],
+                _mean(epsilons, ".3g") + _vacuous(epsilons),
                 *_cost(method, seen)[1:],
             ]
         )
@@ -255,17 +251,18 @@ def _yardstick(found: dict[str, list[dict[str, Any]]]) -> str:
 
 
 def _guarantee(method: str, seen: list[dict[str, Any]]) -> list[str]:
+    epsilons = [row["epsilon"] for row in seen]
     return [
         NAMES[method],
         seen[0]["guarantee"],
-        _epsilon([row["epsilon"] for row in seen]),
+        spread(epsilons) + _vacuous(epsilons),
         *(spread([row[name] for row in seen]) for name in ("error_bound", "sigma")),
     ]
 
 
-def _epsilon(values: list[float | None]) -> str:
-    vacuous = any(value is not None and value > Policy().admit.epsilon for value in values)
-    return spread(values) + (" (vacuous)" if vacuous else "")
+def _vacuous(epsilons: list[float | None]) -> str:
+    vacuous = any(value is not None and value > Policy().admit.epsilon for value in epsilons)
+    return " (vacuous)" if vacuous else ""
 
 
 def _cost(method: str, seen: list[dict[str, Any]]) -> list[str]:
@@ -284,9 +281,9 @@ def _at(row: dict[str, Any], *path: str) -> Any:
     return value
 
 
-def _mean(values: list[float | None]) -> str:
+def _mean(values: list[float | None], form: str = ".3f") -> str:
     numbers = [value for value in values if value is not None]
-    return f"{sum(numbers) / len(numbers):.3f}" if numbers else "–"
+    return format(sum(numbers) / len(numbers), form) if numbers else "–"
 
 
 def figure(document: Document) -> Figure | None:
