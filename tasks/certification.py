@@ -13,10 +13,11 @@ from expunge.errors import CertificateRefusedError
 from expunge.evidence.annex import ANNEX_FILE, annex_digest, recipient
 from expunge.evidence.bundle import Trust, Verifier, find_evidence
 from expunge.evidence.canonical import digest
-from expunge.evidence.certificate import Certificate, scope_of
+from expunge.evidence.certificate import Certificate, Certificate2, parse_certificate
 from expunge.evidence.checked_ledger import CheckedLedger
 from expunge.evidence.ledger import account_of
 from expunge.evidence.result import VerificationResult
+from expunge.evidence.scope import scope_of
 from expunge.evidence.verify import verify_certificate
 from expunge.files import write_json
 from expunge.privacy.accountant import SequentialAccount
@@ -66,7 +67,7 @@ def certify(batch_id: str) -> str:
         batch = state.batches.record(
             batch_id, certificate=issued, envelope=sign_certificate(state, issued, model)
         )
-    certificate = Certificate.model_validate(batch.data["certificate"])
+    certificate = parse_certificate(batch.data["certificate"])
     content, release = certificate.to_json(), batch.data["release"]
     entry = append(
         state,
@@ -145,7 +146,7 @@ def _certificate(state: State, batch: Batch) -> Certificate:
     account = SequentialAccount() if exact else account.after_release(release["error_bound"])
     annex = (state.workspace.releases_dir / batch.batch_id / ANNEX_FILE).read_bytes()
     limits = state.policy.ledger
-    return Certificate.model_validate(
+    return Certificate2.model_validate(
         {
             "certificate_id": f"c-{secrets.token_hex(8)}",
             "issued_at": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -203,6 +204,11 @@ def _certificate(state: State, batch: Batch) -> Certificate:
             "validation": {"gates": data["gates"]},
             "sealed_annex": {"digest": annex_digest(annex), "recipient": recipient(state.workspace.keys_dir)},
             "code": _code(),
+            "policy": {
+                "digest": digest(state.policy.model_dump(mode="json")),
+                "pinned_at": batch.created_at.isoformat(timespec="seconds"),
+            },
+            "public_parts": [],
         }
     )
 

@@ -1,5 +1,6 @@
 """The certificate: one record type, versioned; its meaning never changes, a new version is added instead."""
 
+from collections.abc import Mapping
 from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -126,15 +127,32 @@ class Code(_Record):
     lock_digest: str | None
 
 
+class PolicyEvidence(_Record):
+    """The policy that was pinned when the batch was planned."""
+
+    digest: str
+    pinned_at: str
+
+
+class PublicPart(_Record):
+    """A part of the model that no batch changes, which the operator declared to be public."""
+
+    name: str
+    digest: str
+    source: str
+    declared_on: str
+
+
 class Certificate(_Record):
     """What a release guarantees, on which constants and assumptions, and what it does not cover.
 
-    Every field is public. ``epsilon`` and ``delta`` are those of ``error_bound.value / sigma`` over all draws that saw
-    the records, never those of a realised distance.
+    These are the fields of version 1, which every later version has too. Every field is public. ``epsilon`` and
+    ``delta`` are those of ``error_bound.value / sigma`` over all draws that saw the records, never those of a realised
+    distance.
     """
 
     type: Literal["https://expunge.dev/certificate"] = CERTIFICATE_TYPE
-    version: Literal[1] = 1
+    version: Literal[1, 2] = 1
     certificate_id: str
     issued_at: str
     batch: str
@@ -173,7 +191,19 @@ class Certificate(_Record):
         return self.model_dump(mode="json")
 
 
-_PARSERS = {(CERTIFICATE_TYPE, 1): Certificate}
+class Certificate2(Certificate):
+    """Version 2: which policy was pinned, and which parts of the model were declared to be public."""
+
+    version: Literal[2] = 2
+    policy: PolicyEvidence
+    public_parts: list[PublicPart]
+
+
+NEWEST: Final = 2
+_PARSERS: Final[Mapping[tuple[Any, Any], type[Certificate]]] = {
+    (CERTIFICATE_TYPE, 1): Certificate,
+    (CERTIFICATE_TYPE, 2): Certificate2,
+}
 
 
 def parse_certificate(content: Any) -> Certificate:
@@ -198,7 +228,7 @@ def parse_certificate(content: Any) -> Certificate:
     if parser is None:
         raise VerificationError(
             "not a certificate of a known type",
-            expected=f"{CERTIFICATE_TYPE} version 1",
+            expected=f"{CERTIFICATE_TYPE} version 1 to {NEWEST}",
             got=f"{kind[0]} version {kind[1]}",
             remedy="verify with a newer release, or check the file",
         )
@@ -209,28 +239,3 @@ def parse_certificate(content: Any) -> Certificate:
         raise VerificationError(
             "the certificate is malformed", got=faults, remedy="ask for the original"
         ) from error
-
-
-SCOPE = (
-    "The certificate speaks of the released weights, against someone who sees releases from this one on; earlier "
-    "releases that someone kept are not covered.",
-    "What retained records reveal is not covered, near-duplicates of the person included.",
-    "Decisions that looked at the forget set are not covered: that this release was made, that gates passed, which "
-    "mechanism was tried first, and how long it took.",
-    "Requests are taken not to depend on earlier releases, nor on whether the person was present (non-adaptive).",
-    "The noise generator is computational: the guarantee holds against adversaries who cannot break ChaCha20.",
-    "Seeds, hyper-parameters, the split and policy are taken not to depend on the person.",
-)
-EXACT_SCOPE = tuple(line for line in SCOPE if "noise generator" not in line)
-
-
-def scope_of(guarantee: str) -> list[str]:
-    """What every certificate of a class says it does not cover.
-
-    Args:
-        guarantee: The class.
-
-    Returns:
-        Sentences.
-    """
-    return list(EXACT_SCOPE if guarantee == "exact" else SCOPE)

@@ -7,10 +7,11 @@ from typing import Any, Final
 
 from expunge.errors import CertificateRefusedError, InputError, VerificationError
 from expunge.evidence.annex import annex_digest
-from expunge.evidence.certificate import Certificate, scope_of
+from expunge.evidence.certificate import Certificate
 from expunge.evidence.checked_ledger import CheckedLedger
 from expunge.evidence.ledger import CLOCKS, LedgerEntry
 from expunge.evidence.result import VerificationResult
+from expunge.evidence.scope import scope_of
 from expunge.privacy.accountant import compose_m
 from expunge.privacy.bounds import convex_error_bound, iterated_newton_error_bound
 from expunge.privacy.finetuning import gradient_clipping_m, model_clipping_total
@@ -285,7 +286,7 @@ def _check_sequence(certificate: Certificate) -> Iterator[str]:
 
 def _check_statements(certificate: Certificate) -> Iterator[str]:
     c = certificate
-    absent = [line for line in scope_of(c.guarantee) if line not in c.scope]
+    absent = [line for line in scope_of(c.guarantee, c.version) if line not in c.scope]
     if absent:
         yield f"the scope leaves out {len(absent)} statement(s) that every {c.guarantee} certificate makes"
     if c.guarantee in ("convex", "conditional") and not c.assumptions:

@@ -12,10 +12,11 @@ from expunge.errors import VerificationError, WorkspaceError
 from expunge.evidence.annex import PRIVATE_NAME, create_auditor_keys, open_annex, seal
 from expunge.evidence.bundle import Trust, Verifier, find_evidence
 from expunge.evidence.canonical import canonical_bytes, digest
-from expunge.evidence.certificate import parse_certificate, scope_of
+from expunge.evidence.certificate import parse_certificate
 from expunge.evidence.keys import SigningKeys, load_keyring
 from expunge.evidence.ledger import check_ledger, parse_entries
 from expunge.evidence.ledger_file import Ledger, parse_ledger
+from expunge.evidence.scope import scope_of
 from expunge.evidence.store import LedgerStore
 from expunge.evidence.verify import verify_certificate
 from expunge.evidence.verify_ledger import verify_ledger
@@ -64,7 +65,7 @@ def certificate_content(annex_digest="sha256:" + "a" * 64, step=1, accumulated=B
             {"name": "l2", "value": 1e-3, "provenance": "policy", "method": "objective"},
         ],
         "assumptions": ["rounding"],
-        "scope": scope_of("convex"),
+        "scope": scope_of("convex", 1),
         "coverage": [{"artefact": "weights", "status": "covered", "reason": "this certificate"}],
         "sequential": {
             "step": step,
@@ -225,7 +226,7 @@ def test_an_exact_certificate_states_zero():
         "delta": 0.0,
         "gaussian_delta": 0.0,
     }
-    content |= {"sigma": 0.0, "scope": scope_of("exact")}
+    content |= {"sigma": 0.0, "scope": scope_of("exact", 1)}
     content["error_bound"] |= {"value": 0.0, "binding": "exact"}
     content["constants"] = []
     assert not verify_certificate(parse_certificate(content)).verified  # its account has to start anew
@@ -236,7 +237,7 @@ def test_an_exact_certificate_states_zero():
     assert not verify_certificate(parse_certificate(content)).verified
 
 
-@pytest.mark.parametrize("content", [None, [], {}, {"type": "https://expunge.dev/certificate", "version": 2}])
+@pytest.mark.parametrize("content", [None, [], {}, {"type": "https://expunge.dev/certificate", "version": 3}])
 def test_unknown_types_are_refused(content):
     with pytest.raises(VerificationError, match="known type"):
         parse_certificate(content)
