@@ -58,11 +58,16 @@ def verify_certificate(
         The outcome.
     """
     findings = [
+        *_check_parent(certificate),
         *_check_guarantee(certificate),
         *_check_sequence(certificate),
         *_check_statements(certificate),
     ]
     missing: list[str] = []
+    if _is_parent(certificate) and not findings:  # exact, of version 1: nothing in its files was drawn anew
+        missing.append(
+            "model: it is its parent, byte for byte; a retraining gives that only where nobody who left was trained on"
+        )
     checked = ["structure", "epsilon from error bound, sigma, delta"]
     if ledger is None:
         missing.append("ledger: the sequential position was not checked")
@@ -139,6 +144,16 @@ def constants_of(certificate: Certificate) -> dict[str, float]:
     return {c.name: c.value for c in certificate.constants if c.value is not None}
 
 
+def _is_parent(c: Certificate) -> bool:
+    return c.model.digest == c.model.parent_digest
+
+
+def _check_parent(c: Certificate) -> Iterator[str]:
+    """Fresh noise, and from version 2 on a nonce in the model's files, never give the parent's digest again."""
+    if _is_parent(c) and (c.guarantee != "exact" or c.version > 1):
+        yield "the model is its parent: nothing was unlearned"
+
+
 def _check_guarantee(certificate: Certificate) -> Iterator[str]:
     c, s = certificate, certificate.sequential
     guarantee, bindings = _CLASSES.get(c.mechanism, (None, ()))
@@ -162,14 +177,15 @@ def _check_guarantee(certificate: Certificate) -> Iterator[str]:
     if gaussian_delta(c.epsilon, composed) > c.gaussian_delta * (1 + _ROUNDING):
         yield "epsilon is below what the error bound, sigma, draws and delta allow"
     try:
-        if c.delta < (c.gaussian_delta + s.draws * _generator_share(c)) * (
-            1 - 1e-15
-        ):  # but for the last digit
-            yield "delta is below the shares of the Gaussian mechanism and of the noise generator"
+        share = _generator_share(c) + constants_of(c).get("failure_probability", 0.0)
+        if c.delta < (c.gaussian_delta + s.draws * share) * (1 - 1e-15):  # but for the last digit
+            yield "delta is below the shares of the Gaussian mechanism, of the noise generator and of bounds that fail"
     except ValueError:
         yield "the generator's share of delta cannot be recomputed from the constants"
     if not math.isclose(s.composed_epsilon, c.epsilon, rel_tol=_SLACK) or s.composed_delta != c.delta:
         yield "the sequential figures differ from epsilon and delta"
+    if c.version > 1 and c.mechanism == "newton" and "failure_probability" not in constants_of(c):
+        yield "the probability that a bound on the spectrum fails is not stated"
     bound = _bound_from_constants(c)
     if bound is not None and c.mechanism != "noisy-finetune":  # whose m has rounding in it already
         bound += noise_share(c)

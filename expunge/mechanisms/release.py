@@ -1,4 +1,20 @@
-"""The release: noise on the noiseless weights, and the record from which the certificate is written."""
+"""The release: noise on the noiseless weights, and the record from which the certificate is written.
+
+Two things add to the Gaussian mechanism's delta, and not alike. ``H(P, Q) = sup_T P(T) - e^epsilon Q(T)`` is the
+smallest delta at epsilon in one direction; it is jointly convex.
+
+1. *A bound that fails* with probability at most eta, by randomness that is independent of the noise (Lanczos's start).
+   Given that randomness, the release is ``G`` where the bound holds, with ``H(G, Q), H(Q, G) <= delta``, and anything,
+   ``B``, where it fails: ``P = (1 - eta) G + eta B``. The reference draws no such thing, so write it
+   ``Q = (1 - eta) Q + eta Q``. By convexity ``H(P, Q)`` and ``H(Q, P)`` are at most ``(1 - eta) delta + eta``: eta is
+   added once in either direction. That ``e^epsilon eta`` is added in the second, as the distance ``eta`` of P from G
+   alone would give, is not needed: what fails is a part of the mixture, and takes its share of Q's own mass with it.
+2. *Noise that is not Gaussian* with probability at most p (:mod:`expunge.privacy.noise`). Which noise that is depends
+   on the noise itself, and it happens to the reference as well: the two shares are p and ``e^epsilon p``, in either
+   direction, and both can be reached: :func:`truncation_delta`.
+
+n draws are n of each: the union of what fails.
+"""
 
 import math
 from dataclasses import asdict, dataclass
@@ -185,6 +201,21 @@ def release(mechanism: Mechanism, problem: Problem, unlearned: Unlearned, *, dra
                 "finite precision of the noise, taken off the error bound",
             ),
             Constant("generator_delta", generator, "bounded", "truncation of the noise generator"),
+            *_failing(mechanism, failure),
         ),
     )
     return Release(weights, unlearned.origin, record, sealed)
+
+
+def _failing(mechanism: Mechanism, failure: float) -> tuple[Constant, ...]:
+    """Of each draw; an earlier one for these records may have been of another mechanism."""
+    if not failure and mechanism.guarantee != "conditional":
+        return ()
+    return (
+        Constant(
+            "failure_probability",
+            failure,
+            "bounded",
+            "that a bound on the spectrum fails, in either direction",
+        ),
+    )

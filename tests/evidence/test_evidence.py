@@ -192,6 +192,7 @@ TAMPERINGS = {
     "vacuous hidden": _set(("admitted", "epsilon"), 0.001),
     "records understated": _set(("forget", "records"), 1),
     "another model": _set(("model", "digest"), "sha256:" + "0" * 64),
+    "the parent passed off as the release": _set(("model", "digest"), "sha256:" + "c" * 64),
 }
 
 
@@ -215,6 +216,19 @@ def test_arithmetic_shows_without_a_ledger_too(name):
     content = certificate_content()
     TAMPERINGS[name](content)
     assert not verify_certificate(parse_certificate(content)).verified
+
+
+def test_an_exact_certificate_of_the_parent_itself():
+    """Version 1 had nothing in a model's files that is drawn anew, and people with test rows only change no weight."""
+    content = json.loads((GOLDEN / "certificate-v1-signed-exact" / "certificate.json").read_text())
+    content["model"]["digest"] = content["model"]["parent_digest"]
+    outcome = verify_certificate(parse_certificate(content))
+    assert outcome.verified
+    assert any("it is its parent, byte for byte" in line for line in outcome.missing)
+    newer = {"version": 2, "policy": {"digest": "sha256:" + "0" * 64, "pinned_at": content["issued_at"]}}
+    content |= {**newer, "public_parts": [], "scope": scope_of("exact")}
+    findings = verify_certificate(parse_certificate(content)).findings
+    assert "the model is its parent: nothing was unlearned" in findings
 
 
 def test_an_exact_certificate_states_zero():
