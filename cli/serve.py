@@ -33,6 +33,7 @@ def serve(
     import uvicorn
 
     from cli.http.app import create_app
+    from cli.http.patience import BACKLOG, PatientProtocol, Sparingly, most_connections
     from expunge.logs import configure
 
     application = create_app(use_workspace(workspace))
@@ -40,12 +41,18 @@ def serve(
         import prefect.events  # noqa: F401 - takes seconds: now, not after the first ticket
     listening = _listen(host, port)
     configure(expunge="INFO", uvicorn="WARNING")
+    for name in ("expunge.http", "uvicorn.error", "asyncio"):
+        logging.getLogger(name).addFilter(Sparingly())  # what any stranger can cause
+    PatientProtocol.limit = most_connections()
     # Its own access log has addresses with their queries; ours has routes.
     config = uvicorn.Config(
         application,
         log_config=None,
         access_log=False,
         server_header=False,
+        http=PatientProtocol,
+        ws="none",
+        backlog=BACKLOG,
         timeout_graceful_shutdown=_STOP_S,
     )
     _log.info("listening on http://%s:%d", host, listening.getsockname()[1])

@@ -15,8 +15,10 @@ from starlette.middleware import Middleware
 
 from cli.http.metrics import render
 from cli.http.problems import KEY_HEADER, add_handlers, documented
+from cli.http.queries import known_query
 from cli.http.security import Guard, HttpSettings, allow
 from expunge.state import State
+from expunge.tickets.lifecycle import TicketState
 from expunge.tickets.store import Ticket
 from expunge.tickets.tokens import Role, TokenStore
 from tasks.adapters.events import emit_received
@@ -47,6 +49,14 @@ class TicketRequest(BaseModel):
 
     subject: Annotated[str, Field(min_length=1, max_length=_LONGEST_SUBJECT, description="Id of the person.")]
     regime: Literal["gdpr", "ccpa"] = "gdpr"
+
+
+class SubjectSearch(BaseModel):
+    """Whose tickets are looked for."""
+
+    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
+
+    subject: Annotated[str, Field(min_length=1, max_length=_LONGEST_SUBJECT, description="Id of the person.")]
 
 
 class TicketAnswer(BaseModel):
@@ -90,6 +100,7 @@ def create_app(state: State, settings: HttpSettings | None = None) -> FastAPI:
         redoc_url=None,
         redirect_slashes=False,
         lifespan=_lifespan,
+        dependencies=[Depends(known_query)],
         telemetry=_NO_TELEMETRY,
         middleware=[
             Middleware(
@@ -136,6 +147,16 @@ def _add_tickets(app: FastAPI, state: State) -> None:
         response.headers["Location"] = f"/v1/tickets/{done.ticket.ticket_id}"
         return _answer(done.ticket)
 
+    @app.post(
+        "/v1/tickets/search",
+        response_model=list[TicketAnswer],
+        responses=documented(400, 401, 403, 413, 422, 429, 500, 503),
+        dependencies=[Depends(allow(Role.OFFICER))],
+    )
+    def search_tickets(body: SubjectSearch) -> list[TicketAnswer]:
+        """Tickets of one person, soonest deadline first. The id travels in the body: addresses are logged."""
+        return [_answer(ticket) for ticket in state.tickets.of_subject(body.subject)]
+
     @app.get(
         "/v1/tickets/{ticket_id}",
         response_model=TicketAnswer,
@@ -157,6 +178,9 @@ def _add_tickets(app: FastAPI, state: State) -> None:
     )
     def list_tickets(
         response: Response,
+        state_is: Annotated[
+            TicketState | None, Query(alias="state", description="Only tickets in this state.")
+        ] = None,
         due: Annotated[
             str | None, Query(pattern="^[0-9]{1,4}d$", description="Only open ones due within this time.")
         ] = None,
@@ -169,11 +193,16 @@ def _add_tickets(app: FastAPI, state: State) -> None:
         """A page of tickets, soonest deadline first."""
         before = datetime.now(UTC) + timedelta(days=int(due[:-1])) if due is not None else None
         found = state.tickets.select(
-            due_before=before, after=_place(after) if after is not None else None, limit=limit + 1
+            states=None if state_is is None else [state_is],
+            due_before=before,
+            after=_place(after) if after is not None else None,
+            limit=limit + 1,
         )
         page = found[:limit]
         if len(found) > limit:
-            query = {"limit": limit, "after": _cursor(page[-1])} | ({"due": due} if due is not None else {})
+            asked = {"state": state_is, "due": due}
+            query = {"limit": limit, "after": _cursor(page[-1])}
+            query |= {name: value for name, value in asked.items() if value is not None}
             response.headers["Link"] = f'</v1/tickets?{urlencode(query)}>; rel="next"'
         return [_answer(ticket) for ticket in page]
 

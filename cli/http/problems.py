@@ -36,7 +36,20 @@ TITLES = {
     503: "Service unavailable",
 }
 _KNOWN_FIELDS = frozenset(
-    {"body", "path", "query", "header", "subject", "regime", "due", "limit", "after", "ticket_id", KEY_HEADER}
+    {
+        "body",
+        "path",
+        "query",
+        "header",
+        "subject",
+        "regime",
+        "due",
+        "limit",
+        "after",
+        "state",
+        "ticket_id",
+        KEY_HEADER,
+    }
 )
 
 

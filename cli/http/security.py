@@ -1,5 +1,6 @@
 """What every request passes first: token, rate, size; and what every answer carries."""
 
+import json
 import logging
 import math
 import os
@@ -34,7 +35,7 @@ _HEADERS = {
     "X-Content-Type-Options": "nosniff",
 }
 _access = logging.getLogger("expunge.http.access")
-_log = logging.getLogger("expunge.http")
+_log = logging.getLogger("expunge.http.errors")
 _bearer = HTTPBearer(auto_error=False, description="A token made by `expunge token create`.")
 
 
@@ -172,6 +173,17 @@ class Guard:
             await refusal(scope, receive, send)
             return
 
+        if _repeats_a_key(headers, messages):
+            refusal = problem(
+                422,
+                "a key of the body's JSON is repeated",
+                expected="each key once",
+                got="one that stands there twice",
+                remedy="send each once: which of the two was meant, nobody can tell; nothing was filed",
+            )
+            await refusal(scope, receive, send)
+            return
+
         async def replay() -> Message:
             return messages.pop(0) if messages else await receive()
 
@@ -213,6 +225,29 @@ class Guard:
             remedy=f"go on in {wait} seconds; nothing was filed",
             headers={"Retry-After": str(wait)},
         )
+
+
+class _RepeatedKeyError(Exception):
+    pass
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len({name for name, _ in pairs}) < len(pairs):
+        raise _RepeatedKeyError
+    return dict(pairs)
+
+
+def _repeats_a_key(headers: Headers, messages: list[dict[str, Any]]) -> bool:
+    """Parsers take the last of two, other programs the first: such a body says two things."""
+    if "json" not in headers.get("content-type", ""):
+        return False
+    try:
+        json.loads(b"".join(message.get("body", b"") for message in messages), object_pairs_hook=_once)
+    except _RepeatedKeyError:
+        return True
+    except (ValueError, RecursionError):
+        return False  # no JSON: refused as such later
+    return False
 
 
 async def _read(receive: Receive) -> list[dict[str, Any]] | None:

@@ -225,6 +225,22 @@ class TicketStore:
                 return next(iter(_find(session, *criteria)), None)
         return None
 
+    def of_subject(self, subject_id: str) -> list[Ticket]:
+        """Every ticket of a person, whatever became of it.
+
+        Args:
+            subject_id: The person.
+
+        Returns:
+            Tickets, soonest deadline first; empty where this can be nobody's id.
+        """
+        with suppress(TicketError):
+            check_subject(subject_id)
+            names = self._pseudonymiser.every(subject_id)
+            with self._database.transaction() as session:
+                return _find(session, TicketRow.pseudonym.in_(names))
+        return []
+
     def get(self, ticket_id: str) -> Ticket:
         """One ticket.
 
