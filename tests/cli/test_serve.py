@@ -91,7 +91,9 @@ def test_a_real_server(root, serve):
     ticket = json.loads(text)["ticket_id"]
     again = call(port, "POST", "/v1/tickets", token, body, Idempotency_Key=PERSON)
     assert json.loads(again[1])["ticket_id"] == ticket
-    status, text, _ = call(port, "GET", f"/v1/tickets?due=99d&subject={PERSON}", token)
+    # a filter that is not there is refused, and an id in it is not logged
+    assert call(port, "GET", f"/v1/tickets?due=99d&subject={PERSON}", token)[0] == 422
+    status, text, _ = call(port, "GET", "/v1/tickets?due=99d", token)
     assert [t["ticket_id"] for t in json.loads(text)] == [ticket]
     chunked = call(port, "POST", "/v1/tickets", token, iter([b"x" * 4096] * 5), Idempotency_Key="k")
     assert chunked[0] == 413
