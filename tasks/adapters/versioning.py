@@ -21,11 +21,13 @@ from typing import Any
 import yaml
 
 from expunge.errors import ExpungeError, ResidueError, storage_full_text
+from expunge.files import replace_file
 from tasks.adapters import git
 
 DATASET = "data/dataset"
 DATASET_FILE = "data/dataset.dvc"
 _REMOTE = "storage"
+_SIZE = re.compile(r"^ *size: \d+\n", re.MULTILINE)
 _MANIFEST = re.compile(r"\b[0-9a-f]{32}\.dir\b")
 
 
@@ -125,6 +127,7 @@ class Repository:
             leftover.unlink()
         with self._repo() as repo:
             repo.add(str(self.root / DATASET))
+        self._leave_out_sizes(DATASET_FILE)
         with self._repo() as repo:
             repo.push(targets=[str(self.root / DATASET_FILE)])
         git.commit(self.root, [DATASET_FILE, "data/.gitignore"], message)
@@ -355,6 +358,7 @@ class Repository:
         """
         # Without these flags a stage with metrics only is stored in the run-cache, and restored from it.
         self._dvc("repro", "--quiet", "--no-commit", "--no-run-cache")
+        self._leave_out_sizes("dvc.lock")
 
     def commit_stages(self, message: str) -> str:
         """Accept the outputs that lie there as those of their stages, and commit dvc.lock.
@@ -373,7 +377,15 @@ class Repository:
                 stage.save(run_cache=False)
                 stage.commit()
                 stage.dump(update_pipeline=False)
+        self._leave_out_sizes("dvc.lock")
         return git.commit(self.root, ["dvc.lock"], message)
+
+    def _leave_out_sizes(self, name: str) -> None:
+        """Git keeps what DVC writes for ever, and the size of compressed rows depends on each; DVC needs digests only."""
+        path = self.root / name
+        text = path.read_text(encoding="utf-8")
+        if (without := _SIZE.sub("", text)) != text:
+            replace_file(path, without.encode())
 
     def _dvc(self, *arguments: str) -> None:
         # Stages call `expunge`: the one of this environment, wherever it is.
