@@ -1,7 +1,4 @@
-"""DVC: dataset versions, the stores that hold them, and the pipeline downstream of them.
-
-``dvc.repo`` is not a stable interface: this is the only place that calls it.
-"""
+"""DVC: dataset versions, their stores, the pipeline; alone calls ``dvc.repo``, which is not a stable interface."""
 
 import contextlib
 import functools
@@ -21,13 +18,11 @@ from typing import Any
 import yaml
 
 from expunge.errors import ExpungeError, ResidueError, storage_full_text
-from expunge.files import replace_file
 from tasks.adapters import git
 
 DATASET = "data/dataset"
 DATASET_FILE = "data/dataset.dvc"
 _REMOTE = "storage"
-_SIZE = re.compile(r"^ *size: \d+\n", re.MULTILINE)
 _MANIFEST = re.compile(r"\b[0-9a-f]{32}\.dir\b")
 
 
@@ -381,11 +376,16 @@ class Repository:
         return git.commit(self.root, ["dvc.lock"], message)
 
     def _leave_out_sizes(self, name: str) -> None:
-        """Git keeps what DVC writes for ever, and the size of compressed rows depends on each; DVC needs digests only."""
-        path = self.root / name
-        text = path.read_text(encoding="utf-8")
-        if (without := _SIZE.sub("", text)) != text:
-            replace_file(path, without.encode())
+        """Git keeps for ever what DVC writes, and sizes of compressed rows depend on each; DVC needs digests only."""
+        from dvc.utils.serialize import modify_yaml
+
+        with modify_yaml(self.root / name) as content:
+            for stage in content.get("stages", {"": content}).values():
+                for entry in (
+                    *stage.get("deps", ()),
+                    *stage.get("outs", ()),
+                ):  # a parameter may have that name
+                    entry.pop("size", None)
 
     def _dvc(self, *arguments: str) -> None:
         # Stages call `expunge`: the one of this environment, wherever it is.

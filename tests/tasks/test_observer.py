@@ -164,7 +164,9 @@ def test_nonces_are_in_no_other_file(root):
         ["git", "cat-file", "--batch-all-objects", "--batch"], cwd=root, capture_output=True, check=True
     ).stdout
     texts = [objects, *(path.read_bytes() for path in root.rglob("*") if path.is_file() and path not in own)]
-    assert not [nonce for nonce in drawn for text in texts if nonce in text or bytes.fromhex(nonce.decode()) in text]
+    assert not [
+        nonce for nonce in drawn for text in texts if nonce in text or bytes.fromhex(nonce.decode()) in text
+    ]
 
 
 def test_a_batch_says_whether_the_files_it_takes_people_from_are_salted(root):
