@@ -22,9 +22,9 @@ _SCOPE_2 = (
 )
 # Beside the others, where it is so.
 UNSALTED: Final = (
-    "Files that saw the people of this batch, or an earlier state of them, carried no random value when they were "
-    "written: their digests, in this certificate, git, the ledger or MLflow, confirm a guessed row to whoever knows "
-    "all other rows."
+    "Before this batch, files that saw people were written in this workspace without a random value in them, by an "
+    "earlier release or by hand: digests of such files, in git, the ledger, MLflow or this certificate, confirm a "
+    "guessed row of theirs to whoever knows all other rows."
 )
 _SCOPES: Final = {1: _SCOPE_1, 2: _SCOPE_2}
 _OF_NOISE = "noise generator"  # a line that says nothing of an exact release

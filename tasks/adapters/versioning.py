@@ -381,10 +381,7 @@ class Repository:
 
         with modify_yaml(self.root / name) as content:
             for stage in content.get("stages", {"": content}).values():
-                for entry in (
-                    *stage.get("deps", ()),
-                    *stage.get("outs", ()),
-                ):  # a parameter may have that name
+                for entry in (*stage.get("deps", ()), *stage.get("outs", ())):  # not params
                     entry.pop("size", None)
 
     def _dvc(self, *arguments: str) -> None:
