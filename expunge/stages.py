@@ -2,12 +2,14 @@
 
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
 
+from expunge import nonces
 from expunge.datasets.contract import read_contract
 from expunge.datasets.partitions import read_dataset
 from expunge.datasets.preprocessing import Preprocessing, encode, fit
@@ -115,6 +117,7 @@ def install_model(source: Path, workspace: Workspace, measured: dict[str, float]
     _write_json(build / METRICS_FILE, measured)
 
 
-def _write_json(path: Path, content: Any) -> None:
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
+    content = {nonces.NONCE: nonces.draw(), **content}  # dvc.lock names its digest
     path.write_text(json.dumps(content, indent=1, sort_keys=True), encoding="utf-8")

@@ -52,6 +52,8 @@ class State:
         epochs: Of the pseudonym keys.
         coverage: The coverage map.
         head: The newest dataset version.
+        salted: Whether files that saw people have carried nonces since the workspace was made: what an earlier release
+            wrote did not, and its digests stay in git and the ledger.
     """
 
     workspace: Workspace
@@ -71,6 +73,7 @@ class State:
     epochs: KeyEpochs
     coverage: CoverageStore
     head: DatasetHead
+    salted: bool
 
     @property
     def signing(self) -> SigningKeys:
@@ -160,4 +163,5 @@ def open_state(path: Path | None = None) -> State:
         epochs=epochs,
         coverage=CoverageStore(database),
         head=DatasetHead(database),
+        salted=content.get("salted") is True,
     )

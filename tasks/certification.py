@@ -17,7 +17,7 @@ from expunge.evidence.certificate import Certificate, Certificate2, parse_certif
 from expunge.evidence.checked_ledger import CheckedLedger
 from expunge.evidence.ledger import account_of
 from expunge.evidence.result import VerificationResult
-from expunge.evidence.scope import scope_of
+from expunge.evidence.scope import UNSALTED, scope_of
 from expunge.evidence.verify import verify_certificate
 from expunge.files import write_json
 from expunge.privacy.accountant import SequentialAccount
@@ -183,7 +183,10 @@ def _certificate(state: State, batch: Batch) -> Certificate:
                 "formula": release["formula"],
             },
             "constants": release["constants"],
-            "scope": scope_of(release["guarantee"]),
+            "scope": [
+                *scope_of(release["guarantee"]),
+                *([] if data.get("salted") else [UNSALTED]),  # an earlier release did not look
+            ],
             "coverage": rows_for(state, batch),
             "sequential": {
                 "step": account.step,

@@ -9,7 +9,14 @@ import numpy as np
 import pandas as pd
 from pandas.api.types import is_numeric_dtype
 
-from expunge.datasets.partitions import count_rows, remove_subjects, rows_of, spelled_alike
+from expunge.datasets.partitions import (
+    count_rows,
+    partition_files,
+    remove_subjects,
+    rows_of,
+    salted,
+    spelled_alike,
+)
 from expunge.datasets.preprocessing import Preprocessing, encode_features
 from expunge.errors import DatasetError
 from expunge.evidence.model_files import MODEL_FILE
@@ -59,6 +66,7 @@ def remove(batch_id: str) -> int:
             records=len(frame),
             train_records=int((frame["split"] == "train").sum()),
             partitions=list(partitions),
+            salted=state.salted and salted(partition_files(workspace.dataset_dir)),
             scan=_recognisable(state, frame),  # forgotten when the batch closes
         )
     others = spelled_alike(workspace.dataset_dir, subjects)

@@ -88,6 +88,7 @@ def create(root: Path, dataset: str, source: Path | None) -> dict[str, object]:
             "version": 1,
             "lineage": f"expunge-{loaded.contract.name}",
             "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
+            "salted": True,
         }
         (workspace.state / WORKSPACE_FILE).write_text(json.dumps(content, indent=1), encoding="utf-8")
         record_dataset(open_state(root), version.md5)

@@ -25,7 +25,7 @@ from pyarrow import orc
 
 from expunge.pseudonyms import Pseudonymiser
 from expunge.residue.fingerprints import row_fingerprints
-from expunge.residue.scan import Target, scan
+from expunge.residue.scan import ScanReport, Target, scan
 from expunge.residue.search import Scanner
 from expunge.residue.stores import folder, streams
 
@@ -463,6 +463,10 @@ def test_the_report_counts_what_was_searched_and_says_what_it_could_not(tmp_path
         ("here", "parquet", 1),
     ]
     assert report.searched[1]["bytes"] == 7
+    # what the ledger and receipts keep says nothing of single rows
+    assert [item["bytes"] for item in report.to_json()["searched"]] == [2**20] * 3
+    large = ScanReport((), ({"store": "here", "kind": "bytes", "files": 1, "bytes": 2**22 + 1},), ())
+    assert large.to_json()["searched"][0]["bytes"] == 2**23
     assert any("1 id(s) shorter" in note for note in report.notes)
 
 

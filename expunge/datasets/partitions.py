@@ -6,7 +6,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Collection, Iterable, Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from expunge import nonces
 from expunge.errors import DatasetError
 from expunge.pseudonyms import canonical
 
@@ -95,13 +96,33 @@ def write_partitions(
 
 
 def write_partition(table: pa.Table, path: Path) -> None:
-    """Write the rows of one partition.
+    """Write the rows of one partition, and a new nonce.
 
     Args:
         table: Canonical rows.
         path: The file.
     """
-    pq.write_table(table.replace_schema_metadata(None), path, **_FORMAT)
+    with _writer(path, table.schema) as target:
+        target.write_table(table)
+
+
+@contextmanager
+def _writer(path: Path, schema: pa.Schema) -> Iterator[pq.ParquetWriter]:
+    with pq.ParquetWriter(path, schema.remove_metadata(), **_FORMAT) as target:
+        target.add_key_value_metadata({nonces.NONCE: nonces.draw()})
+        yield target
+
+
+def salted(files: Iterable[Path]) -> bool:
+    """Whether each of these partitions carries a nonce; reads no row.
+
+    Args:
+        files: Partitions.
+
+    Returns:
+        False where one was written by an earlier release, or by hand.
+    """
+    return all(nonces.NONCE.encode() in (pq.read_metadata(path).metadata or {}) for path in files)
 
 
 def partition_files(directory: Path) -> list[Path]:
@@ -307,7 +328,7 @@ def rewrite_partition(path: Path, subject_ids: Iterable[str]) -> int:
     try:
         with (
             pq.ParquetFile(path) as source,
-            pq.ParquetWriter(staging, source.schema_arrow.remove_metadata(), **_FORMAT) as target,
+            _writer(staging, source.schema_arrow) as target,
         ):
             for number in range(source.num_row_groups):
                 group = source.read_row_group(number)

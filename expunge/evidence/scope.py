@@ -15,7 +15,17 @@ _SCOPE_1 = (
     "Seeds, hyper-parameters, the split and policy are taken not to depend on the person.",
 )
 # From version 2 on.
-_SCOPE_2 = _SCOPE_1
+_SCOPE_2 = (
+    *_SCOPE_1,
+    "Numbers of records, of people and of files are public; whoever can list the stores sees sizes and times of files "
+    "too. None of these is covered.",
+)
+# Beside the others, where it is so.
+UNSALTED: Final = (
+    "Before this batch, files that saw people were written in this workspace without a random value in them, by an "
+    "earlier release or by hand: digests of such files, in git, the ledger, MLflow or this certificate, confirm a "
+    "guessed row of theirs to whoever knows all other rows."
+)
 _SCOPES: Final = {1: _SCOPE_1, 2: _SCOPE_2}
 _OF_NOISE = "noise generator"  # a line that says nothing of an exact release
 

@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from expunge import nonces
 from expunge.curvature.linearized import LinearizedObjective
 from expunge.curvature.preconditioner import KeptCurvature, keep_curvature
 from expunge.models.spec import ModelSpec
@@ -81,7 +82,12 @@ def rebuild_kept(
     save_file(
         {"factor": kept.factor.contiguous().cpu(), "eigenvalues": kept.eigenvalues.cpu()},
         str(staging),
-        metadata={"form": kept.form, "l2": repr(kept.l2), "records": str(kept.records)},
+        metadata={
+            "form": kept.form,
+            "l2": repr(kept.l2),
+            "records": str(kept.records),
+            nonces.NONCE: nonces.draw(),
+        },
     )
     staging.rename(path)
     return True

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from expunge import nonces
 from expunge.datasets.preprocessing import Preprocessing, encode_features
 from expunge.errors import DatasetError
 from expunge.evidence.model_files import MODEL_FILE, WEIGHTS_FILE, model_digest
@@ -71,7 +72,7 @@ class SavedModel:
 
 
 def save_model(model: SavedModel, folder: Path) -> str:
-    """Write a model's folder.
+    """Write a model's folder; each file carries a nonce of its own.
 
     Args:
         model: The model.
@@ -82,9 +83,10 @@ def save_model(model: SavedModel, folder: Path) -> str:
     """
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {"weights": model.weights.contiguous(), "origin": model.origin.contiguous()}
-    save_file(tensors, str(folder / WEIGHTS_FILE))
+    save_file(tensors, str(folder / WEIGHTS_FILE), metadata={nonces.NONCE: nonces.draw()})
     content = {
-        "version": 1,
+        "version": 2,
+        nonces.NONCE: nonces.draw(),
         "spec": model.spec.to_json(),
         "preprocessing": model.preprocessing.to_json(),
         "training": model.training,

@@ -222,7 +222,7 @@ def _backups(backups: Sequence[Mapping[str, Any]]) -> tuple[Block, ...]:
 def _destroyed(r: Mapping[str, Any]) -> Section:
     scan = r["scan"]
     places = ", ".join(
-        f"{i['kind']} ({figure(i['files'])}, {figure(i['bytes'])} bytes)" for i in scan["searched"]
+        f"{i['kind']} ({figure(i['files'])}, at most {figure(i['bytes'])} bytes)" for i in scan["searched"]
     )
     found = Tag("clean", "good") if scan["clean"] else Tag("not clean", "bad")
     blocks: list[Block] = [

@@ -40,17 +40,21 @@ class ScanReport:
         return not self.hits
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data.
+        """Plain data, for the ledger and the people: an exact size of compressed rows would depend on each of them.
 
         Returns:
-            ``{clean, hits, searched, notes}``.
+            ``{clean, hits, searched, notes}``; bytes are rounded up to a power of two, at least 1 MiB.
         """
         return {
             "clean": self.clean,
             "hits": list(self.hits),
-            "searched": list(self.searched),
+            "searched": [{**item, "bytes": _coarse(item["bytes"])} for item in self.searched],
             "notes": list(self.notes),
         }
+
+
+def _coarse(size: int) -> int:
+    return 1 << max(20, (size - 1).bit_length())
 
 
 def scan(

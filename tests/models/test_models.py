@@ -1,13 +1,23 @@
 import json
 
+import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch.testing import assert_close
 
 from expunge.datasets.catalogue import load
 from expunge.datasets.preprocessing import encode, fit, synthetic_example
 from expunge.errors import DatasetError, PolicyError
-from expunge.evidence.model_files import model_digest
+from expunge.evidence.model_files import (
+    MODEL_FILE,
+    MODEL_FILES,
+    WEIGHTS_FILE,
+    file_digest,
+    model_digest,
+    read_weights,
+)
 from expunge.models.serving import SavedModel, load_model, save_model
 from expunge.models.spec import ModelSpec
 from expunge.models.training import project, train
@@ -83,7 +93,29 @@ def test_a_saved_model_predicts_as_before_and_holds_no_row(patients, tmp_path):
     )
     assert len(synthetic_example(preprocessing)) == 1
     content = json.loads((tmp_path / "m" / "model.json").read_text())
-    assert set(content) == {"version", "spec", "preprocessing", "training"}
+    assert set(content) == {"version", "nonce", "spec", "preprocessing", "training"}
+
+
+def test_the_same_model_saved_twice_has_other_digests_and_one_of_an_earlier_release_is_read(
+    patients, tmp_path
+):
+    _, preprocessing, features, labels = patients
+    trained = train(spec(), features, labels)
+    model = SavedModel(spec(), preprocessing, trained.weights, trained.origin, {"seconds": 1.0})
+    assert save_model(model, tmp_path / "one") != save_model(model, tmp_path / "two")
+    for name in MODEL_FILES:  # the signed statement names each file's digest
+        assert file_digest(tmp_path / "one" / name) != file_digest(tmp_path / "two" / name)
+    nonces = set()
+    for folder in (tmp_path / "one", tmp_path / "two"):
+        assert torch.equal(torch.from_numpy(np.concatenate(list(read_weights(folder)))), trained.weights)
+        with safe_open(str(folder / WEIGHTS_FILE), framework="pt") as file:
+            nonces |= {file.metadata()["nonce"], json.loads((folder / MODEL_FILE).read_text())["nonce"]}
+    assert len(nonces) == 4
+    content = json.loads((tmp_path / "one" / MODEL_FILE).read_text())
+    del content["nonce"]
+    (tmp_path / "one" / MODEL_FILE).write_text(json.dumps({**content, "version": 1}))
+    save_file({"weights": model.weights, "origin": model.origin}, str(tmp_path / "one" / WEIGHTS_FILE))
+    assert torch.equal(load_model(tmp_path / "one").weights, model.weights)
 
 
 def test_one_changed_byte_changes_the_digest(patients, tmp_path):

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import pandas as pd
 import pytest
+import yaml
 
 from expunge.datasets.partitions import partition_index, partition_name, remove_subjects, write_partitions
 from expunge.errors import ExpungeError, ResidueError, StorageFullError, WorkspaceError
@@ -407,3 +408,35 @@ def test_an_own_remote_survives_init(repository: Repository, root: Path, tmp_pat
     before = config.read_text()
     repository.init(root / ".expunge" / "dvc-remote")
     assert config.read_text() == before
+
+
+def test_sizes_stay_out_of_git_and_a_parameter_of_that_name_stays_in(repository, root):
+    """The size of compressed rows depends on each of them; git's history is for ever."""
+    (root / "dvc.yaml").write_text(
+        "stages:\n  train:\n    cmd: mkdir -p build && cp size.yaml build/model\n    deps: [data/dataset, size.yaml]\n"
+        "    params: [model]\n    outs:\n      - build/model: {cache: false}\n"
+    )
+    (root / "size.yaml").write_text("size: 1\n")
+    (root / "params.yaml").write_text("model:\n  hyperparameters:\n    md5: 0\n    size: 12\n")
+    (root / ".gitignore").write_text("/build\n")
+    repository.reproduce()
+    first = (root / "dvc.lock").read_text()
+    repository.commit_stages("stages")
+    for text in (first, (root / "dvc.lock").read_text()):
+        lock = yaml.safe_load(text)["stages"]["train"]
+        assert lock["params"]["params.yaml"]["model"]["hyperparameters"]["size"] == 12
+        assert [sorted(entry) for entry in lock["deps"]] == [
+            ["hash", "md5", "nfiles", "path"],
+            ["hash", "md5", "path"],
+        ]
+        assert [sorted(entry) for entry in lock["outs"]] == [["hash", "md5", "path"]]
+    assert sorted(yaml.safe_load((root / "data" / "dataset.dvc").read_text())["outs"][0]) == [
+        "hash",
+        "md5",
+        "nfiles",
+        "path",
+    ]
+    (root / "build" / "model").write_text("released since")
+    repository.commit_stages("a release")
+    repository.reproduce()
+    assert (root / "build" / "model").read_text() == "released since"
