@@ -22,9 +22,11 @@ import yaml
 
 from expunge.errors import ExpungeError, ResidueError, storage_full_text
 from tasks.adapters import git
+from tasks.adapters.dvc_sizes import forget_sizes
 
 DATASET = "data/dataset"
 DATASET_FILE = "data/dataset.dvc"
+LOCK_FILE = "dvc.lock"
 _REMOTE = "storage"
 _MANIFEST = re.compile(r"\b[0-9a-f]{32}\.dir\b")
 
@@ -127,6 +129,7 @@ class Repository:
             repo.add(str(self.root / DATASET))
         with self._repo() as repo:
             repo.push(targets=[str(self.root / DATASET_FILE)])
+        forget_sizes(self.root / DATASET_FILE)
         git.commit(self.root, [DATASET_FILE, "data/.gitignore"], message)
         return self.current()
 
@@ -355,6 +358,7 @@ class Repository:
         """
         # Without these flags a stage with metrics only is stored in the run-cache, and restored from it.
         self._dvc("repro", "--quiet", "--no-commit", "--no-run-cache")
+        forget_sizes(self.root / LOCK_FILE)
 
     def commit_stages(self, message: str) -> str:
         """Accept the outputs that lie there as those of their stages, and commit dvc.lock.
@@ -373,7 +377,8 @@ class Repository:
                 stage.save(run_cache=False)
                 stage.commit()
                 stage.dump(update_pipeline=False)
-        return git.commit(self.root, ["dvc.lock"], message)
+        forget_sizes(self.root / LOCK_FILE)
+        return git.commit(self.root, [LOCK_FILE], message)
 
     def _dvc(self, *arguments: str) -> None:
         # Stages call `expunge`: the one of this environment, wherever it is.
