@@ -120,10 +120,9 @@ def _verify(root: Path) -> None:
 
 def _tell(root: Path, outcomes: list[tuple[str, str]]) -> None:
     from cli.run import summary
-    from expunge.models.serving import load_model
     from expunge.reports.plain_words import verdict
-    from expunge.stages import MODEL_FOLDER
     from expunge.state import open_state
+    from tasks.adapters import access
 
     state = open_state(root)
     by_id = {ticket.ticket_id: ticket for ticket in state.tickets.select()}
@@ -139,12 +138,10 @@ def _tell(root: Path, outcomes: list[tuple[str, str]]) -> None:
         certificate = batch.data["certificate"]
         out.print(f"\n[bold]Verdict:[/bold] {verdict(certificate)}")
         m, scan = done["metrics"], done["scan"]
-        out.print(f"Test accuracy: {m['parent_accuracy']:.4f} before, {m['accuracy']:.4f} after.")
-        trained = load_model(root / "build" / MODEL_FOLDER, root).training["seconds"]
-        out.print(
-            f"Time: unlearning {done['seconds']['unlearning']:.1f} s (loading and noise included), "
-            f"training from scratch {trained:.1f} s."
-        )
+        registry = access.registry(state)
+        before = registry.metrics(registry.get(batch.data["parent_version"]))["accuracy"]
+        out.print(f"Test accuracy: {before:.4f} before (as it was published), {m['accuracy']:.4f} after.")
+        out.print(f"Time: unlearning {done['seconds']['unlearning']:.1f} s (loading and noise included).")
         files = sum(item["files"] for item in scan["searched"])
         size = sum(item["bytes"] for item in scan["searched"])
         out.print(

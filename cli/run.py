@@ -42,9 +42,13 @@ def plan(
     chosen_one = next((a for a in made.assessments if a.mechanism == made.choice), None)
     ratio = state.policy.attacks.guards.max_cost_ratio
     cost = {
-        "seconds": chosen_one.seconds if chosen_one else None,
-        "seconds_a_ticket": chosen_one.seconds / len(chosen) if chosen_one and chosen else None,
-        "products_at_most": None if ratio is None else ratio * context.training_products,
+        "seconds": chosen_one.seconds if chosen_one and context.timed else None,
+        "seconds_a_ticket": chosen_one.seconds / len(chosen)
+        if chosen_one and chosen and context.timed
+        else None,
+        "products_at_most": ratio * context.training_products
+        if ratio is not None and context.timed
+        else None,
     }
     fewest = state.policy.attacks.difference.minimum_people
     waiting = waiting_for(chosen, state.policy.batch, datetime.now(UTC), fewest=fewest)
@@ -52,7 +56,10 @@ def plan(
     unresolved = state.coverage.unresolved(len(chosen), asked)
     if json:
         assessed = [
-            {k: (None if v == float("inf") else v) for k, v in a.to_json().items()} for a in made.assessments
+            {k: (None if v == float("inf") else v) for k, v in a.to_json().items()}
+            | {"trainings": a.seconds / context.training_seconds}
+            | ({} if context.timed else {"seconds": None})
+            for a in made.assessments
         ]
         emit(
             {
@@ -79,7 +86,7 @@ def plan(
             f"{a.epsilon:.3g}",
             f"{a.delta:.1g}",
             f"{a.error_bound:.3g}",
-            f"{a.seconds:.1f} s",
+            f"{a.seconds:.1f} s" if context.timed else f"{a.seconds:.2g} trainings",
             a.utility,
             ("chosen" if a.mechanism == made.choice else "admitted")
             if a.admissible
@@ -96,6 +103,11 @@ def plan(
     out.print(made.why, markup=False)
     if cost["seconds_a_ticket"] is not None:
         out.print(f"Predicted cost: {cost['seconds_a_ticket']:.1f} s a ticket, before attacks on the release")
+    if not context.timed:
+        out.print(
+            "What a training takes is not known: the figures of the last one told of people who left, and went with "
+            "them. Costs are in trainings, until a batch is retrained."
+        )
     for a in made.assessments:
         if a.refusal:
             out.print(f"  {a.mechanism}: {a.remedy}", markup=False)
@@ -237,7 +249,5 @@ def _print_batch(batch: dict[str, Any]) -> None:
     for refusal in batch["refusals"]:
         out.print(f"  {refusal['mechanism']} was refused: {refusal['reason']}", markup=False)
     m = batch["metrics"]
-    out.print(
-        f"  test accuracy {m['parent_accuracy']:.4f} before, {m['accuracy']:.4f} after; superseded bytes purged"
-    )
+    out.print(f"  test accuracy {m['accuracy']:.4f}; superseded bytes purged")
     out.print("  " + ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in batch["seconds"].items()))

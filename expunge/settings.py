@@ -117,6 +117,11 @@ class Workspace:
         return self.state / "curvature"
 
     @property
+    def effort_dir(self) -> Path:
+        """What trainings took: it saw their records, and is the operator's alone."""
+        return self.state / "effort"
+
+    @property
     def remote_dir(self) -> Path:
         """The embedded default DVC remote."""
         return self.state / "dvc-remote"

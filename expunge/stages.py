@@ -15,6 +15,7 @@ from expunge.datasets.partitions import read_dataset
 from expunge.datasets.preprocessing import Preprocessing, encode, fit
 from expunge.devices import device_in_use
 from expunge.errors import DatasetError
+from expunge.models.effort import Effort, save_effort
 from expunge.models.predictor import accuracy
 from expunge.models.serving import SavedModel, load_model, save_model
 from expunge.models.spec import ModelSpec
@@ -60,11 +61,11 @@ def train(workspace: Workspace) -> None:
         preprocessing=preprocessing,
         weights=trained.weights,
         origin=trained.origin,
-        training={"seconds": trained.seconds, "products": trained.products, "records": len(encoded.labels)},
         search=workspace.root,
     )
     shutil.rmtree(workspace.build_dir / MODEL_FOLDER, ignore_errors=True)
-    save_model(model, workspace.build_dir / MODEL_FOLDER)
+    digest = save_model(model, workspace.build_dir / MODEL_FOLDER)
+    save_effort(workspace.effort_dir, digest, Effort(trained.seconds, trained.products))
 
 
 def evaluate(workspace: Workspace) -> None:

@@ -9,6 +9,7 @@ from expunge.datasets.contract import DatasetContract
 from expunge.errors import CoverageError
 from expunge.evidence.certificate import Certificate, parse_certificate
 from expunge.evidence.coverage import Artefact, Kind, artefact, artefact_id, coverage_rows, seen
+from expunge.models.effort import effort_path
 from expunge.state import State
 from expunge.tickets.batches import Batch
 from expunge.tickets.lifecycle import OPEN
@@ -235,7 +236,10 @@ def mark_purged(state: State, batch: Batch) -> list[str]:
         if item.status != "purged"
         and (
             (item.kind in with_weights and item.version in gone)
-            or (item.kind is Kind.CURVATURE and not (state.workspace.root / item.where).exists())
+            or (
+                item.kind in (Kind.CURVATURE, Kind.EFFORT)
+                and not (state.workspace.root / item.where).exists()
+            )
         )
     ]
     # A version is never wholly gone: rows of the people who stay are shared with the current one.
@@ -283,6 +287,17 @@ def _of_version(state: State, version: Version, parent: Version | None) -> Itera
         )
         parents.append(made.artefact_id)
         yield made
+    effort = effort_path(state.workspace.effort_dir, digest)
+    if effort.is_file():
+        yield artefact(
+            Kind.EFFORT,
+            f"of {name}",
+            where=effort.relative_to(state.workspace.root).as_posix(),
+            dataset_md5=md5,
+            version=number,
+            digest=digest,
+            parents=parents[:1],
+        )
     if parent is not None and version.tags["guarantee"] != "exact":
         parents.append(model_id(state, parent))
     yield artefact(

@@ -15,6 +15,7 @@ from expunge.tickets.purge_journal import FREE_PAGES, PENDING, Entry, Item
 from tasks.adapters import access, dvc_objects
 from tasks.adapters.registry import PURGED_TAG, QUARANTINE_TAG
 from tasks.adapters.versioning import Repository
+from tasks.effort import superseded_efforts
 
 WEIGHTS = "weights"
 
@@ -98,6 +99,9 @@ def _files(state: State, batch: Batch | None) -> Iterator[Item]:
     if batch is not None:
         why = "was computed from records that are being removed"
         places.append(("kept curvature", why, sorted(workspace.curvature_dir.glob("*"))))
+        if "model_version" in batch.data:  # before it is registered, its parent's is in use
+            efforts = superseded_efforts(state, batch.data["model_version"])
+            places.append(("figures of a training", why, efforts))
         release = workspace.releases_dir / batch.batch_id
         places.append(("release", "is registered by now", [release] if release.exists() else []))
     for kind, why, paths in places:

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from expunge.datasets.partitions import read_dataset
+from expunge.datasets.partitions import count_training_rows, read_dataset
 from expunge.datasets.preprocessing import fit
 from expunge.devices import chosen_device
 from expunge.errors import CertificateRefusedError, WorkspaceError
@@ -18,6 +18,7 @@ from expunge.tickets.batches import Batch, BatchStage
 from tasks.adapters import access
 from tasks.adapters.registry import Version
 from tasks.coverage import catch_up, settle
+from tasks.effort import effort_of
 from tasks.ingest import finish_import
 from tasks.ledger import require_recorded
 from tasks.step import log, step
@@ -25,7 +26,7 @@ from tasks.unlearning import spent
 
 
 def champion_context(state: State, batch: Batch | None = None) -> tuple[Context, int]:
-    """Public facts about the model that serves, as a plan needs them.
+    """Facts about the model that serves, as a plan needs them.
 
     Args:
         state: The workspace.
@@ -46,7 +47,8 @@ def champion_context(state: State, batch: Batch | None = None) -> tuple[Context,
         )
     require_recorded(state, champion.version)
     with scratch(state.workspace.scratch_dir) as place:
-        model = load_model(registry.download(champion, place), state.workspace.root)
+        folder = registry.download(champion, place)
+        model, effort = load_model(folder, state.workspace.root), effort_of(state, champion, folder)
     # once the removal has begun, the files say nothing about what the batch began with
     begun = batch is not None and "before" in batch.data
     same_data = bool(batch.data.get("same_data", False)) if batch and begun else _lies_there(state, champion)
@@ -56,9 +58,9 @@ def champion_context(state: State, batch: Batch | None = None) -> tuple[Context,
         spec=spec,
         policy=state.policy,
         parameters=len(model.weights) if spec == model.spec else build(spec, state.workspace.root).size,
-        training_seconds=float(model.training["seconds"]),
-        training_products=int(model.training["products"]),
-        records=int(model.training["records"]),
+        training_seconds=effort.seconds if effort else 1.0,
+        training_products=effort.products if effort else 0,
+        records=count_training_rows(state.workspace.dataset_dir),
         account=account_of(entries),
         draws=batch.draws if batch else 0,
         spent=spent(batch) if batch else (),

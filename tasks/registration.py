@@ -93,7 +93,6 @@ def _spec(state: State, batch: Batch) -> VersionSpec:
         },
         before=DatasetRef(data["before"]["md5"], data["before"]["git_revision"]),
         after=DatasetRef(data["after"]["md5"], data["after"]["git_revision"]),
-        records=data["retain_records"],
         artifacts={
             name: evidence / name
             for name in (

@@ -1,6 +1,6 @@
 """What Prefect's pages show of batches and sweeps: how far, with which outcome, where the model is.
 
-Ids, counts and what the public certificate states; stage times too, which operators see anyway. Nothing here may fail a
+Ids, counts and what the public certificate states; no times, which depend on the forget set. Nothing here may fail a
 batch: it is done by then.
 """
 
@@ -61,7 +61,6 @@ def summarise(batch_id: str) -> bool:
         return False
     facts = _facts(state, batch)
     rows = [{"": name, "value": value} for name, value in facts.items()]
-    rows += [{"": f"seconds of {name}", "value": s} for name, s in batch.data.get("seconds", {}).items()]
     shown = show_table(f"{batch_id}-summary", rows, f"Batch {batch_id} of {state.lineage}")
     show_progress(f"{batch_id}-progress", 100.0, f"Batch {batch_id}: {batch.stage}")
     version = batch.data.get("model_version")

@@ -72,7 +72,6 @@ def register_opening() -> int:
             metrics=measured,
             params={"model": model.spec.name, **state.params.training.model_dump()},
             after=DatasetRef(data.md5, data.git_revision),
-            records=int(model.training["records"]),
         )
     )
     record_model(state, version)

@@ -18,6 +18,7 @@ from expunge.evidence.model_files import model_digest
 from expunge.mechanisms.contract import Calibration, Context, Draw, Mechanism, Problem
 from expunge.mechanisms.planner import mechanism_named
 from expunge.mechanisms.release import Release, release
+from expunge.models.effort import Effort, save_effort
 from expunge.models.kept import load_kept
 from expunge.models.serving import SavedModel, load_model, save_model
 from expunge.models.spec import ModelSpec
@@ -28,6 +29,7 @@ from expunge.state import State, open_state
 from expunge.tickets.batches import Batch, BatchStage
 from tasks.adapters import access
 from tasks.dataset import require_dataset
+from tasks.effort import effort_of
 from tasks.leases import require_leases
 from tasks.screening import require_cost
 from tasks.signing import require_signer
@@ -67,11 +69,11 @@ def _unlearn(batch_id: str, mechanism_name: str, device: torch.device) -> str:
     mechanism = mechanism_named(mechanism_name)
     final = state.workspace.releases_dir / batch_id
     shutil.rmtree(final, ignore_errors=True)  # of an interrupted attempt: never released, destroyed
-    parent = _parent(state, batch)
+    parent, effort = _parent(state, batch)
     frame = read_dataset(state.workspace.dataset_dir)
     train = frame[frame["split"] == "train"]
     preprocessing = fit(train, state.contract)
-    problem = _problem(state, batch, parent, preprocessing, encode(train, preprocessing), device)
+    problem = _problem(state, batch, parent, effort, preprocessing, encode(train, preprocessing), device)
     calibration = _require_composable(mechanism, problem.context)
     unlearned = mechanism.unlearn(problem)
     require_cost(state, batch, problem.context, unlearned)
@@ -83,16 +85,19 @@ def _unlearn(batch_id: str, mechanism_name: str, device: torch.device) -> str:
     if calibration is not None:
         draws = state.batches.append_draw(batch_id, **asdict(calibration.draw(unlearned.failure_probability)))
     released = release(mechanism, problem, unlearned, draws=draws)
+    exact = unlearned.binding == "exact"
     del unlearned
     model = SavedModel(
         spec=problem.context.spec,
         preprocessing=preprocessing,
         weights=released.weights,
         origin=released.origin,
-        training=parent.training,
     )
     _write(state, batch, final, model, released)
     digest = model_digest(final / MODEL_FOLDER)
+    if exact:  # a training of the retain set alone: the next forecast's yardstick
+        took = Effort(released.sealed["seconds"], released.sealed["products"])
+        save_effort(state.workspace.effort_dir, digest, took)
     state.batches.advance(
         batch_id,
         BatchStage.UNLEARNED,
@@ -154,18 +159,20 @@ def _require_composable(mechanism: Mechanism, context: Context) -> Calibration |
     return calibration
 
 
-def _parent(state: State, batch: Batch) -> SavedModel:
+def _parent(state: State, batch: Batch) -> tuple[SavedModel, Effort | None]:
     registry = access.registry(state)
+    version = registry.get(batch.data["parent_version"])
     with scratch(state.workspace.scratch_dir) as place:
-        folder = registry.download(registry.get(batch.data["parent_version"]), place)
+        folder = registry.download(version, place)
         state.batches.record(batch.batch_id, parent_digest=model_digest(folder))
-        return load_model(folder, state.workspace.root)
+        return load_model(folder, state.workspace.root), effort_of(state, version, folder)
 
 
 def _problem(
     state: State,
     batch: Batch,
     parent: SavedModel,
+    effort: Effort | None,
     preprocessing: Preprocessing,
     encoded: Any,
     device: torch.device,
@@ -176,8 +183,8 @@ def _problem(
         spec=spec,
         policy=state.policy,
         parameters=build(spec, state.workspace.root).size,  # not the parent's: categories come and go
-        training_seconds=float(parent.training["seconds"]),
-        training_products=int(parent.training["products"]),
+        training_seconds=effort.seconds if effort else 1.0,
+        training_products=effort.products if effort else 0,
         records=len(features),
         account=account_of(state.ledger.entries(state.lineage)),
         draws=batch.draws,

@@ -55,9 +55,9 @@ def validate(batch_id: str) -> list[str]:
             got="; ".join(bad),
             remedy="look at the dataset, then run `expunge run` again",
         )
-    measured, attacked = _measure(state, batch, frame)
+    before, measured, attacked = _measure(state, batch, frame)
     alone = _seal(state, batch, attacked)
-    drop, limit = measured["parent_accuracy"] - measured["accuracy"], state.policy.gates.max_accuracy_drop
+    drop, limit = before["accuracy"] - measured["accuracy"], state.policy.gates.max_accuracy_drop
     release, admit = batch.data["release"], state.policy.admit
     certificate_ok = (
         release["guarantee"] in admit.classes
@@ -88,15 +88,15 @@ def validate(batch_id: str) -> list[str]:
     return []
 
 
-def _measure(state: State, batch: Batch, frame: Any) -> tuple[dict[str, float], Attacked]:
-    """Test metrics of the release and of its parent on the same rows, and the attacks on both."""
+def _measure(state: State, batch: Batch, frame: Any) -> tuple[dict[str, float], dict[str, float], Attacked]:
+    """Test metrics of the parent (nobody is told) and of the release on the same rows, and the attacks on both."""
     registry = access.registry(state)
     released = load_model(state.workspace.releases_dir / batch.batch_id / MODEL_FOLDER, state.workspace.root)
     with scratch(state.workspace.scratch_dir) as place:
         folder = registry.download(registry.get(batch.data["parent_version"]), place)
         parent = load_model(folder, state.workspace.root)
-    before, after = metrics(parent, frame), metrics(released, frame)
-    return {**after, "parent_accuracy": before["accuracy"]}, attack(state, batch, frame, released, parent)
+    attacked = attack(state, batch, frame, released, parent)
+    return metrics(parent, frame), metrics(released, frame), attacked
 
 
 def _seal(state: State, batch: Batch, attacked: Attacked) -> bytes:

@@ -187,6 +187,22 @@ def count_rows(directory: Path) -> int:
     return sum(pq.read_metadata(path).num_rows for path in partition_files(directory))
 
 
+def count_training_rows(directory: Path) -> int:
+    """How many rows of a dataset are for training; reads their split alone.
+
+    Args:
+        directory: The dataset.
+
+    Returns:
+        Their number.
+
+    Raises:
+        DatasetError: If there is no partition.
+    """
+    splits = (pq.read_table(path, columns=["split"])["split"] for path in partition_files(directory))
+    return sum(int(pc.sum(pc.equal(split, "train")).as_py() or 0) for split in splits)
+
+
 def subject_column(path: Path) -> Iterator[pa.Array]:
     """Whose the rows of a partition are; nothing else of it is read.
 

@@ -24,6 +24,7 @@ class Kind(StrEnum):
     VOCABULARY = "category-vocabularies"
     MODEL = "model-version"
     CURVATURE = "kept-curvature"
+    EFFORT = "training-effort"
     METRICS = "test-metrics"
     CERTIFICATE = "certificate"
     CHECKPOINT = "checkpoint"
@@ -323,6 +324,12 @@ def _own_rows(saw: Sequence[Artefact]) -> list[tuple[str, str, str]]:
     )
     if of(Kind.CURVATURE, purged=True):
         rows.append(("curvature kept from earlier releases", "purged", _GONE))
+    for items, status, reason in (
+        (of(Kind.EFFORT), "purge pending", f"for the operator's forecast alone; {_PROOF}"),
+        (of(Kind.EFFORT, purged=True), "purged", _GONE),
+    ):
+        if items:
+            rows.append((f"time and work that the training of {_versions(items)} took", status, reason))
     if metrics := of(Kind.METRICS):
         rows.append(
             (

@@ -17,8 +17,10 @@ _SCOPE_1 = (
 # From version 2 on.
 _SCOPE_2 = (
     *_SCOPE_1,
-    "Numbers of records, of people and of files are public; whoever can list the stores sees sizes and times of files "
-    "too. None of these is covered.",
+    "What was published of versions before this one is not covered: their test metrics, commits and certificates.",
+    "Counts are told and not covered: of people and records that left, of records that stay, of versions, partitions "
+    "and releases, of the files and bytes that the residue scan read. Whoever can list the stores sees sizes and times "
+    "of files too.",
 )
 # Beside the others, where it is so.
 UNSALTED: Final = (

@@ -42,14 +42,14 @@ class Draw:
 
 @dataclass(frozen=True)
 class Context:
-    """Everything a plan may look at: public, and independent of the people to be removed.
+    """Everything a plan may look at: no row, and nothing that depends on people who left before.
 
     Args:
         spec: The model.
         policy: policy.yaml.
         parameters: d, number of noised coordinates.
-        training_seconds: What training from scratch took, the forecast's yardstick.
-        training_products: Curvature products (linearised) or optimiser steps (deep) that it took.
+        training_seconds: What training from scratch took; 1 where not known: forecasts are in trainings then.
+        training_products: Curvature products (linearised) or optimiser steps (deep) that it took; 0 where not known.
         records: Training records.
         account: Where the lineage stands.
         draws: Noise draws that this batch has already spent.
@@ -69,6 +69,11 @@ class Context:
     spent: tuple[Draw, ...] = ()
     same_data: bool = True
     suspects: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def timed(self) -> bool:
+        """Whether it is known what training takes: what saw people who left since is destroyed with them."""
+        return self.training_products > 0
 
     @property
     def allowed_error(self) -> float:
@@ -240,7 +245,7 @@ class Assessment:
         epsilon: What it would state; the honest figure where refused, infinite where none exists.
         delta: Likewise.
         error_bound: Delta in weight units that it would state.
-        seconds: Predicted unlearning time.
+        seconds: Predicted unlearning time, in units of the context's ``training_seconds``.
         utility: What becomes of the model's accuracy, as far as it can be told in advance, in words.
         refusal: Why policy or the mechanism says no; empty where admissible.
         remedy: What would change that.

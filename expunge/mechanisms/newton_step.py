@@ -84,7 +84,7 @@ def newton_step(
     if not policy.damping > largest:
         raise CertificateRefusedError(
             "the damping does not exceed the norm of the Hessian",
-            expected=f"newton.damping above {largest:.4g}, as the theorem demands",
+            expected="newton.damping above it, as the theorem demands",  # no figure: it is of the parent's weights
             got=f"{policy.damping:g}",
             remedy="raise newton.damping in policy.yaml, or let the batch be retrained",
         )

@@ -1,5 +1,8 @@
 """A model as a folder: weights.safetensors and model.json; no pickle, no code, no record.
 
+Both files are released: whatever is in them is a function of the weights, of the retain set, or public. Version 1 had a
+block on the training, which told of the people whom that training saw; version 2 has none, and the block is not read.
+
 ``_load_pyfunc`` is the entry point that MLflow's python_function flavour looks for.
 """
 
@@ -30,7 +33,6 @@ class SavedModel:
         preprocessing: From raw columns to features.
         weights: Trainable parameters, float64, shape (d,).
         origin: Initial weights, float64, shape (d,).
-        training: Public facts of the run that made it (products, seconds, accuracy).
         search: Folder of one's own model code.
     """
 
@@ -38,7 +40,6 @@ class SavedModel:
     preprocessing: Preprocessing
     weights: Tensor
     origin: Tensor
-    training: dict[str, Any]
     search: Path | None = None
 
     def logits(self, frame: pd.DataFrame, device: torch.device | str = "cpu") -> Tensor:
@@ -89,7 +90,6 @@ def save_model(model: SavedModel, folder: Path) -> str:
         nonces.NONCE: nonces.draw(),
         "spec": model.spec.to_json(),
         "preprocessing": model.preprocessing.to_json(),
-        "training": model.training,
     }
     (folder / MODEL_FILE).write_text(json.dumps(content, indent=1, sort_keys=True), encoding="utf-8")
     return model_digest(folder)
@@ -116,7 +116,6 @@ def load_model(folder: Path, search: Path | None = None) -> SavedModel:
             preprocessing=Preprocessing.from_json(content["preprocessing"]),
             weights=tensors["weights"],
             origin=tensors["origin"],
-            training=content["training"],
             search=search,
         )
     except (OSError, KeyError, ValueError) as error:

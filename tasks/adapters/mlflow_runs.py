@@ -42,7 +42,6 @@ class VersionSpec:
         metrics: Of the model.
         params: Of the model.
         after: The dataset that the model is of.
-        records: Number of training records.
         before: The dataset before the removal, if there was one.
         artifacts: Local files by name in the run.
         documents: Plain data by name in the run.
@@ -57,7 +56,6 @@ class VersionSpec:
     metrics: Mapping[str, float]
     params: Mapping[str, Any]
     after: DatasetRef
-    records: int
     before: DatasetRef | None = None
     artifacts: Mapping[str, Path] = field(default_factory=dict)
     documents: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)

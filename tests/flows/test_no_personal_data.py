@@ -144,7 +144,7 @@ def assert_artifacts(clinic, url: str, batch) -> None:
         "certificate": certificate["certificate_id"],
     }
     assert (facts["tickets"], facts["ticket ids"], facts["noise draws"]) == (1, batch.tickets[0], 1)
-    assert {"seconds of removal", "seconds of unlearning", "seconds of purge"} <= set(facts)
+    assert not [name for name in facts if "second" in name or "time" in name]  # they depend on the forget set
     (row,) = json.loads(api(url, f"/artifacts/sweep-{clinic.state().lineage}/latest")["data"])
     assert (row["batch"], row["stage"]) == (batch.batch_id, "closed")
 

@@ -41,7 +41,7 @@ def model_of(frame):
     preprocessing = fit(frame, CONTRACT)
     encoded = encode(frame, preprocessing)
     trained = train(SPEC, torch.from_numpy(encoded.features), torch.from_numpy(encoded.labels))
-    return SavedModel(SPEC, preprocessing, trained.weights, trained.origin, {})
+    return SavedModel(SPEC, preprocessing, trained.weights, trained.origin)
 
 
 @pytest.fixture(scope="module")

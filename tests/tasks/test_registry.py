@@ -81,9 +81,7 @@ def spec_of(tmp_path, batch="b-1"):
     params = Params.model_validate({"model": {"hyperparameters": {"hidden": [2]}}})
     spec = ModelSpec.from_params(params, in_features=30, classes=2)
     size = build(spec).size
-    model = SavedModel(
-        spec, preprocessing, torch.zeros(size).double(), build(spec).initial(), {"seconds": 1.0}
-    )
+    model = SavedModel(spec, preprocessing, torch.zeros(size).double(), build(spec).initial())
     folder = tmp_path / "model"
     digest = save_model(model, folder)
     note = tmp_path / "note.txt"
@@ -99,7 +97,6 @@ def spec_of(tmp_path, batch="b-1"):
         metrics={"accuracy": 0.5},
         params={"l2": 1e-3},
         after=DatasetRef("0123456789abcdef0123456789abcdef.dir", "f" * 40),
-        records=569,
         artifacts={"certificate.json": note},
     )
     return made, digest

@@ -440,3 +440,19 @@ def test_sizes_stay_out_of_git_and_a_parameter_of_that_name_stays_in(repository,
     repository.commit_stages("a release")
     repository.reproduce()
     assert (root / "build" / "model").read_text() == "released since"
+
+
+def test_git_is_told_of_no_size_and_dvc_misses_none(repository):
+    """The attack: of a guessed row, the bytes that the dataset would take with it are compared with those in git."""
+    (repository.root / "dvc.yaml").write_text(STAGES)
+    repository.reproduce()
+    git.commit(repository.root, ["dvc.lock"], "stages")
+    repository.commit_stages("again")
+    for path in ("data/dataset.dvc", "dvc.lock"):
+        for text in git.file_history(repository.root, path):
+            assert "md5:" in text
+            assert "size:" not in text
+    assert repository.is_tracked_clean()
+    status = [sys.executable, "-m", "dvc", "status", "--json"]
+    done = subprocess.run(status, cwd=repository.root, capture_output=True, check=True, text=True)
+    assert done.stdout.strip() == "{}"
