@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from expunge.errors import PolicyError, WorkspaceError
 
@@ -383,7 +383,17 @@ class ModelParams(_Strict):
     hyperparameters: dict[str, Any] = {}
     public: bool = False
     source: str | None = Field(None, pattern=r"^\S(.*\S)?$", max_length=200)
-    declared_on: date | None = None
+    declared_on: str | None = None  # text: DVC, which reads params.yaml too, keeps no dates
+
+    @field_validator("declared_on", mode="before")
+    @classmethod
+    def _a_date(cls, value: Any) -> Any:
+        if value is None:
+            return value
+        try:
+            return date.fromisoformat(value).isoformat()
+        except (TypeError, ValueError) as error:
+            raise ValueError('write the date in quotes: "YYYY-MM-DD"') from error
 
     @model_validator(mode="after")
     def _declared(self) -> Self:

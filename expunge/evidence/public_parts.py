@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
@@ -10,6 +10,7 @@ from expunge.evidence.certificate import Certificate2, PublicPart
 from expunge.evidence.model_files import CODE_FOLDER, WEIGHTS_FILE, is_part, part_digests, read_weights
 
 INITIAL: Final = f"{WEIGHTS_FILE}#origin"  # the tensor of initial weights, without the trained ones beside it
+_ZONES: Final = timedelta(days=1)  # a date has no time zone
 _PUBLIC: Final = ", is public: declared by the operator on "
 
 
@@ -35,13 +36,13 @@ def parts_in(folder: Path) -> dict[str, str]:
     return {name: f"sha256:{digest}" for name, digest in {**digests, INITIAL: initial.hexdigest()}.items()}
 
 
-def declare(folder: Path, source: str, declared_on: date) -> list[dict[str, Any]]:
+def declare(folder: Path, source: str, declared_on: str) -> list[dict[str, Any]]:
     """The parts of a model's folder as a certificate states them.
 
     Args:
         folder: A model's folder.
         source: Where they came from, in the operator's words.
-        declared_on: When the operator declared them.
+        declared_on: When the operator declared them, YYYY-MM-DD.
 
     Returns:
         Plain data, one for each part.
@@ -50,7 +51,7 @@ def declare(folder: Path, source: str, declared_on: date) -> list[dict[str, Any]
         VerificationError: As :func:`parts_in`.
     """
     return [
-        {"name": name, "digest": digest, "source": source, "declared_on": declared_on.isoformat()}
+        {"name": name, "digest": digest, "source": source, "declared_on": declared_on}
         for name, digest in parts_in(folder).items()
     ]
 
@@ -111,7 +112,8 @@ def unstated(certificate: Certificate2) -> Iterator[str]:
         if not part.source.strip():
             yield f"nobody says where the public part {part.name} came from"
         try:
-            if date.fromisoformat(part.declared_on) > datetime.fromisoformat(certificate.issued_at).date():
+            issued = datetime.fromisoformat(certificate.issued_at).date()
+            if date.fromisoformat(part.declared_on) > issued + _ZONES:
                 yield f"the part {part.name} was declared public after the certificate was issued"
         except ValueError:
             yield f"the public part {part.name} was declared on no date"

@@ -1,6 +1,5 @@
 """Predictions of a trained model from its weights."""
 
-
 import torch
 from torch import Tensor
 from torch.func import jvp

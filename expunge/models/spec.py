@@ -1,6 +1,7 @@
 """What a model is, apart from its weights: everything needed to train it again."""
 
 from dataclasses import asdict, dataclass, field
+from datetime import datetime
 from typing import Any
 
 from expunge.errors import PolicyError
@@ -140,7 +141,15 @@ def require_declared(name: str, declared: ModelParams) -> None:
         raise PolicyError(
             f"nobody declared that {name} is public, and unlearning changes trained weights only: not code, frozen "
             "tensors or initial weights",
-            expected=f"name: {name}, public: true, source: TEXT and declared_on: DATE under `model` in params.yaml",
+            expected=f'name: {name}, public: true, source: TEXT and declared_on: "DATE" under `model` in params.yaml',
             got=f"public: {str(declared.public).lower()}, name: {declared.name}",
             remedy="add them if no record of a person shaped these parts, and say where they came from",
+        )
+    today = datetime.now().astimezone().date().isoformat()
+    if is_own(name) and declared.declared_on is not None and declared.declared_on > today:
+        raise PolicyError(
+            "model.declared_on lies in the future",
+            expected=f"{today} or earlier",
+            got=declared.declared_on,
+            remedy="write the day of the declaration into params.yaml",
         )

@@ -83,7 +83,7 @@ def test_a_saved_model_predicts_as_before_and_holds_no_row(patients, tmp_path):
     )
     assert len(synthetic_example(preprocessing)) == 1
     content = json.loads((tmp_path / "m" / "model.json").read_text())
-    assert set(content) == {"version", "spec", "preprocessing", "training"}
+    assert set(content) == {"version", "spec", "preprocessing", "training", "parts"}
 
 
 def test_one_changed_byte_changes_the_digest(patients, tmp_path):
