@@ -388,7 +388,9 @@ def test_own_code_wants_a_declaration():
         ModelParams(name="net:make"),
         ModelParams.model_validate({**declared, "name": "other:make"}),
     ):
-        with pytest.raises(PolicyError, match=r"nobody declared that net:make is public.*declared_on: "DATE""):
+        with pytest.raises(
+            PolicyError, match=r'nobody declared that net:make is public.*declared_on: "DATE"'
+        ):
             require_declared("net:make", model)
     later = ModelParams.model_validate({**declared, "declared_on": "2999-01-31"})
     with pytest.raises(PolicyError, match="lies in the future"):
