@@ -15,6 +15,7 @@ from expunge.evidence.model_files import combined_digest, file_digests, is_part,
 from expunge.evidence.public_parts import INITIAL, assumptions_of, declare
 from expunge.evidence.scope import scope_of
 from expunge.evidence.verify import verify_certificate
+from expunge.reports.plain_words import verdict
 from tests.evidence.forging import GOLDEN, Operator, golden_certificate
 
 
@@ -158,6 +159,13 @@ def test_an_exact_certificate_may_assume_that_parts_are_public(model):
         Certificate2.model_validate(certificate(model, guarantee="exact", assumptions=lines))
     )
     assert not any("assum" in line or "part" in line for line in outcome.findings)
+
+
+def test_the_verdict_names_the_operators_word(model):
+    told = "This takes the operator's word that 3 parts of the model, which no batch changes, are public."
+    for guarantee in ("convex", "exact"):
+        assert told in verdict(certificate(model, guarantee=guarantee))
+        assert "word" not in verdict(certificate(model, guarantee=guarantee, public_parts=[]))
 
 
 def test_a_model_of_two_files_has_the_digest_that_it_had(tmp_path):
