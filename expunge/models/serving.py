@@ -24,6 +24,7 @@ from expunge.evidence.model_files import (
     FROZEN_FILE,
     MODEL_FILE,
     WEIGHTS_FILE,
+    is_part,
     model_digest,
     part_digests,
 )
@@ -165,6 +166,12 @@ def _save_parts(parts: Parts, folder: Path) -> None:
     if parts.frozen:
         save_file({name: one.contiguous() for name, one in parts.frozen.items()}, str(folder / FROZEN_FILE))
     for name, source in parts.code.items():
+        if not is_part(f"{CODE_FOLDER}/{name}"):
+            raise DatasetError(
+                f"{name} cannot be saved with the model",
+                expected="modules named in ASCII letters, digits and underscores",
+                remedy="rename it",
+            )
         path = folder / CODE_FOLDER / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(source)

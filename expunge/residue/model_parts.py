@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from numpy.typing import NDArray
 
 from expunge.datasets.contract import DatasetContract
@@ -90,7 +91,8 @@ def _contents(parts: Parts, hyperparameters: Mapping[str, Any]) -> Iterator[tupl
     yield from _forms("model.hyperparameters of params.yaml", np.array(list(_numbers(hyperparameters))))
     tensors = {**(parts.frozen or {}), **({} if parts.origin is None else {"initial weights": parts.origin})}
     for name, tensor in tensors.items():
-        values = tensor.detach().cpu().numpy()
+        tensor = tensor.detach().cpu()  # noqa: PLW2901
+        values = (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
         yield from _forms(name, values)
         if values.ndim > 1:
             yield from _forms(name, values.reshape(len(values), -1).T)

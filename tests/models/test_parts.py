@@ -234,6 +234,16 @@ def test_features_of_the_head_are_saved_and_used(contract, clinic, tmp_path):
     assert not build_module(made, moved)[0].weight.any()
 
 
+def test_a_module_that_no_digest_could_name_is_refused(contract, clinic, tmp_path):
+    (tmp_path / "net.py").write_text(
+        "from torch import nn\n\nimport größe\n\n\ndef make(in_features, out_features):\n"
+        "    return nn.Linear(in_features, größe.ONE * out_features)\n"
+    )
+    (tmp_path / "größe.py").write_text("ONE = 1\n")
+    with pytest.raises(DatasetError, match="größe.py cannot be saved with the model"):
+        saved(tmp_path, contract, clinic, "net:make")
+
+
 def test_a_model_of_version_1_is_read(workspace, contract, clinic):
     """Its code was not saved: the workspace's is what there is."""
     folder, model = saved(workspace, contract, clinic)
@@ -302,6 +312,12 @@ def test_a_layer_that_holds_training_rows_is_refused(case, told, contract, clini
     parts = parts_of(made, tmp_path)
     with pytest.raises(CertificateRefusedError, match=f"holds rows of the dataset.*{told}"):
         refuse_rows(parts, made.hyperparameters, clinic, contract, preprocessing)
+
+
+def test_half_precision_is_no_fault(contract, clinic):
+    preprocessing, rows = landmarks("", contract, clinic)
+    frozen = {"a": torch.tensor(rows).bfloat16(), "b": torch.tensor(rows).half(), "c": torch.tensor(3)}
+    refuse_rows(Parts({"net.py": b""}, frozen), {}, clinic, contract, preprocessing)
 
 
 def test_a_layer_of_nobodys_points_is_not_refused(contract, clinic, tmp_path):
