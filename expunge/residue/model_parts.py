@@ -91,7 +91,7 @@ def _contents(parts: Parts, hyperparameters: Mapping[str, Any]) -> Iterator[tupl
     yield from _forms("model.hyperparameters of params.yaml", np.array(list(_numbers(hyperparameters))))
     tensors = {**(parts.frozen or {}), **({} if parts.origin is None else {"initial weights": parts.origin})}
     for name, tensor in tensors.items():
-        tensor = tensor.detach().cpu()  # noqa: PLW2901
+        tensor = tensor.detach().cpu()
         values = (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
         yield from _forms(name, values)
         if values.ndim > 1:
