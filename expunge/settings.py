@@ -2,12 +2,13 @@
 
 import os
 from dataclasses import dataclass
+from datetime import date
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from expunge.errors import PolicyError, WorkspaceError
 
@@ -380,11 +381,34 @@ class Policy(_Strict):
 
 
 class ModelParams(_Strict):
-    """Which network, and whether its linearisation is trained."""
+    """Which network, whether its linearisation is trained, and who says that own parts of it are public."""
 
     name: str = "linearized-mlp"
     linearize: bool = True
     hyperparameters: dict[str, Any] = {}
+    public: bool = False
+    source: str | None = Field(None, pattern=r"^\S(.*\S)?$", max_length=200)
+    declared_on: str | None = None  # text: DVC, which reads params.yaml too, keeps no dates
+
+    @field_validator("declared_on", mode="before")
+    @classmethod
+    def _a_date(cls, value: Any) -> Any:
+        if value is None:
+            return value
+        try:
+            return date.fromisoformat(value).isoformat()
+        except (TypeError, ValueError) as error:
+            raise ValueError('write the date in quotes: "YYYY-MM-DD"') from error
+
+    @model_validator(mode="after")
+    def _declared(self) -> Self:
+        if self.public and (self.source is None or self.declared_on is None):
+            raise ValueError(
+                "public: true wants source (where the parts came from) and declared_on (YYYY-MM-DD)"
+            )
+        if not self.public and (self.source is not None or self.declared_on is not None):
+            raise ValueError("source and declared_on belong to public: true")
+        return self
 
 
 class TrainingParams(_Strict):

@@ -18,8 +18,10 @@ from expunge.errors import DatasetError
 from expunge.models.effort import Effort, save_effort
 from expunge.models.predictor import accuracy
 from expunge.models.serving import SavedModel, load_model, save_model
-from expunge.models.spec import ModelSpec
+from expunge.models.spec import ModelSpec, require_declared
 from expunge.models.training import train as train_model
+from expunge.models.zoo import parts_of
+from expunge.residue.model_parts import refuse_rows
 from expunge.settings import Workspace, load_params
 
 PREPROCESSING_FILE, MODEL_FOLDER, METRICS_FILE = "preprocessing.json", "model", "metrics.json"
@@ -45,23 +47,30 @@ def train(workspace: Workspace) -> None:
 
     Raises:
         NotConvergedError: If training does not reach its tolerance.
+        PolicyError: If nobody declared a network of one's own to be public, or it cannot be made.
+        CertificateRefusedError: If a part of it holds a row of the dataset, or is not saved with it.
     """
     frame = read_dataset(workspace.dataset_dir)
     content = json.loads((workspace.build_dir / PREPROCESSING_FILE).read_text(encoding="utf-8"))
     preprocessing = Preprocessing.from_json(content)
     encoded = encode(frame[frame["split"] == "train"], preprocessing)
+    params = load_params(workspace)
     spec = ModelSpec.from_params(
-        load_params(workspace), in_features=encoded.features.shape[1], classes=len(preprocessing.classes)
+        params, in_features=encoded.features.shape[1], classes=len(preprocessing.classes)
     )
+    require_declared(spec.name, params.model)
+    parts = parts_of(spec, workspace.root)
+    contract = read_contract(workspace.contract_path)
+    refuse_rows(parts, spec.hyperparameters, frame, contract, preprocessing)
     features, labels = torch.from_numpy(encoded.features), torch.from_numpy(encoded.labels)
     with device_in_use() as device:
-        trained = train_model(spec, features, labels, search=workspace.root, device=device)
+        trained = train_model(spec, features, labels, search=parts, device=device)
     model = SavedModel(
         spec=spec,
         preprocessing=preprocessing,
         weights=trained.weights,
         origin=trained.origin,
-        search=workspace.root,
+        search=parts,
     )
     shutil.rmtree(workspace.build_dir / MODEL_FOLDER, ignore_errors=True)
     digest = save_model(model, workspace.build_dir / MODEL_FOLDER)

@@ -16,10 +16,12 @@ from expunge.evidence.canonical import digest
 from expunge.evidence.certificate import Certificate, Certificate2, parse_certificate
 from expunge.evidence.checked_ledger import CheckedLedger
 from expunge.evidence.ledger import account_of
+from expunge.evidence.public_parts import assumptions_of
 from expunge.evidence.result import VerificationResult
 from expunge.evidence.scope import UNSALTED, scope_of
 from expunge.evidence.verify import verify_certificate
 from expunge.files import write_json
+from expunge.models.spec import is_own
 from expunge.privacy.accountant import SequentialAccount
 from expunge.reports.content import certificate_document
 from expunge.reports.page import render_page
@@ -141,6 +143,7 @@ def _require_verified(outcome: VerificationResult) -> None:
 
 def _certificate(state: State, batch: Batch) -> Certificate:
     data, release, admit = batch.data, batch.data["release"], state.policy.admit
+    parts = _public_parts(state, batch)
     account = account_of(state.ledger.entries(state.lineage))
     exact = release["guarantee"] == "exact"
     account = SequentialAccount() if exact else account.after_release(release["error_bound"])
@@ -174,9 +177,9 @@ def _certificate(state: State, batch: Batch) -> Certificate:
                     "sigma",
                     "parameters",
                     "noise",
-                    "assumptions",
                 ]
             },
+            "assumptions": [*release["assumptions"], *assumptions_of(parts)],
             "error_bound": {
                 "value": release["error_bound"],
                 "binding": release["binding"],
@@ -211,9 +214,21 @@ def _certificate(state: State, batch: Batch) -> Certificate:
                 "digest": digest(state.policy.model_dump(mode="json")),
                 "pinned_at": batch.created_at.isoformat(timespec="seconds"),
             },
-            "public_parts": [],
+            "public_parts": parts,
         }
     )
+
+
+def _public_parts(state: State, batch: Batch) -> list[dict[str, Any]]:
+    """Declared when the release was made; one that an earlier version of Expunge made has nothing to declare of."""
+    if "public_parts" not in batch.data and is_own(state.params.model.name):
+        raise CertificateRefusedError(
+            "this release of a network of one's own was made by a version of Expunge that did not save its code",
+            expected="code and frozen tensors among the model's files",
+            got="neither",
+            remedy="finish this batch with that version; the next one saves them",
+        )
+    return list(batch.data.get("public_parts", []))
 
 
 def _details(batch: Batch) -> dict[str, Any]:

@@ -9,9 +9,10 @@ from expunge.errors import CertificateRefusedError, WorkspaceError
 from expunge.evidence.ledger import account_of, suspects_of
 from expunge.mechanisms.contract import Context
 from expunge.mechanisms.planner import Plan, make_plan
-from expunge.models.serving import SavedModel, load_model
-from expunge.models.spec import ModelSpec
-from expunge.models.zoo import build
+from expunge.models.serving import SavedModel, load_model, source_for
+from expunge.models.spec import ModelSpec, is_own, require_declared
+from expunge.models.zoo import build, parts_of
+from expunge.residue.model_parts import refuse_rows
 from expunge.scratch import scratch
 from expunge.state import State, open_state
 from expunge.tickets.batches import Batch, BatchStage
@@ -38,6 +39,8 @@ def champion_context(state: State, batch: Batch | None = None) -> tuple[Context,
     Raises:
         WorkspaceError: If no model is trained yet.
         RefusedError: If somebody else moved the alias.
+        PolicyError: If nobody declared a model of own code to be public.
+        CertificateRefusedError: If a part of it that no batch changes holds a row of the dataset.
     """
     registry = access.registry(state)
     champion = registry.champion()
@@ -49,6 +52,7 @@ def champion_context(state: State, batch: Batch | None = None) -> tuple[Context,
     with scratch(state.workspace.scratch_dir) as place:
         folder = registry.download(champion, place)
         model, effort = load_model(folder, state.workspace.root), effort_of(state, champion, folder)
+    _require_public(state, model)
     # once the removal has begun, the files say nothing about what the batch began with
     begun = batch is not None and "before" in batch.data
     same_data = bool(batch.data.get("same_data", False)) if batch and begun else _lies_there(state, champion)
@@ -57,7 +61,7 @@ def champion_context(state: State, batch: Batch | None = None) -> tuple[Context,
     context = Context(
         spec=spec,
         policy=state.policy,
-        parameters=len(model.weights) if spec == model.spec else build(spec, state.workspace.root).size,
+        parameters=len(model.weights) if spec == model.spec else build(spec, source_for(model, spec)).size,
         training_seconds=effort.seconds if effort else 1.0,
         training_products=effort.products if effort else 0,
         records=count_training_rows(state.workspace.dataset_dir),
@@ -68,6 +72,15 @@ def champion_context(state: State, batch: Batch | None = None) -> tuple[Context,
         suspects=suspects_of(entries),
     )
     return context, champion.version
+
+
+def _require_public(state: State, model: SavedModel) -> None:
+    """Own parts, which no batch changes: declared to be public, and without a row of the dataset."""
+    require_declared(model.spec.name, state.params.model)
+    if is_own(model.spec.name):
+        frame = read_dataset(state.workspace.dataset_dir)
+        parts = parts_of(model.spec, model.search)
+        refuse_rows(parts, model.spec.hyperparameters, frame, state.contract, model.preprocessing)
 
 
 def _lies_there(state: State, champion: Version) -> bool:

@@ -2,10 +2,8 @@
 
 import json
 import os
-from contextlib import suppress
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from pandas.api.types import is_numeric_dtype
 
@@ -17,11 +15,11 @@ from expunge.datasets.partitions import (
     salted,
     spelled_alike,
 )
-from expunge.datasets.preprocessing import Preprocessing, encode_features
-from expunge.errors import DatasetError
+from expunge.datasets.preprocessing import Preprocessing
 from expunge.evidence.model_files import MODEL_FILE
 from expunge.residue.embedded import embeddings
 from expunge.residue.fingerprints import row_fingerprints
+from expunge.residue.model_parts import row_views
 from expunge.stages import MODEL_FOLDER
 from expunge.state import State, open_state
 from expunge.tickets.batches import BatchStage
@@ -91,18 +89,11 @@ def _recognisable(state: State, frame: pd.DataFrame) -> dict[str, Any]:
     """How the residue scan recognises the rows without keeping them, as they are and as a model sees them."""
     key = os.urandom(32)
     columns = [name for name in frame.columns if name not in ("subject_id", "split")]
-    features = [rule.name for rule in state.contract.columns]
-    numeric = [rule.name for rule in state.contract.columns if rule.kind == "numeric"]
-    views: list[tuple[list[str], Any]] = [
-        (numeric, frame[numeric].to_numpy(dtype="float64", na_value=np.nan))
-    ]
-    model = state.workspace.build_dir / MODEL_FOLDER / MODEL_FILE
+    model, preprocessing = state.workspace.build_dir / MODEL_FOLDER / MODEL_FILE, None
     if model.is_file():
         content = json.loads(model.read_text(encoding="utf-8"))
-        with suppress(DatasetError):  # of another contract: no such row was ever encoded
-            views.append(
-                (features, encode_features(frame, Preprocessing.from_json(content["preprocessing"])))
-            )
+        preprocessing = Preprocessing.from_json(content["preprocessing"])
+    views = row_views(frame, state.contract, preprocessing)
     return {
         "key": key.hex(),
         "columns": columns,

@@ -15,7 +15,9 @@ from torch import Tensor
 from expunge.attacks.shadows import ShadowCache, ShadowPlan, train_shadow
 from expunge.errors import WorkspaceError
 from expunge.files import replace_file
+from expunge.models.parts import Parts, Source
 from expunge.models.spec import ModelSpec
+from expunge.models.zoo import parts_of
 from expunge.scratch import scratch
 
 _JOB = "job.pt"
@@ -28,7 +30,7 @@ def train_shadows_in_flow(
     cache: ShadowCache,
     scratch_dir: Path,
     *,
-    search: Path | None = None,
+    search: Source = None,
 ) -> Tensor:
     """Train what is left of a plan, one task a model; to be called in a flow.
 
@@ -38,7 +40,7 @@ def train_shadows_in_flow(
         labels: Shape (n,).
         cache: Where models are kept; every worker must reach its folder.
         scratch_dir: Where the records lie meanwhile.
-        search: Folder of one's own model.
+        search: Folder of one's own model, or parts saved with a model.
 
     Returns:
         Weights of every model, shape (k, d), the same as of :func:`expunge.attacks.shadows.train_shadows`.
@@ -57,7 +59,7 @@ def train_shadows_in_flow(
             "features": features,
             "labels": labels,
             "outputs": [str(cache.path(plan, index).resolve()) for index in range(plan.count)],
-            "search": None if search is None else str(search),
+            "parts": parts_of(plan.spec, search).to_plain(),
         }
         torch.save(job, folder / _JOB)
         train_shadow_model.map(unmapped(str((folder / _JOB).resolve())), left).result()
@@ -84,8 +86,8 @@ def _train_shadow_model(job: str, index: int) -> int:
     content = torch.load(job, weights_only=True)
     spec = ModelSpec.from_json(content["spec"])
     plan = ShadowPlan(spec, content["members"].numpy(), tuple(content["seeds"]))
-    search = None if content["search"] is None else Path(content["search"])
-    weights = train_shadow(plan, index, content["features"], content["labels"], search=search)
+    parts = Parts.from_plain(content["parts"])
+    weights = train_shadow(plan, index, content["features"], content["labels"], search=parts)
     data = ShadowCache.encode(weights)
     replace_file(Path(content["outputs"][index]), data, mode=0o600)
     return index

@@ -9,7 +9,7 @@ from expunge.evidence.bundle import ENVELOPE_FILE, STAMP_FILE
 from expunge.evidence.canonical import canonical_bytes
 from expunge.evidence.keys import KEYRING_FILE
 from expunge.evidence.model_check import MODEL_SIGNATURE_FILE
-from expunge.evidence.model_files import file_digest
+from expunge.evidence.model_files import file_digests
 from expunge.evidence.statements import CERTIFICATE_PREDICATE, RECEIPT_PREDICATE, sign_statement
 from expunge.files import replace_file, write_json
 from expunge.scratch import scratch
@@ -51,8 +51,7 @@ def sign_certificate(state: State, certificate: dict[str, Any], model: Path) -> 
     Raises:
         WorkspaceError: If the key cannot be used.
     """
-    subjects = {path.name: file_digest(path) for path in sorted(model.iterdir())}
-    return sign_statement(state.signing.signer(), CERTIFICATE_PREDICATE, subjects, certificate)
+    return sign_statement(state.signing.signer(), CERTIFICATE_PREDICATE, file_digests(model), certificate)
 
 
 def write_signed(state: State, envelope: dict[str, Any], model: Path, folder: Path) -> str:

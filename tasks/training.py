@@ -5,7 +5,9 @@ from expunge.datasets.preprocessing import synthetic_example
 from expunge.devices import chosen_device
 from expunge.errors import WorkspaceError
 from expunge.evidence.model_files import model_digest
+from expunge.models.parts import Parts
 from expunge.models.serving import load_model
+from expunge.models.spec import require_declared
 from expunge.stages import MODEL_FOLDER, metrics
 from expunge.state import open_state
 from tasks.adapters import access, git
@@ -31,6 +33,7 @@ def reproduce() -> None:
             got="a champion version",
             remedy="`expunge run` unlearns and retrains; a new model wants a new workspace",
         )
+    require_declared(state.params.model.name, state.params.model)
     finish_import(state)
     access.repository(state).reproduce()
 
@@ -44,15 +47,15 @@ def register_opening() -> int:
     """
     state = open_state()
     workspace, repo, registry = state.workspace, access.repository(state), access.registry(state)
-    own = f"{state.params.model.name.partition(':')[0]}.py"  # one's own network, if it lies here
+    folder = workspace.build_dir / MODEL_FOLDER
+    model = load_model(folder, workspace.root)
+    own = model.search.code if isinstance(model.search, Parts) else ()
     tracked = [
-        name for name in ("dvc.lock", "params.yaml", "policy.yaml", own) if (workspace.root / name).is_file()
+        name for name in ("dvc.lock", "params.yaml", "policy.yaml", *own) if (workspace.root / name).is_file()
     ]
     revision = git.commit(workspace.root, tracked, "Train the first version")
     data = repo.current()
     record_dataset(state, data.md5)
-    folder = workspace.build_dir / MODEL_FOLDER
-    model = load_model(folder, workspace.root)
     example = synthetic_example(model.preprocessing)
     measured = metrics(model, read_dataset(workspace.dataset_dir))
     digest = model_digest(folder)

@@ -15,15 +15,19 @@ from expunge.errors import CertificateRefusedError
 from expunge.evidence.annex import FIGURES_FILE, recipient, seal
 from expunge.evidence.ledger import account_of
 from expunge.evidence.model_files import model_digest
+from expunge.evidence.public_parts import declare
 from expunge.mechanisms.contract import Calibration, Context, Draw, Mechanism, Problem
 from expunge.mechanisms.planner import mechanism_named
 from expunge.mechanisms.release import Release, release
 from expunge.models.effort import Effort, save_effort
 from expunge.models.kept import load_kept
-from expunge.models.serving import SavedModel, load_model, save_model
-from expunge.models.spec import ModelSpec
-from expunge.models.zoo import build
+from expunge.models.parts import Parts
+from expunge.models.serving import SavedModel, load_model, save_model, source_for
+from expunge.models.spec import ModelSpec, require_declared
+from expunge.models.zoo import build, parts_of
+from expunge.residue.model_parts import refuse_rows
 from expunge.scratch import scratch
+from expunge.settings import ModelParams
 from expunge.stages import MODEL_FOLDER
 from expunge.state import State, open_state
 from expunge.tickets.batches import Batch, BatchStage
@@ -67,13 +71,18 @@ def _unlearn(batch_id: str, mechanism_name: str, device: torch.device) -> str:
         return str(batch.data["model_digest"])
     require_dataset(state, batch, on_disk=True)
     mechanism = mechanism_named(mechanism_name)
+    declared = state.params.model
     final = state.workspace.releases_dir / batch_id
     shutil.rmtree(final, ignore_errors=True)  # of an interrupted attempt: never released, destroyed
     parent, effort = _parent(state, batch)
+    require_declared(parent.spec.name, declared)
     frame = read_dataset(state.workspace.dataset_dir)
     train = frame[frame["split"] == "train"]
     preprocessing = fit(train, state.contract)
     problem = _problem(state, batch, parent, effort, preprocessing, encode(train, preprocessing), device)
+    assert isinstance(problem.search, Parts)
+    # made anew where a category came or went, and then nobody has looked at them yet
+    refuse_rows(problem.search, problem.context.spec.hyperparameters, frame, state.contract, preprocessing)
     calibration = _require_composable(mechanism, problem.context)
     unlearned = mechanism.unlearn(problem)
     require_cost(state, batch, problem.context, unlearned)
@@ -92,6 +101,7 @@ def _unlearn(batch_id: str, mechanism_name: str, device: torch.device) -> str:
         preprocessing=preprocessing,
         weights=released.weights,
         origin=released.origin,
+        search=problem.search,
     )
     _write(state, batch, final, model, released)
     digest = model_digest(final / MODEL_FOLDER)
@@ -104,6 +114,7 @@ def _unlearn(batch_id: str, mechanism_name: str, device: torch.device) -> str:
         mechanism=mechanism_name,
         release=released.record.to_json(),
         model_digest=digest,
+        public_parts=_public_parts(final / MODEL_FOLDER, declared),
         retain_records=len(train),
         from_data=list(preprocessing.from_data),
         kept_curvature=problem.kept is not None,
@@ -179,10 +190,11 @@ def _problem(
 ) -> Problem:
     features = torch.from_numpy(encoded.features)
     spec = ModelSpec.from_json({**parent.spec.to_json(), "in_features": features.shape[1]})
+    parts = parts_of(spec, source_for(parent, spec))
     context = Context(
         spec=spec,
         policy=state.policy,
-        parameters=build(spec, state.workspace.root).size,  # not the parent's: categories come and go
+        parameters=build(spec, parts).size,  # not the parent's: categories come and go
         training_seconds=effort.seconds if effort else 1.0,
         training_products=effort.products if effort else 0,
         records=len(features),
@@ -202,10 +214,17 @@ def _problem(
         kept=load_kept(state.workspace.curvature_dir, state.batches.get(batch.batch_id).data["parent_digest"])
         if same
         else None,
-        search=state.workspace.root,
+        search=parts,
         device=device,
         seed=secrets.randbits(63),
     )
+
+
+def _public_parts(folder: Path, declared: ModelParams) -> list[dict[str, Any]]:
+    """What the operator declared of the parts that no batch changes; nothing of a network of the catalogue."""
+    if declared.source is None or declared.declared_on is None:
+        return []
+    return declare(folder, declared.source, declared.declared_on)
 
 
 def _write(state: State, batch: Batch, final: Path, model: SavedModel, released: Release) -> None:

@@ -123,7 +123,10 @@ def make_workspace(
     if own_model:
         (root / "clinic_model.py").write_text(MODEL, encoding="utf-8")
         text = (root / "params.yaml").read_text(encoding="utf-8")
-        text = text.replace("name: linearized-mlp", "name: clinic_model:make")
+        text = text.replace(
+            "name: linearized-mlp",
+            "name: clinic_model:make\n  public: true\n  source: written for these tests\n  declared_on: '2026-01-31'",
+        )
         text = text.replace("{hidden: [32], activation: tanh}", "{width: 6}")
         (root / "params.yaml").write_text(text, encoding="utf-8")
     expunge = Expunge(root)

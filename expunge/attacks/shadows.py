@@ -24,6 +24,7 @@ from expunge import progress
 from expunge.attacks.scores import Floats, Integers, log_confidence, logit_confidence
 from expunge.errors import InputError
 from expunge.files import replace_file
+from expunge.models.parts import Source
 from expunge.models.predictor import predict_logits
 from expunge.models.spec import ModelSpec
 from expunge.models.training import train
@@ -214,14 +215,14 @@ class ShadowTraining:
         features: Encoded records, shape (n, in_features).
         labels: Shape (n,).
         cache: Where models are kept; None to keep none.
-        search: Folder of one's own model.
+        search: Folder of one's own model, or parts saved with a model.
     """
 
     plan: ShadowPlan
     features: Tensor
     labels: Tensor
     cache: ShadowCache | None = None
-    search: Path | None = None
+    search: Source = None
 
     def __call__(self, index: int) -> Tensor:
         """Weights of one model, from the cache or trained.
@@ -245,7 +246,7 @@ class ShadowTraining:
 
 
 def train_shadow(
-    plan: ShadowPlan, index: int, features: Tensor, labels: Tensor, *, search: Path | None = None
+    plan: ShadowPlan, index: int, features: Tensor, labels: Tensor, *, search: Source = None
 ) -> Tensor:
     """Train one shadow model, as the attacked model was trained.
 
@@ -254,7 +255,7 @@ def train_shadow(
         index: Of the model.
         features: All encoded records, shape (n, in_features).
         labels: Shape (n,).
-        search: Folder of one's own model.
+        search: Folder of one's own model, or parts saved with a model.
 
     Returns:
         Weights, shape (d,), float64: a function of plan, index and records.
@@ -281,7 +282,7 @@ def train_shadows(
     labels: Tensor,
     *,
     cache: ShadowCache | None = None,
-    search: Path | None = None,
+    search: Source = None,
     mapper: Mapper = map,
 ) -> Tensor:
     """Train what is left of a plan.
@@ -291,7 +292,7 @@ def train_shadows(
         features: All encoded records, shape (n, in_features).
         labels: Shape (n,).
         cache: Where models are kept, so that an interrupted run continues.
-        search: Folder of one's own model.
+        search: Folder of one's own model, or parts saved with a model.
         mapper: Applies a function to every index, in order.
 
     Returns:
@@ -322,7 +323,7 @@ class ShadowScores:
 
 
 def score_models(
-    plan: ShadowPlan, weights: Tensor, features: Tensor, labels: ArrayLike, *, search: Path | None = None
+    plan: ShadowPlan, weights: Tensor, features: Tensor, labels: ArrayLike, *, search: Source = None
 ) -> ShadowScores:
     """Score records under shadow models, or under whatever became of them by unlearning.
 
@@ -331,7 +332,7 @@ def score_models(
         weights: Of every model, shape (k, d).
         features: Shape (n, in_features).
         labels: Shape (n,).
-        search: Folder of one's own model.
+        search: Folder of one's own model, or parts saved with a model.
 
     Returns:
         The scores.

@@ -17,12 +17,13 @@ from pydantic import ValidationError
 from expunge.errors import InputError, VerificationError
 from expunge.evidence.annex import ANNEX_FILE, annex_digest, open_annex
 from expunge.evidence.canonical import canonical_bytes, read_json
-from expunge.evidence.certificate import Certificate, parse_certificate
+from expunge.evidence.certificate import Certificate, Certificate2, parse_certificate
 from expunge.evidence.checked_ledger import CheckedLedger
 from expunge.evidence.keys import KEYRING_FILE, Keyring
 from expunge.evidence.ledger_file import LEDGER_FILE, parse_ledger
 from expunge.evidence.model_check import MODEL_SIGNATURE_FILE, verify_model, verify_model_signature
-from expunge.evidence.model_files import MODEL_FILES, combined_digest, stated_spec
+from expunge.evidence.model_files import MODEL_FILES, combined_digest, is_part, stated_spec
+from expunge.evidence.public_parts import unsigned_parts
 from expunge.evidence.realised import verify_realised
 from expunge.evidence.result import Answer, VerificationResult
 from expunge.evidence.statements import CERTIFICATE_PREDICATE, Statement, open_statement, read_statement
@@ -157,6 +158,8 @@ class Verifier:
             answer.findings.append(
                 "the signed digests of the model's files are not those of the certificate's model"
             )
+        if statement is not None and isinstance(certificate, Certificate2):
+            answer.findings += unsigned_parts(certificate, statement.subjects)
         if statement is not None and certificate.noise in EARLIER_GENERATORS:
             answer.findings.append("the noise is of a generator that no signed certificate ever named")
         digest, spec = _model(evidence, certificate, statement, ring, model, answer)
@@ -384,7 +387,8 @@ def differing(one: Any, other: Any, path: str = "") -> list[str]:
 
 def _combined(statement: Statement) -> str | None:
     named = statement.subjects
-    return combined_digest(named) if set(named) == set(MODEL_FILES) else None
+    whole = set(MODEL_FILES) <= set(named) and all(name in MODEL_FILES or is_part(name) for name in named)
+    return combined_digest(named) if whole else None
 
 
 def _date(text: str) -> datetime | None:

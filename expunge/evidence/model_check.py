@@ -12,15 +12,19 @@ from numpy.typing import NDArray
 
 from expunge import progress
 from expunge.errors import InputError, VerificationError
-from expunge.evidence.certificate import Certificate
+from expunge.evidence.certificate import Certificate, Certificate2
 from expunge.evidence.keys import PublicKey
 from expunge.evidence.model_files import (
+    CODE_FOLDER,
     MODEL_FILES,
     combined_digest,
     file_digest,
+    files_of,
+    is_part,
     read_weights,
     stated_spec,
 )
+from expunge.evidence.public_parts import differing_parts
 from expunge.evidence.result import VerificationResult
 from expunge.evidence.verify import constants_of
 from expunge.privacy.noise import GENERATOR, release_step
@@ -53,21 +57,25 @@ def verify_model(
     """
     if not folder.is_dir():
         raise InputError("no such folder", expected=f"one with {' and '.join(MODEL_FILES)}", got=str(folder))
-    there = {path.name for path in folder.iterdir()} - {MODEL_SIGNATURE_FILE}
-    findings = [f"model: {name} is missing" for name in MODEL_FILES if name not in there]
+    there = set(files_of(folder)) - {MODEL_SIGNATURE_FILE}
+    parts = {name for name in there if is_part(name)}
+    expected = {*MODEL_FILES, *(signed or {})}
+    findings = [f"model: {name} is missing" for name in sorted(expected - there)]
     findings += [
-        f"model: {name} is not among the files of a model" for name in sorted(there - set(MODEL_FILES))
+        f"model: {name} is not among the files of a model"
+        for name in sorted(there - set(MODEL_FILES) - parts)
     ]
     digests = {}
-    for done, name in enumerate(name for name in MODEL_FILES if name in there):
-        progress.report("digest of the model's files", done, len(MODEL_FILES))
+    names = [name for name in (*MODEL_FILES, *sorted(parts)) if name in there]
+    for done, name in enumerate(names):
+        progress.report("digest of the model's files", done, len(names))
         try:
             digests[name] = file_digest(folder / name)
         except OSError as error:
             raise InputError("a model's file cannot be read", expected="a file", got=name) from error
         if signed is not None and signed.get(name) != digests[name]:
             findings.append(f"model: {name} is not the file that was signed")
-    if len(digests) < len(MODEL_FILES):
+    if not set(MODEL_FILES) <= set(digests):
         return VerificationResult(tuple(findings)), None
     checked = []
     try:
@@ -105,6 +113,11 @@ def _disagreements(folder: Path, certificate: Certificate) -> list[str]:
     for name in _OF_THE_MODEL.get(certificate.mechanism, ()):
         if name in values and spec.get(name) != values[name]:
             found.append(f"model: its {name} is another than the certificate's")
+    if isinstance(certificate, Certificate2):
+        found += differing_parts(certificate, folder)
+        own = ":" in str(spec.get("name"))
+        if own and not any(file.startswith(f"{CODE_FOLDER}/") for file in files_of(folder)):
+            found.append("model: it is made by code that is not among its files")
     if certificate.mechanism == "convex" and spec.get("linearize") is not True:
         found.append("model: it is not linearised, so that its objective is not convex by construction")
     return found

@@ -7,9 +7,10 @@ from typing import Any, Final
 
 from expunge.errors import CertificateRefusedError, InputError, VerificationError
 from expunge.evidence.annex import annex_digest
-from expunge.evidence.certificate import Certificate
+from expunge.evidence.certificate import Certificate, Certificate2
 from expunge.evidence.checked_ledger import CheckedLedger
 from expunge.evidence.ledger import CLOCKS, LedgerEntry
+from expunge.evidence.public_parts import unstated
 from expunge.evidence.result import VerificationResult
 from expunge.evidence.scope import scope_of
 from expunge.privacy.accountant import compose_m
@@ -309,6 +310,8 @@ def _check_statements(certificate: Certificate) -> Iterator[str]:
         yield f"a {c.guarantee} certificate states what it assumes, and this one states nothing"
     if not all(line.strip() for line in c.assumptions):
         yield "an assumption is blank"
+    if isinstance(c, Certificate2):
+        yield from unstated(c)
     yield from _check_constants(c)
     yield from _check_removal(c)
     if _vacuous(c) != c.vacuous:

@@ -7,7 +7,6 @@ returns is enough to write the certificate from; nothing else may enter one.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import torch
@@ -16,6 +15,7 @@ from torch import Tensor
 from expunge.curvature.preconditioner import KeptCurvature
 from expunge.devices import CPU
 from expunge.errors import CertificateRefusedError
+from expunge.models.parts import Source
 from expunge.models.spec import ModelSpec
 from expunge.privacy.accountant import LedgerLimits, SequentialAccount, composed_epsilon
 from expunge.privacy.gaussian import admitted_sensitivity
@@ -97,7 +97,7 @@ class Problem:
         labels: Shape (n_r,).
         start: The parent's released weights; None where the parameter space has changed (a category vanished).
         kept: Curvature kept from the parent's release, to be used for this one request; None where there is none.
-        search: Folder of one's own model.
+        search: Folder of one's own model, or parts saved with a model.
         device: Where to compute; every tensor given and returned lies on the CPU.
         seed: Of the random start of Lanczos and of LiSSA's mini-batches; from the operating system.
     """
@@ -107,7 +107,7 @@ class Problem:
     labels: Tensor
     start: Tensor | None
     kept: KeptCurvature | None = None
-    search: Path | None = None
+    search: Source = None
     device: torch.device = CPU
     seed: int = 0
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from expunge import nonces
 from expunge.curvature.linearized import LinearizedObjective
 from expunge.curvature.preconditioner import KeptCurvature, keep_curvature
+from expunge.models.parts import Source
 from expunge.models.spec import ModelSpec
 from expunge.models.zoo import build
 
@@ -52,7 +53,7 @@ def rebuild_kept(
     weights: Tensor,
     features: Tensor,
     labels: Tensor,
-    search: Path | None = None,
+    search: Source = None,
     device: torch.device | str = "cpu",
 ) -> bool:
     """Destroy what was kept and build the curvature of a model from the records it was trained on.
@@ -64,7 +65,7 @@ def rebuild_kept(
         weights: Its released weights, shape (d,).
         features: The records that it may know, shape (n, in_features).
         labels: Shape (n,).
-        search: Folder of one's own model.
+        search: Folder of one's own model, or parts saved with a model.
         device: Where to compute; no certificate depends on what is kept.
 
     Returns:

@@ -1,12 +1,11 @@
 """Predictions of a trained model from its weights."""
 
-from pathlib import Path
-
 import torch
 from torch import Tensor
 from torch.func import jvp
 
 from expunge.curvature.jacobian import chunk_size, record_bytes
+from expunge.models.parts import Source
 from expunge.models.spec import ModelSpec
 from expunge.models.zoo import build
 
@@ -16,7 +15,7 @@ def predict_logits(
     weights: Tensor,
     origin: Tensor,
     features: Tensor,
-    search: Path | None = None,
+    search: Source = None,
     device: torch.device | str = "cpu",
 ) -> Tensor:
     """Logits of a linearised or a deep model.
@@ -28,7 +27,7 @@ def predict_logits(
         weights: v or w, shape (d,).
         origin: w0, shape (d,).
         features: Encoded records, shape (n, in_features).
-        search: Folder of one's own model.
+        search: Folder of one's own model, or parts saved with a model.
         device: Where to compute.
 
     Returns:

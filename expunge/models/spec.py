@@ -1,10 +1,11 @@
 """What a model is, apart from its weights: everything needed to train it again."""
 
 from dataclasses import asdict, dataclass, field
+from datetime import datetime
 from typing import Any
 
 from expunge.errors import PolicyError
-from expunge.settings import Params
+from expunge.settings import ModelParams, Params
 
 # Whether the linearisation is trained; None: params.yaml says. A model that is affine in its parameters is its own
 # linearisation, hence convex.
@@ -17,6 +18,18 @@ CATALOGUE: dict[str, bool | None] = {
     "resnet-18": None,
     "vit": None,
 }
+
+
+def is_own(name: str) -> bool:
+    """Whether a model is made by one's own code.
+
+    Args:
+        name: Of the catalogue, or ``module:factory``.
+
+    Returns:
+        True for the latter.
+    """
+    return ":" in name
 
 
 @dataclass(frozen=True)
@@ -75,7 +88,7 @@ class ModelSpec:
             PolicyError: If the model's name is neither in the catalogue nor ``module:factory``.
         """
         name = params.model.name
-        if name not in CATALOGUE and ":" not in name:
+        if name not in CATALOGUE and not is_own(name):
             raise PolicyError(
                 "unknown model in params.yaml",
                 expected=f"{', '.join(CATALOGUE)} or module:factory",
@@ -112,3 +125,31 @@ class ModelSpec:
             The spec.
         """
         return cls(**data)
+
+
+def require_declared(name: str, declared: ModelParams) -> None:
+    """Refuse a model of own code that nobody declared to be public: no batch takes a person out of its parts.
+
+    Args:
+        name: Of the model.
+        declared: What params.yaml says.
+
+    Raises:
+        PolicyError: If it does not declare this model's parts.
+    """
+    if is_own(name) and not (declared.public and declared.name == name):
+        raise PolicyError(
+            f"nobody declared that {name} is public, and unlearning changes trained weights only: not code, frozen "
+            "tensors or initial weights",
+            expected=f'name: {name}, public: true, source: TEXT and declared_on: "DATE" under `model` in params.yaml',
+            got=f"public: {str(declared.public).lower()}, name: {declared.name}",
+            remedy="add them if no record of a person shaped these parts, and say where they came from",
+        )
+    today = datetime.now().astimezone().date().isoformat()
+    if is_own(name) and declared.declared_on is not None and declared.declared_on > today:
+        raise PolicyError(
+            "model.declared_on lies in the future",
+            expected=f"{today} or earlier",
+            got=declared.declared_on,
+            remedy="write the day of the declaration into params.yaml",
+        )

@@ -3,7 +3,6 @@
 import math
 import time
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -15,6 +14,7 @@ from expunge.curvature.linearized import LinearizedObjective
 from expunge.curvature.newton_cg import minimize
 from expunge.curvature.preconditioner import KeptCurvature
 from expunge.errors import NotConvergedError
+from expunge.models.parts import Source
 from expunge.models.spec import ModelSpec
 from expunge.models.zoo import build
 
@@ -65,7 +65,7 @@ def train(
     *,
     start: Tensor | None = None,
     kept: KeptCurvature | None = None,
-    search: Path | None = None,
+    search: Source = None,
     device: torch.device | str = "cpu",
     what: str = "training",
 ) -> Trained:
@@ -77,7 +77,7 @@ def train(
         labels: Class indices, shape (n,).
         start: Where to start instead. For a linearised model it does not change what is certified.
         kept: Kept curvature, to precondition the solver of a linearised model with.
-        search: Folder of one's own model.
+        search: Folder of one's own model, or parts saved with a model.
         device: Where to compute; what comes back lies on the CPU.
         what: Name of the work in progress reports.
 

@@ -146,8 +146,11 @@ def verdict(certificate: Mapping[str, Any]) -> str:
             f"VACUOUS: this certificate is outside the limits of policy and proves nothing useful about {people}. "
             f"It states epsilon = {_up(certificate['epsilon'])}."
         )
+    parts = len(certificate.get("public_parts", []))  # none in version 1
+    word = f" This takes the operator's word that {parts} parts of the model, which no batch changes, are public."
+    given = word if parts else ""
     if certificate["guarantee"] == "exact":
-        return f"The model was retrained exactly, without {people}."
+        return f"The model was retrained exactly, without {people}.{given}"
     close = certificate["epsilon"] <= _CLOSE
     closeness = "It is hardly distinguishable from" if close else "There is a bound on telling it from"
     condition = (
@@ -156,5 +159,5 @@ def verdict(certificate: Mapping[str, Any]) -> str:
     return (
         f"The released model has unlearned {people}{condition}. {closeness} a model that was never trained on "
         f"them: any test that raises a false alarm on such a model with probability p fires on the released one "
-        f"{recognition(certificate['epsilon'], certificate['delta'])}, and the same with the two exchanged."
+        f"{recognition(certificate['epsilon'], certificate['delta'])}, and the same with the two exchanged.{given}"
     )

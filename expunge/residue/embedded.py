@@ -40,23 +40,26 @@ def embeddings(
         owners = row_fingerprints(frame, names, key)
         for kind in FEWEST:
             with np.errstate(invalid="ignore", over="ignore"):
-                typed = numbers.astype(kind)
-            for number, owner in enumerate(owners):
-                row = typed[number]
-                if kind == "uint8" and not np.array_equal(row, numbers[number]):
-                    continue
-                if len(np.unique(row)) < FEWEST[kind]:
-                    continue
-                content = row.tobytes()
-                unit = 1 if kind == "uint8" else 4
-                form = forms.setdefault((unit, len(content) // unit), {})
-                words = np.frombuffer(content, f"<u{unit}").astype(np.uint64)
-                form[_code(key, content)] = [f"{_hash(words, key):016x}", _code(key, content), owner]
+                typed = np.ascontiguousarray(numbers.astype(kind))
+            if not typed.size:
+                continue
+            telling = _distinct(typed) >= FEWEST[kind]
+            if kind == "uint8":
+                telling &= (typed == numbers).all(axis=1)
+            unit = 1 if kind == "uint8" else 4
+            words = typed.view(f"<u{unit}").astype(np.uint64)
+            form = forms.setdefault((unit, words.shape[1]), {})
+            powers = _powers(_base(key), words.shape[1])
+            for number in np.flatnonzero(telling):
+                code = _code(key, typed[number].tobytes())
+                hashed = int((words[number] * powers).sum(dtype=np.uint64))
+                form[code] = [f"{hashed:016x}", code, owners[number]]
     return {
         "columns": [list(names) for names, _ in views],
         "forms": [
             {"unit": unit, "length": length, "rows": list(rows.values())}
             for (unit, length), rows in forms.items()
+            if rows
         ],
     }
 
@@ -154,8 +157,10 @@ def _powers(base: int, size: int) -> NDArray[np.uint64]:
     return np.cumprod(factors, dtype=np.uint64)
 
 
-def _hash(words: NDArray[np.uint64], key: bytes) -> int:
-    return int((words * _powers(_base(key), len(words))).sum(dtype=np.uint64))
+def _distinct(rows: NDArray[Any]) -> NDArray[np.int64]:
+    """How many different values each row has."""
+    ordered = np.sort(rows, axis=1)
+    return np.asarray(1 + (ordered[:, 1:] != ordered[:, :-1]).sum(axis=1), dtype=np.int64)
 
 
 def _code(key: bytes, content: bytes) -> str:

@@ -215,11 +215,15 @@ def test_init_leaves_a_folder_in_use_alone(workspace, tmp_path, capsys):
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
 
 
+DECLARED = {"public": True, "source": "nowhere", "declared_on": "2026-01-31"}
+
+
 @pytest.mark.parametrize(
     ("model", "message"),
     [
         ({"name": "resnet"}, "unknown model"),
-        ({"name": "absent_module:make"}, "cannot make the model"),
+        ({"name": "absent_module:make"}, "nobody declared that absent_module:make is public"),
+        ({"name": "absent_module:make", **DECLARED}, "cannot make the model"),
         ({"name": "linearized-mlp", "hyperparameters": {"hidden": []}}, "invalid hidden"),
         ({"name": "linearized-mlp", "hyperparameters": {"depth": 3}}, "hyperparameters"),
     ],

@@ -15,7 +15,7 @@ from expunge.evidence.keys import KEYRING_FILE, SigningKeys
 from expunge.evidence.ledger import GENESIS, LedgerEntry, parse_entries
 from expunge.evidence.ledger_file import Ledger, sign_head
 from expunge.evidence.model_check import MODEL_SIGNATURE_FILE
-from expunge.evidence.model_files import MODEL_FILES, combined_digest, file_digest
+from expunge.evidence.model_files import combined_digest, file_digests
 from expunge.evidence.statements import CERTIFICATE_PREDICATE, sign_statement
 from tasks.adapters.model_signing import sign_model
 
@@ -81,7 +81,7 @@ class Operator:
         content = copy.deepcopy(certificate or golden_certificate())
         files = folder / "model"
         shutil.copytree(model or GOLDEN / "model", files, dirs_exist_ok=True)
-        subjects = {name: file_digest(files / name) for name in MODEL_FILES}
+        subjects = file_digests(files)
         content["model"]["digest"] = combined_digest(subjects)
         annex, content["sealed_annex"]["digest"] = seal(figures or golden_figures(), self.place / "auditor")
         entries = [self._agreeing(entry, content) for entry in golden_entries()]

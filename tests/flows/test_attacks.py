@@ -82,7 +82,10 @@ def workspace(tmp_path_factory, prefect_api):
     assert invoke(["init", str(root), "--dataset", str(source)]) == 0
     (root / "own_model.py").write_text(LINEAR, encoding="utf-8")
     text = (root / "params.yaml").read_text(encoding="utf-8")
-    text = text.replace("name: linearized-mlp", "name: own_model:make")
+    text = text.replace(
+        "name: linearized-mlp",
+        "name: own_model:make\n  public: true\n  source: written for these tests\n  declared_on: '2026-01-31'",
+    )
     (root / "params.yaml").write_text(text.replace("{hidden: [32], activation: tanh}", "{}"))
     change(root, gates={"max_accuracy_drop": 1.0}, ledger={"accumulated_error": 1.0})
     expunge = Expunge(root)

@@ -93,7 +93,7 @@ def test_a_saved_model_predicts_as_before_and_holds_no_row(patients, tmp_path):
     )
     assert len(synthetic_example(preprocessing)) == 1
     content = json.loads((tmp_path / "m" / "model.json").read_text())
-    assert set(content) == {"version", "nonce", "spec", "preprocessing"}  # nothing of the training
+    assert set(content) == {"version", "nonce", "spec", "preprocessing", "parts"}  # nothing of the training
 
 
 def test_the_same_model_saved_twice_has_other_digests_and_one_of_an_earlier_release_is_read(
