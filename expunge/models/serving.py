@@ -3,7 +3,7 @@
 Parts are frozen.safetensors and, of a network of one's own, code/PATH.py. A loaded model computes with them, whatever
 the factory would make by now.
 
-Both files are released: whatever is in them is a function of the weights, of the retain set, or public. Version 1 had a
+All files are released: whatever is in them is a function of the weights, of the retain set, or public. Version 1 had a
 block on the training, which told of the people whom that training saw; version 2 has none, and the block is not read.
 
 ``_load_pyfunc`` is the entry point that MLflow's python_function flavour looks for.
