@@ -3,7 +3,8 @@
 import importlib
 import logging
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from expunge import progress
 from expunge.errors import InputError, VerificationError
 from expunge.evidence.certificate import Certificate
-from expunge.evidence.keys import PublicKey
+from expunge.evidence.keyring import Keyring, standing
 from expunge.evidence.model_files import (
     MODEL_FILES,
     combined_digest,
@@ -114,18 +115,22 @@ def _lies_on(step: float, weights: NDArray[np.float64]) -> bool:
     return bool((weights / step == np.rint(weights / step)).all())
 
 
-def verify_model_signature(folder: Path, signature: Path, keys: Sequence[PublicKey]) -> VerificationResult:
+def verify_model_signature(
+    folder: Path, signature: Path, ring: Keyring, moment: datetime, *, covered: bool
+) -> VerificationResult:
     """Verify the OpenSSF form of a model's signature.
 
     Args:
         folder: Of the model.
         signature: model.sig.
-        keys: That are trusted for models.
+        ring: That is trusted.
+        moment: When the certificate was issued: model.sig has no date, and is made after it.
+        covered: Whether a signed certificate that counts names these very files.
 
     Returns:
         The outcome; what is missing where the library for it is not installed, or no key is known.
     """
-    name = MODEL_SIGNATURE_FILE
+    name, keys = MODEL_SIGNATURE_FILE, ring.of("model")
     if not keys:
         return VerificationResult((), missing=(f"{name} was not checked (no key for models given)",))
     try:
@@ -148,5 +153,11 @@ def verify_model_signature(folder: Path, signature: Path, keys: Sequence[PublicK
             except Exception as error:  # whatever a damaged file makes the library raise
                 reasons.append(" ".join(str(error).split())[:150] or type(error).__name__)
                 continue
-            return VerificationResult((), checked=(f"{name}, by key {key.keyid[:16]}",))
+            # A key that is newer than the certificate may have signed its model: the one before it was lost.
+            dated = max(moment, key.valid_from or moment)
+            found = standing(ring, [key.keyid], dated, covered=covered)
+            if found.fault is not None:
+                return VerificationResult((f"{name} does not hold: {found.fault}",))
+            missing = tuple(f"{name}: {line}" for line in found.missing)
+            return VerificationResult((), missing, (f"{name}, by key {key.keyid[:16]}",))
     return VerificationResult((f"{name} does not hold: {reasons[0]}",))

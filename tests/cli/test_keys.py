@@ -6,7 +6,8 @@ import subprocess
 import pytest
 
 from cli.main import invoke
-from expunge.evidence.keys import KEYRING_FILE, SigningKeys, load_keyring
+from expunge.evidence.keyring import KEYRING_FILE, load_keyring
+from expunge.evidence.keys import SigningKeys
 from expunge.evidence.statements import CERTIFICATE_PREDICATE, open_statement, sign_statement
 from tests.conftest import make_clinic
 

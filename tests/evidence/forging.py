@@ -11,7 +11,8 @@ from typing import Any
 from expunge.evidence.annex import create_auditor_keys, open_annex, seal
 from expunge.evidence.bundle import ENVELOPE_FILE
 from expunge.evidence.canonical import digest
-from expunge.evidence.keys import KEYRING_FILE, SigningKeys
+from expunge.evidence.keyring import KEYRING_FILE
+from expunge.evidence.keys import SigningKeys
 from expunge.evidence.ledger import GENESIS, LedgerEntry, parse_entries
 from expunge.evidence.ledger_file import Ledger, sign_head
 from expunge.evidence.model_check import MODEL_SIGNATURE_FILE
@@ -145,7 +146,11 @@ class Thief(Operator):
         """Endorse everything, dated long before the stolen key's end."""
         super().__init__(place)
         self.stolen = victim.keys.keyring().of("evidence")[0]
-        signer = victim.keys._signer(self.stolen)
+        models = victim.keys.keyring().of("model")
+        signers = {
+            "evidence": victim.keys._signer(self.stolen),
+            "model": victim.keys._signer(models[0]),
+        }
         keys, uris = self.keys.keyring().keys, self.keys._uris()
         for number in range(more):
             other = SigningKeys(place / f"more-{number}")
@@ -157,15 +162,7 @@ class Thief(Operator):
         self.keys._write(keys, uris)
         endorsed = []
         for key in keys:
-            made = sign_statement(signer, KEY_PREDICATE, {"public key": key.keyid}, key.claim())
+            made = sign_statement(signers[key.use], KEY_PREDICATE, {"public key": key.keyid}, key.claim())
             endorsed.append(key.model_copy(update={"endorsement": made}))
-            signer = self.keys._signer(key) if key.use == "evidence" else signer
-        stolen_model = next(key for key in victim.keys.keyring().keys if key.use == "model")
-        model = next(key for key in keys if key.use == "model")
-        made = sign_statement(
-            victim.keys._signer(stolen_model), KEY_PREDICATE, {"public key": model.keyid}, model.claim()
-        )
-        endorsed = [
-            key.model_copy(update={"endorsement": made}) if key.use == "model" else key for key in endorsed
-        ]
-        self.keys._write([*victim.keys.keyring().keys[:2], *endorsed], uris)
+            signers[key.use] = self.keys._signer(key)
+        self.keys._write([self.stolen, models[0], *endorsed], uris)
