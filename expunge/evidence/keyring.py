@@ -85,16 +85,14 @@ class PublicKey(BaseModel):
             In words; None if it counts.
         """
         moment, name = stamped or dated, f"key {self.keyid[:16]}"
+        since = self.revoked.since if self.revoked else None
+        if since is not None and (late := max(moment, dated)) >= since:
+            return f"{name} is revoked since {since.isoformat()}, and this is of {late.isoformat()}"
         if self.valid_from is not None and moment < self.valid_from:
             return f"{name} was not valid before {self.valid_from.isoformat()}"
         if self.valid_until is not None and moment > self.valid_until:
             return f"{name} expired at {self.valid_until.isoformat()}"
-        if self.revoked is None:
-            return None
-        since = self.revoked.since
-        if max(moment, dated) >= since:
-            return f"{name} is revoked since {since.isoformat()}, and this is of {max(moment, dated).isoformat()}"
-        if stamped is None and not covered:
+        if since is not None and stamped is None and not covered:
             return (
                 f"{name} is revoked since {since.isoformat()}, and neither a time stamp nor a ledger that another key "
                 "signs proves this older: ask for the newest ledger or a new signature"
