@@ -192,13 +192,16 @@ def _show(ring: Any, json: bool) -> None:
             key.keyid[:16],
             f"{key.valid_from:%Y-%m-%d %H:%M}",
             f"{key.valid_until:%Y-%m-%d %H:%M}" if key.valid_until else "further notice",
-            f"{key.revoked.since:%Y-%m-%d %H:%M}: {key.revoked.reason}" if key.revoked else "-",
             f"yes{', stamped' if key.endorsement_stamp else ''}" if key.endorsement else "-",
         )
         for key in ring.keys
     ]
-    heads = ("use", "key", "valid from", "until", "revoked since", "endorsed by the one before")
+    heads = ("use", "key", "valid from", "until", "endorsed by the one before")
     table("Signing keys", heads, rows)
+    for key in ring.keys:
+        if key.revoked:
+            since = f"{key.revoked.since:%Y-%m-%d %H:%M}"
+            out.print(f"{key.keyid[:16]} REVOKED since {since}: {key.revoked.reason}", markup=False)
 
 
 def _end(key: Any) -> str:

@@ -20,7 +20,12 @@ from expunge.evidence.certificate import Certificate, parse_certificate
 from expunge.evidence.checked_ledger import CheckedLedger
 from expunge.evidence.keyring import KEYRING_FILE, Keyring, standing
 from expunge.evidence.ledger_file import LEDGER_FILE, parse_ledger
-from expunge.evidence.model_check import MODEL_SIGNATURE_FILE, verify_model, verify_model_signature
+from expunge.evidence.model_check import (
+    MODEL_SIGNATURE_FILE,
+    require_folder,
+    verify_model,
+    verify_model_signature,
+)
 from expunge.evidence.model_files import MODEL_FILES, combined_digest, stated_spec
 from expunge.evidence.realised import verify_realised
 from expunge.evidence.result import Answer, VerificationResult
@@ -140,6 +145,8 @@ class Verifier:
             InputError: If a file or folder that was named cannot be read.
         """
         answer, ring = Answer(), self._trust.keys
+        if model is not None:
+            require_folder(model)
         statement = self._statement(evidence, ring, answer)
         try:
             certificate = _certificate(evidence, statement, answer)

@@ -36,6 +36,19 @@ _OF_THE_MODEL: Final = {
 }
 
 
+def require_folder(folder: Path) -> None:
+    """Refuse what is no folder, before anything long begins.
+
+    Args:
+        folder: That should be of a model.
+
+    Raises:
+        InputError: If it is none.
+    """
+    if not folder.is_dir():
+        raise InputError("no such folder", expected=f"one with {' and '.join(MODEL_FILES)}", got=str(folder))
+
+
 def verify_model(
     folder: Path, certificate: Certificate, signed: Mapping[str, str] | None
 ) -> tuple[VerificationResult, str | None]:
@@ -52,8 +65,7 @@ def verify_model(
     Raises:
         InputError: If there is no folder.
     """
-    if not folder.is_dir():
-        raise InputError("no such folder", expected=f"one with {' and '.join(MODEL_FILES)}", got=str(folder))
+    require_folder(folder)
     there = {path.name for path in folder.iterdir()} - {MODEL_SIGNATURE_FILE}
     findings = [f"model: {name} is missing" for name in MODEL_FILES if name not in there]
     findings += [
