@@ -251,6 +251,24 @@ def test_a_ledger_that_the_new_key_signs_vouches_for_what_is_older(revoked, caps
     assert any("ledger: witness 1: signed by a key that was not valid then" in f for f in outcome["findings"])
 
 
+def test_model_sig_by_a_key_that_was_revoked_before_adds_nothing(revoked, tmp_path, capsys):
+    early = Revocation(since=datetime(2026, 1, 2, tzinfo=UTC), reason="theft")
+    files = ("--model", revoked.evidence / "model", "--ledger", revoked.ledger)
+    ring = load_keyring(revoked.ring)
+    for uses in (("model",), ("model", "evidence")):
+        keys = [
+            k.model_copy(update={"revoked": early}) if k.revoked and k.use in uses else k for k in ring.keys
+        ]
+        write(tmp_path / "ring.json", Keyring(keys=keys).to_json())
+        outcome = verify(capsys, revoked.evidence, "--key", tmp_path / "ring.json", *files)
+        if len(uses) == 1:  # the signed certificate names the same files
+            assert outcome["verified"], outcome["findings"]
+            assert any(line.startswith("model.sig does not count: key") for line in outcome["missing"])
+        else:
+            assert any(f.startswith("model.sig does not hold: key") for f in outcome["findings"])
+        assert not any(line.startswith("model.sig, by key") for line in outcome["checked"])
+
+
 def test_a_witness_of_before_the_theft_still_binds(revoked, capsys, tmp_path):
     stolen = SigningKeys(revoked.operator.place.parent / "stolen" / "keys")
     entries = parse_ledger(read_json(revoked.evidence / "ledger.json")).entries[:4]
