@@ -8,7 +8,7 @@ import asyncio
 import logging
 import resource
 import time
-from typing import Any, cast
+from typing import Any
 
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -140,4 +140,4 @@ class PatientProtocol(H11Protocol):
 
 
 def _patient(connection: Any) -> PatientProtocol | None:
-    return cast(PatientProtocol, connection) if isinstance(connection, PatientProtocol) else None
+    return connection if isinstance(connection, PatientProtocol) else None
