@@ -122,7 +122,6 @@ def _tell(root: Path, outcomes: list[tuple[str, str]]) -> None:
     from cli.run import summary
     from expunge.reports.plain_words import verdict
     from expunge.state import open_state
-    from tasks.adapters import access
 
     state = open_state(root)
     by_id = {ticket.ticket_id: ticket for ticket in state.tickets.select()}
@@ -138,8 +137,7 @@ def _tell(root: Path, outcomes: list[tuple[str, str]]) -> None:
         certificate = batch.data["certificate"]
         out.print(f"\n[bold]Verdict:[/bold] {verdict(certificate)}")
         m, scan = done["metrics"], done["scan"]
-        registry = access.registry(state)
-        before = registry.metrics(registry.get(batch.data["parent_version"]))["accuracy"]
+        before = done["parent_accuracy"]
         out.print(f"Test accuracy: {before:.4f} before (as it was published), {m['accuracy']:.4f} after.")
         out.print(f"Time: unlearning {done['seconds']['unlearning']:.1f} s (loading and noise included).")
         files = sum(item["files"] for item in scan["searched"])

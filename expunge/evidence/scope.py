@@ -16,11 +16,17 @@ _SCOPE_1 = (
 )
 # From version 2 on.
 _SCOPE_2 = (
-    *_SCOPE_1,
+    *_SCOPE_1[:2],
+    "Decisions that looked at the forget set have no bound of their own: that this release was made, that gates "
+    "passed, which mechanism was tried first, and how long it took. Gates only take releases away: that one is made "
+    "and is told from the reference stays within the bound, whatever they refuse. Given that it was made, the bound is "
+    "divided by the probability of that.",
+    *_SCOPE_1[3:],
     "What was published of versions before this one is not covered: their test metrics, commits and certificates.",
-    "Counts are told and not covered: of people and records that left, of records that stay, of versions, partitions "
-    "and releases, of the files and bytes that the residue scan read. Whoever can list the stores sees sizes and times "
-    "of files too.",
+    "Counts are told without noise: how many people asked, how many of their records were removed and how many of "
+    "these were trained on, how many records stay, how many test rows there were before and after, and, where an "
+    "attack was a gate, how many of the people were trained on; how many versions, partitions and releases there are, and how "
+    "many files and bytes the residue scan read. Whoever can list the stores sees sizes and times of files too.",
 )
 # Beside the others, where it is so.
 UNSALTED: Final = (
