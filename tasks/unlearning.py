@@ -29,6 +29,7 @@ from expunge.tickets.batches import Batch, BatchStage
 from tasks.adapters import access
 from tasks.dataset import require_dataset
 from tasks.leases import require_leases
+from tasks.policy import require_policy
 from tasks.screening import require_cost
 from tasks.signing import require_signer
 from tasks.step import Timer, log, step
@@ -63,6 +64,7 @@ def _unlearn(batch_id: str, mechanism_name: str, device: torch.device) -> str:
         batch.done(BatchStage.UNLEARNED) and batch.data["mechanism"] == mechanism_name
     ):
         return str(batch.data["model_digest"])
+    require_policy(state, batch)
     require_dataset(state, batch, on_disk=True)
     mechanism = mechanism_named(mechanism_name)
     final = state.workspace.releases_dir / batch_id

@@ -15,7 +15,14 @@ _SCOPE_1 = (
     "Seeds, hyper-parameters, the split and policy are taken not to depend on the person.",
 )
 # From version 2 on.
-_SCOPE_2 = _SCOPE_1
+_SCOPE_2 = (
+    *_SCOPE_1[:-1],
+    "Seeds, hyper-parameters, the split and policy are taken not to depend on the person: policy was pinned when the "
+    "batch was planned, which may be after the person asked, and the ledger dates each statement of it.",
+    "The certificate counts the releases of its own lineage, the model that it names. Another lineage that was trained "
+    "on the same people has releases and a ledger of its own, and what both tell together is not covered: two alike "
+    "compose to the square root of 2 times the Gaussian parameter of one.",
+)
 _SCOPES: Final = {1: _SCOPE_1, 2: _SCOPE_2}
 _OF_NOISE = "noise generator"  # a line that says nothing of an exact release
 
