@@ -34,8 +34,11 @@ def run_checks(path: Path | None) -> list[dict[str, Any]]:
         state = open_state(path)
         checks.append(_try("keys are private", lambda: _keys(state)))
         checks.append(_try("signing keys", lambda: _signing(state)))
+        checks.append(_try("sealed annexes", lambda: _annexes(state)))
         checks.append(_try("model", lambda: _champion(state)))
+        checks.append(_try("artifacts can be looked into", lambda: _artifacts(state)))
         checks.append(_try("ledger", lambda: _ledger(state)))
+        checks.append(_try("other models of the same people", lambda: _lineages(state)))
         checks.append(_try("guard against purged versions", lambda: _guard(state)))
         checks.append(_try("Prefect", _prefect))
         free = shutil.disk_usage(state.workspace.root).free
@@ -84,11 +87,29 @@ def _signing(state: State) -> str:
     return f"{newest.keyid[:16]} signs{until}{''.join(revoked)}"
 
 
+def _annexes(state: State) -> str:
+    from expunge.evidence.annex import PRIVATE_NAME
+
+    if not (state.workspace.keys_dir / PRIVATE_NAME).exists():
+        return "the auditor's private key is not here"
+    return (
+        f"whoever runs this workspace can open them, and certificates say so: hand .expunge/keys/{PRIVATE_NAME} "
+        "to your auditor, and remove it here"
+    )
+
+
 def _champion(state: State) -> str:
     from tasks.adapters import access
 
     champion = access.registry(state).champion()
     return f"version {champion.version} serves" if champion else "none yet: run `expunge train`"
+
+
+def _artifacts(state: State) -> str:
+    from tasks.adapters import access
+
+    seen = access.registry(state).require_artifacts_seen()
+    return "yes" if seen else "by your word (purge.artifact_server): every certificate says so"
 
 
 def _ledger(state: State) -> str:
@@ -103,6 +124,12 @@ def _ledger(state: State) -> str:
             "the ledger does not verify", got=outcome.findings[0], remedy="see `expunge ledger verify`"
         )
     return f"{len(ledger.entries)} entries, verified"
+
+
+def _lineages(state: State) -> str:
+    from tasks.lineages import on_the_same_people
+
+    return "; ".join(on_the_same_people(state)) or "none that can be seen from here"
 
 
 def _guard(state: State) -> str:

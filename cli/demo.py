@@ -159,3 +159,7 @@ def _how_to_look(root: Path, *, kept: bool) -> None:
     out.print(f"  MLflow:  .venv/bin/mlflow ui --backend-store-uri {store} --port 5000", markup=False)
     out.print(f"  Prefect: PREFECT_HOME={state}/prefect .venv/bin/prefect server start", markup=False)
     out.print(f"  Certificate page: {state}/evidence/c-*/certificate.html", markup=False)
+    out.print(
+        "The demo keeps the auditor's key in the workspace, so whoever runs it can open the sealed annexes: its "
+        "certificates say so, and `expunge doctor` does. Hand it to an auditor, and remove it, where it matters."
+    )

@@ -29,9 +29,11 @@ def show(workspace: WorkspaceOption = None, json: JsonOption = False) -> None:
 
 
 def _done(entry: dict[str, Any]) -> str | None:
-    """The mechanism of a release; of a move of the alias, from which version to which; of an incident, what became."""
+    """Mechanism of a release; which way the alias moved; what became of an incident; digest of a policy."""
     if entry["kind"] == "incident":
         return f"{entry['details']['mechanism']}: {entry['details']['event']}"
+    if entry["kind"] == "policy":
+        return f"policy {entry['details']['new'][7:19]}"
     if entry["kind"] != "alias":
         mechanism: str | None = entry["mechanism"]
         return mechanism

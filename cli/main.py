@@ -12,6 +12,7 @@ from cli import (
     keys,
     ledger,
     mechanism,
+    policy,
     purge,
     report,
     run,
@@ -46,6 +47,7 @@ app.add_typer(evidence.certificates, name="certificate")
 app.add_typer(keys.app, name="keys")
 app.add_typer(ledger.app, name="ledger")
 app.add_typer(mechanism.app, name="mechanism")
+app.add_typer(policy.app, name="policy")
 app.add_typer(purge.app, name="purge")
 app.add_typer(data.app, name="data")
 app.add_typer(suppression.app, name="suppression")

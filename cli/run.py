@@ -27,6 +27,7 @@ def plan(
 ) -> None:
     """Dry run: what the next batch would do, at which guarantee and cost. Changes nothing."""
     from tasks.intake import waiting_for
+    from tasks.lineages import on_the_same_people
     from tasks.planning import plan_for
     from tasks.preview import records_of
 
@@ -54,6 +55,8 @@ def plan(
     waiting = waiting_for(chosen, state.policy.batch, datetime.now(UTC), fewest=fewest)
     asked = max((t.received_at for t in chosen), default=None)
     unresolved = state.coverage.unresolved(len(chosen), asked)
+    for line in on_the_same_people(state):
+        err.print(f"warning: {line}", markup=False, soft_wrap=True)
     if json:
         assessed = [
             {k: (None if v == float("inf") else v) for k, v in a.to_json().items()}

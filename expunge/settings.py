@@ -316,6 +316,7 @@ class PurgePolicy(_Strict):
 
     approval: Literal["automatic", "required"] = "automatic"
     shared_remotes: bool = False
+    artifact_server: Literal["seen", "trusted"] = "seen"
 
 
 class RetentionPolicy(_Strict):
@@ -358,6 +359,9 @@ class SuppressionPolicy(_Strict):
     retention_days: int | None = Field(None, ge=0)
 
 
+_OPERATIONAL = {"batch", "retention", "alarms", "suppression", "evidence", "backups"}
+
+
 class Policy(_Strict):
     """policy.yaml: what may close a ticket, fixed before any request is seen."""
 
@@ -378,6 +382,18 @@ class Policy(_Strict):
     suppression: SuppressionPolicy = SuppressionPolicy()
     evidence: EvidencePolicy = EvidencePolicy()
     backups: tuple[BackupPolicy, ...] = ()
+
+    def guarantee_content(self) -> dict[str, Any]:
+        """What a certificate's guarantee, its gates and its statements depend on.
+
+        Not when a batch starts, what waits for whom, who is told, and where evidence is copied to: that may change
+        under a batch. A section that is added belongs to it until somebody says that it is not.
+
+        Returns:
+            Plain data; of ``purge`` only whether somebody vouches for artifacts that nobody looked into.
+        """
+        content = self.model_dump(mode="json", exclude=_OPERATIONAL)
+        return {**content, "purge": {"artifact_server": self.purge.artifact_server}}
 
 
 class ModelParams(_Strict):

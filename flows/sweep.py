@@ -14,6 +14,7 @@ from tasks.absorption import absorb_waiting, sweep_again
 from tasks.alarms import raise_alarms
 from tasks.intake import batches_to_run
 from tasks.leases import lineage_lease
+from tasks.policy import record_policy
 from tasks.reconcile import reconcile
 from tasks.summary import summarise_sweep
 from tasks.verification import check_ledger
@@ -56,6 +57,7 @@ def process_due(state: State, done: Callable[[str], None] = lambda batch_id: Non
     """
     with lineage_lease(state):
         reconcile()
+        record_policy(state)
         for batch_id in batches_to_run(state):
             from flows.erase import erase
 

@@ -34,6 +34,7 @@ from tasks.adapters import access, git
 from tasks.coverage import record_certificate, rows_for
 from tasks.dataset import require_dataset
 from tasks.ledger import append, write_ledger
+from tasks.policy import record_policy, require_policy
 from tasks.signing import sign_certificate, write_signed
 from tasks.step import Timer, log, step
 
@@ -56,6 +57,7 @@ def certify(batch_id: str) -> str:
     batch = state.batches.get(batch_id)
     if batch.done(BatchStage.CERTIFIED):
         return str(batch.data["certificate_id"])
+    batch = require_policy(state, batch)
     require_dataset(state, batch)
     if batch.data["release"]["draws"] != batch.draws:
         raise CertificateRefusedError(
@@ -64,6 +66,7 @@ def certify(batch_id: str) -> str:
             got=str(batch.draws),
             remedy="report this; nothing was released",
         )
+    record_policy(state, batch.data["policy"])
     model = state.workspace.releases_dir / batch_id / MODEL_FOLDER
     if "certificate" not in batch.data:  # written once: a resumed batch issues the same one
         issued = _certificate(state, batch).to_json()
@@ -213,8 +216,8 @@ def _certificate(state: State, batch: Batch) -> Certificate:
             "sealed_annex": {"digest": annex_digest(annex), "recipient": recipient(state.workspace.keys_dir)},
             "code": _code(),
             "policy": {
-                "digest": digest(state.policy.model_dump(mode="json")),
-                "pinned_at": batch.created_at.isoformat(timespec="seconds"),
+                "digest": data["policy"]["digest"],
+                "pinned_at": data["policy"]["pinned_at"],
             },
             "public_parts": parts,
         }

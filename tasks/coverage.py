@@ -7,6 +7,7 @@ from pathlib import Path
 
 from expunge.datasets.contract import DatasetContract
 from expunge.errors import CoverageError
+from expunge.evidence.annex import PRIVATE_NAME
 from expunge.evidence.certificate import Certificate, parse_certificate
 from expunge.evidence.coverage import Artefact, Kind, artefact, artefact_id, coverage_rows, seen
 from expunge.models.effort import effort_path
@@ -187,6 +188,8 @@ def rows_for(state: State, batch: Batch) -> list[dict[str, str]]:
         said,
         exact=batch.data["release"]["guarantee"] == "exact",
         from_data=len(batch.data["from_data"]),
+        annex_open=(state.workspace.keys_dir / PRIVATE_NAME).exists(),
+        artifacts_seen=access.registry(state).require_artifacts_seen(),
     )
 
 

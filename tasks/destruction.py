@@ -112,6 +112,7 @@ def _files(state: State, batch: Batch | None) -> Iterator[Item]:
 def _weights(state: State, batch: Batch | None) -> Iterator[Item]:
     """Of every version before the batch's: each was trained on its people."""
     registry = access.registry(state)
+    registry.require_artifacts_seen()
     champion = registry.champion()
     serving = champion.version if champion else 0
     last = batch.data.get("model_version", serving) if batch else serving

@@ -22,7 +22,9 @@ from tasks.coverage import catch_up, settle
 from tasks.effort import effort_of
 from tasks.ingest import finish_import
 from tasks.ledger import require_recorded
-from tasks.step import log, step
+from tasks.lineages import on_the_same_people
+from tasks.policy import pin
+from tasks.step import log, step, warn
 from tasks.unlearning import spent
 
 
@@ -37,12 +39,13 @@ def champion_context(state: State, batch: Batch | None = None) -> tuple[Context,
         The context and the champion's version.
 
     Raises:
-        WorkspaceError: If no model is trained yet.
+        WorkspaceError: If no model is trained yet; or if artifacts lie where no purge could vouch for them.
         RefusedError: If somebody else moved the alias.
         PolicyError: If nobody declared a model of own code to be public.
         CertificateRefusedError: If a part of it that no batch changes holds a row of the dataset.
     """
     registry = access.registry(state)
+    registry.require_artifacts_seen()
     champion = registry.champion()
     if champion is None:
         raise WorkspaceError(
@@ -123,13 +126,14 @@ def plan(batch_id: str) -> list[str]:
 
     Raises:
         InputError: If ``EXPUNGE_DEVICE`` names no device of this machine.
+        RefusedError: If policy was changed since the batch began.
         CertificateRefusedError: If policy admits none.
         CoverageError: If nothing was said of a declared artefact that saw the people, and policy refuses that.
     """
     chosen_device()  # the first step of a batch: refused before a record is removed
     state = open_state()
     finish_import(state)  # one that was killed: a batch begins on a whole version
-    batch = state.batches.get(batch_id)
+    batch = pin(state, state.batches.get(batch_id))
     catch_up(state)
     refused = batch.data.get("refused", [])
     # what is validated goes on: another batch may have made its mechanism suspect since
@@ -140,6 +144,8 @@ def plan(batch_id: str) -> list[str]:
         return order
     if batch.stage is BatchStage.PLANNED:
         settle(state, batch_id)
+        for line in on_the_same_people(state):
+            warn(line)
     context, parent = champion_context(state, batch)
     made = make_plan(context)
     order = [name for name in made.order if name not in refused]

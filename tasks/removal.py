@@ -27,6 +27,7 @@ from expunge.tickets.holds import REMOVAL
 from tasks.adapters import access
 from tasks.coverage import record_dataset
 from tasks.dataset_head import require_newest
+from tasks.policy import require_policy
 from tasks.step import Timer, log, step
 
 
@@ -48,6 +49,7 @@ def remove(batch_id: str) -> int:
     batch = state.batches.get(batch_id)
     if batch.done(BatchStage.REMOVED):
         return int(batch.data["records"])
+    require_policy(state, batch)
     state.holds.begin(batch_id, REMOVAL)
     batch = state.batches.get(batch_id)  # a ticket that was held just before has left it
     workspace, placement, repo = state.workspace, state.placement, access.repository(state)

@@ -16,6 +16,7 @@ from tasks.adapters.model_pages import write_pages
 from tasks.coverage import record_dataset, record_model
 from tasks.ingest import finish_import
 from tasks.ledger import append, record_move
+from tasks.policy import record_policy
 from tasks.step import log, step
 
 OPENING = "opening"
@@ -26,7 +27,9 @@ def reproduce() -> None:
     """Run the out-of-date stages of dvc.yaml; their processes choose the same device."""
     chosen_device()  # refused before anything is changed
     state = open_state()
-    if access.registry(state).champion() is not None:
+    registry = access.registry(state)
+    registry.require_artifacts_seen()
+    if registry.champion() is not None:
         raise WorkspaceError(
             "this lineage is trained already",
             expected="a workspace without a model",
@@ -86,6 +89,7 @@ def register_opening() -> int:
         mechanism="train",
         details={"model_version": version.version, "git_revision": revision},
     )
+    record_policy(state)
     record_move(state, None, version.version)
     write_pages(registry, current=version.version)  # first: a lineage that serves is not trained again
     registry.promote(version.version)

@@ -35,6 +35,7 @@ from tasks.adapters import access
 from tasks.dataset import require_dataset
 from tasks.effort import effort_of
 from tasks.leases import require_leases
+from tasks.policy import require_policy
 from tasks.screening import require_cost
 from tasks.signing import require_signer
 from tasks.step import Timer, log, step
@@ -69,6 +70,7 @@ def _unlearn(batch_id: str, mechanism_name: str, device: torch.device) -> str:
         batch.done(BatchStage.UNLEARNED) and batch.data["mechanism"] == mechanism_name
     ):
         return str(batch.data["model_digest"])
+    require_policy(state, batch)
     require_dataset(state, batch, on_disk=True)
     mechanism = mechanism_named(mechanism_name)
     declared = state.params.model

@@ -16,6 +16,7 @@ from tasks.adapters.expectations import validate_dataset
 from tasks.attack import Attacked, attack
 from tasks.dataset import require_dataset
 from tasks.incidents import CONTRADICTED, suspect
+from tasks.policy import require_policy
 from tasks.step import Timer, log, step
 
 DATA_GATE, UTILITY_GATE, CERTIFICATE_GATE = "data expectations", "utility", "certificate"
@@ -40,6 +41,7 @@ def validate(batch_id: str) -> list[str]:
     batch = state.batches.get(batch_id)
     if batch.done(BatchStage.VALIDATED):
         return []
+    require_policy(state, batch)
     require_dataset(state, batch)
     frame = read_dataset(state.workspace.dataset_dir)
     checks = validate_dataset(

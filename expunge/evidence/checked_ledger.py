@@ -8,6 +8,7 @@ from typing import Any
 from expunge.evidence.canonical import digest
 from expunge.evidence.certificate import Certificate
 from expunge.evidence.ledger import LedgerEntry, check_ledger, moment_of
+from expunge.evidence.policy_change import certificate_faults, untold
 from expunge.evidence.result import VerificationResult
 from expunge.evidence.verify_ledger import SIGNED_HEAD
 
@@ -27,6 +28,7 @@ class CheckedLedger:
         all_purges: Every one, by batch.
         models: The first entry of each model, by digest.
         undone: Certificate ids of releases that were rolled back.
+        policies: Entries that state the policy, in order.
     """
 
     outcome: VerificationResult
@@ -36,6 +38,7 @@ class CheckedLedger:
     all_purges: Mapping[str, Sequence[LedgerEntry]]
     models: Mapping[str, LedgerEntry]
     undone: frozenset[str]
+    policies: Sequence[LedgerEntry] = ()
 
     @classmethod
     def of(cls, entries: Sequence[LedgerEntry], outcome: VerificationResult | None = None) -> "CheckedLedger":
@@ -65,7 +68,35 @@ class CheckedLedger:
             tuple(check_ledger(entries)), checked=("chain and sequential arithmetic",)
         )
         first = {batch: found[0] for batch, found in purges.items()}
-        return cls(outcome, releases, moves, first, purges, models, frozenset(_undone(entries)))
+        policies = tuple(entry for entry in entries if entry.kind == "policy")
+        undone = frozenset(_undone(entries))
+        return cls(outcome, releases, moves, first, purges, models, undone, policies)
+
+    def policy_for(self, certificate: Certificate) -> LedgerEntry | None:
+        """The last statement of policy before a certificate's release.
+
+        Args:
+            certificate: The certificate.
+
+        Returns:
+            Its entry; None if there is none, or the ledger does not know the certificate.
+        """
+        releases = self.releases.get(certificate.certificate_id, ())
+        earlier = [entry for entry in self.policies if releases and entry.sequence < releases[0].sequence]
+        return earlier[-1] if earlier else None
+
+    def policy_untold(self, certificate: Certificate) -> Iterator[str]:
+        """What the ledger leaves open of the policy that a certificate names.
+
+        Args:
+            certificate: The certificate.
+
+        Yields:
+            Lines of what was not checked.
+        """
+        stated = self.policy_for(certificate) if certificate.version > 1 else None
+        if stated is not None and (change := stated.policy) is not None:
+            yield from untold(stated.sequence, stated.issued_at, change)
 
     def vouches_for(self, certificate: Certificate) -> bool:
         """Whether a key that counts signs that this certificate is the one that was issued.
@@ -106,6 +137,8 @@ class CheckedLedger:
             yield "the parent's digest is that of no earlier model in the ledger"
         elif moment_of(parent.issued_at) > moment_of(certificate.issued_at):
             yield "the certificate was issued before the model that it starts from"
+        stated = self.policy_for(certificate)
+        yield from certificate_faults(certificate, stated.policy if stated is not None else None)
         model = certificate.model
         ways = (
             (model.parent_version, model.version),

@@ -228,12 +228,6 @@ _ALWAYS = (
         "held in memory only, never written",
     ),
     (
-        "sealed annex of this certificate",
-        "not covered",
-        "holds figures and attack scores computed from these people's rows, no row; kept as evidence that the auditor "
-        "alone can read",
-    ),
-    (
         "subject ids in the tickets database",
         "purge pending",
         "erased when the tickets close, free pages too",
@@ -252,12 +246,23 @@ _ALWAYS = (
 )
 
 
+_READERS = "the auditor alone can read"
+_OPEN = "whoever runs this workspace can read: the auditor's private key lay in it when this was issued"
+_UNSEEN = (
+    "folder behind MLflow's tracking server",
+    "not covered",
+    "nobody here looked into it: that it keeps nothing of what was deleted is the operator's word",
+)
+
+
 def coverage_rows(
     saw: Sequence[Artefact],
     resolutions: Mapping[str, Resolution],
     *,
     exact: bool,
     from_data: int,
+    annex_open: bool,
+    artifacts_seen: bool,
 ) -> list[dict[str, str]]:
     """What became of each artefact that may have seen a batch's people, as far as that is true at issue.
 
@@ -266,6 +271,8 @@ def coverage_rows(
         resolutions: What was said of declared ones, by id.
         exact: Whether the release was retrained.
         from_data: How many columns' constants the released model takes from the retain set.
+        annex_open: Whether the auditor's private key lies in the workspace.
+        artifacts_seen: Whether the folders of MLflow's artifacts were looked into.
 
     Returns:
         ``{artefact, status, reason}`` of each.
@@ -281,6 +288,7 @@ def coverage_rows(
         else ("not present", "all constants are public, in the contract")
     )
     declared = [item for item in saw if item.declared]
+    readers = _OPEN if annex_open else _READERS
     rows = [
         ("released weights", *weights),
         ("preprocessing statistics and categories", *statistics),
@@ -289,15 +297,22 @@ def coverage_rows(
             "purged",
             "partitions rewritten; checked by data expectations",
         ),
-        *_own_rows(saw),
+        *_own_rows(saw, readers),
         *(_declared_row(item, resolutions.get(item.artefact_id)) for item in declared),
         *((a, "not present", r) for kind, a, r in _NEVER_MADE if kind not in {d.kind for d in declared}),
+        (
+            "sealed annex of this certificate",
+            "not covered",
+            "holds figures and attack scores computed from these people's rows, no row; kept as evidence that "
+            f"{readers}",
+        ),
         *_ALWAYS,
+        *([] if artifacts_seen else [_UNSEEN]),
     ]
     return [{"artefact": a, "status": s, "reason": r} for a, s, r in rows]
 
 
-def _own_rows(saw: Sequence[Artefact]) -> list[tuple[str, str, str]]:
+def _own_rows(saw: Sequence[Artefact], readers: str) -> list[tuple[str, str, str]]:
     """Rows on what Expunge made: as many after a thousand batches as after one."""
 
     def of(*kinds: Kind, purged: bool = False) -> list[Artefact]:
@@ -343,7 +358,7 @@ def _own_rows(saw: Sequence[Artefact]) -> list[tuple[str, str, str]]:
             (
                 f"sealed annexes of {len(annexes)} earlier certificate{'s' if len(annexes) != 1 else ''}",
                 "not covered",
-                "hold figures computed from rows of that time, no row; the auditor alone can read them",
+                f"hold figures computed from rows of that time, no row; {readers}",
             )
         )
     return rows

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from expunge.errors import VerificationError
 from expunge.evidence.canonical import digest
+from expunge.evidence.policy_change import PolicyChange, chain_faults
 from expunge.privacy.accountant import LedgerLimits, SequentialAccount, compose_m
 from expunge.privacy.gaussian import gaussian_delta
 
@@ -58,17 +59,18 @@ class LedgerEntry(BaseModel):
     account anew; ``purge`` proves that superseded bytes of a batch are gone; ``alias``, in entries of version 2 alone,
     tells which version serves from then on: ``details`` are those of :class:`AliasMove`. Of one that was interrupted it
     may be there before the alias has moved. ``incident``, in entries of version 3 alone, makes a mechanism suspect from
-    then on, or clears it: ``details`` are those of :class:`Incident`.
+    then on, or clears it: ``details`` are those of :class:`Incident`. ``policy``, in entries of version 4 alone, states
+    the policy that holds from then on: ``details`` are those of :class:`PolicyChange`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
     type: Literal["https://expunge.dev/ledger-entry"] = LEDGER_TYPE
-    version: Literal[1, 2, 3] = 1
+    version: Literal[1, 2, 3, 4] = 1
     sequence: int = Field(ge=0)
     previous: str
     lineage: str
-    kind: Literal["opening", "release", "retraining", "purge", "alias", "incident"]
+    kind: Literal["opening", "release", "retraining", "purge", "alias", "incident", "policy"]
     issued_at: str
     batch: str | None = None
     certificate_id: str | None = None
@@ -99,6 +101,8 @@ class LedgerEntry(BaseModel):
             AliasMove.model_validate(self.details, strict=True)
         if self.kind == "incident":
             Incident.model_validate(self.details, strict=True)
+        if self.kind == "policy":
+            PolicyChange.model_validate(self.details, strict=True)
         return self
 
     @property
@@ -110,6 +114,11 @@ class LedgerEntry(BaseModel):
     def incident(self) -> Incident | None:
         """What made a mechanism suspect, or cleared it; None for an entry of another kind."""
         return Incident.model_validate(self.details) if self.kind == "incident" else None
+
+    @property
+    def policy(self) -> PolicyChange | None:
+        """Which policy holds; None for an entry of another kind."""
+        return PolicyChange.model_validate(self.details) if self.kind == "policy" else None
 
     def to_json(self) -> dict[str, Any]:
         """Plain data.
@@ -135,13 +144,25 @@ def version_of(kind: str) -> int:
         kind: Of the entry.
 
     Returns:
-        2 for ``alias``, 3 for ``incident``, else 1.
+        2 for ``alias``, 3 for ``incident``, 4 for ``policy``, else 1.
 
     Example:
         >>> version_of("alias")
         2
     """
-    return {"alias": 2, "incident": 3}.get(kind, 1)
+    return {"alias": 2, "incident": 3, "policy": 4}.get(kind, 1)
+
+
+def policy_of(entries: Sequence[LedgerEntry]) -> LedgerEntry | None:
+    """The last statement of policy.
+
+    Args:
+        entries: In order.
+
+    Returns:
+        Its entry; None in ledgers of earlier releases.
+    """
+    return next((entry for entry in reversed(entries) if entry.kind == "policy"), None)
 
 
 def suspects_of(entries: Sequence[LedgerEntry]) -> dict[str, int]:
@@ -346,7 +367,10 @@ def check_ledger(entries: Sequence[LedgerEntry]) -> list[str]:
         expected = (account.step, account.accumulated_error, account.uniform_error)
         if not all(math.isclose(a, b, rel_tol=_SLACK) for a, b in zip(stated, expected, strict=True)):
             findings.append(f"{where}: accumulated figures {stated} where {expected} are recomputed")
-    return [*findings, *_check_draws(entries), *_check_dates(entries)]
+    policies = [
+        (index, change) for index, entry in enumerate(entries) if (change := entry.policy) is not None
+    ]
+    return [*findings, *chain_faults(policies), *_check_draws(entries), *_check_dates(entries)]
 
 
 def _check_draws(entries: Sequence[LedgerEntry]) -> Iterator[str]:
@@ -377,7 +401,7 @@ def _check_dates(entries: Sequence[LedgerEntry]) -> Iterator[str]:
         if latest is not None and latest - moment > CLOCKS:
             yield f"entry {index}: dated {entry.issued_at}, and an entry before it {latest.isoformat()}"
         # A certificate keeps its date when its batch is resumed; what is no certificate may come in between.
-        if entry.kind not in ("purge", "incident"):
+        if entry.kind not in ("purge", "incident", "policy"):
             latest = moment if latest is None else max(latest, moment)
 
 

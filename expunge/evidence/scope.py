@@ -21,12 +21,17 @@ _SCOPE_2 = (
     "passed, which mechanism was tried first, and how long it took. Gates only take releases away: that one is made "
     "and is told from the reference stays within the bound, whatever they refuse. Given that it was made, the bound is "
     "divided by the probability of that.",
-    *_SCOPE_1[3:],
+    *_SCOPE_1[3:-1],
+    "Seeds, hyper-parameters, the split and policy are taken not to depend on the person: policy was pinned when the "
+    "batch was planned, which may be after the person asked, and the ledger dates each statement of it.",
+    "The certificate counts the releases of its own lineage, the model that it names. Another lineage that was trained "
+    "on the same people has releases and a ledger of its own, and what both tell together is not covered: two alike "
+    "compose to the square root of 2 times the Gaussian parameter of one.",
     "What was published of versions before this one is not covered: their test metrics, commits and certificates.",
     "Counts are told without noise: how many people asked, how many of their records were removed and how many of "
     "these were trained on, how many records stay, how many test rows there were before and after, and, where an "
-    "attack was a gate, how many of the people were trained on; how many versions, partitions and releases there are, and how "
-    "many files and bytes the residue scan read. Whoever can list the stores sees sizes and times of files too.",
+    "attack was a gate, how many of the people were trained on; how many versions, partitions and releases there are, "
+    "and how many files and bytes the residue scan read. Whoever can list the stores sees sizes and times of files too.",
 )
 # Beside the others, where it is so.
 UNSALTED: Final = (

@@ -78,6 +78,15 @@ class LedgerStore:
         self._database = database
         self._keys = keys
 
+    def lineages(self) -> list[str]:
+        """Every lineage that has a ledger in this database.
+
+        Returns:
+            Names.
+        """
+        with self._database.transaction() as session:
+            return sorted(session.scalars(select(LedgerRow.lineage).distinct()))
+
     def entries(self, lineage: str) -> list[LedgerEntry]:
         """A lineage's ledger.
 
@@ -266,5 +275,5 @@ def _head(session: Session, lineage: str, sequence: int | None) -> dict[str, Any
 
 def _what(content: dict[str, Any]) -> tuple[Any, ...]:
     """What an entry is about: a batch may move the alias more than once."""
-    details = content["details"] if content["kind"] in ("alias", "incident") else None
+    details = content["details"] if content["kind"] in ("alias", "incident", "policy") else None
     return content["kind"], content.get("batch"), content.get("certificate_id"), details

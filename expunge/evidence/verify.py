@@ -82,6 +82,7 @@ def verify_certificate(
             findings += known.disagreements(certificate)
         except VerificationError as error:
             findings.append(str(error))
+        missing += known.policy_untold(certificate)
         checked.append("this certificate's entry in the ledger, field by field")
         rolled_back = rolled_back or certificate.certificate_id in known.undone
         purge = known.purges.get(certificate.batch)

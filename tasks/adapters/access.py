@@ -26,4 +26,9 @@ def registry(state: State) -> Registry:
     Returns:
         The adapter.
     """
-    return Registry(state.workspace.tracking_uri, state.workspace.mlflow_artifacts, state.lineage)
+    return Registry(
+        state.workspace.tracking_uri,
+        state.workspace.mlflow_artifacts,
+        state.lineage,
+        trusted=state.policy.purge.artifact_server == "trusted",
+    )

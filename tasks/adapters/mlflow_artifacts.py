@@ -14,6 +14,7 @@ from expunge.errors import (
     storage_full_text,
 )
 from expunge.scratch import scratch
+from tasks.adapters.artifact_folders import folder_of, require_same
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -52,6 +53,22 @@ def translated(method: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @translated
+def experiment_locations(client: "MlflowClient") -> list[str]:
+    """Where artifacts of new runs will lie: of every experiment, deleted ones too.
+
+    Args:
+        client: Of the tracking store.
+
+    Returns:
+        Addresses.
+    """
+    from mlflow.entities import ViewType
+
+    found = pages(client.search_experiments, view_type=ViewType.ALL)
+    return [experiment.artifact_location for experiment in found if experiment.artifact_location]
+
+
+@translated
 def artifact_locations(client: "MlflowClient") -> list[str]:
     """Where artifacts lie: of every experiment, run and logged model, deleted ones too.
 
@@ -64,12 +81,12 @@ def artifact_locations(client: "MlflowClient") -> list[str]:
     from mlflow.entities import ViewType
 
     found: set[str] = set()
-    for experiment in _pages(client.search_experiments, view_type=ViewType.ALL):
+    for experiment in pages(client.search_experiments, view_type=ViewType.ALL):
         found.add(experiment.artifact_location)
         ids = [experiment.experiment_id]
-        for run in _pages(client.search_runs, experiment_ids=ids, run_view_type=ViewType.ALL):
+        for run in pages(client.search_runs, experiment_ids=ids, run_view_type=ViewType.ALL):
             found.add(run.info.artifact_uri)
-        for model in _pages(client.search_logged_models, experiment_ids=ids):
+        for model in pages(client.search_logged_models, experiment_ids=ids):
             found.add(model.artifact_location)
     outer: list[str] = []
     for location in sorted(one.rstrip("/") for one in found if one):
@@ -109,25 +126,42 @@ def artifact_bytes(location: str) -> int:
     return sum(size for _, size in _files(_store(location)))
 
 
-def destroy_artifacts(location: str) -> None:
-    """Destroy what lies at an address, and make sure that it is gone.
+def require_seen(location: str, *, trusted: bool) -> None:
+    """Refuse an address whose artifacts a purge could not vouch for; nothing is changed.
 
     Args:
         location: Of a logged model.
+        trusted: Whether the operator vouches for a server's folder.
 
     Raises:
+        WorkspaceError: If its files do not lie in a folder that we can look into.
+    """
+    folder = folder_of(location, trusted=trusted)
+    if folder is not None:
+        require_same(folder, [path for path, _ in _files(_store(location))])
+
+
+def destroy_artifacts(location: str, *, trusted: bool = False) -> None:
+    """Destroy what lies at an address, and look whether it is gone.
+
+    Args:
+        location: Of a logged model.
+        trusted: Whether the operator vouches for a server's folder: then the server's listing is all there is.
+
+    Raises:
+        WorkspaceError: If it lies where we cannot look; nothing is changed then.
         ResidueError: If files are still there.
     """
-    store = _store(location)
+    require_seen(location, trusted=trusted)
+    folder, store = folder_of(location, trusted=trusted), _store(location)
     if store.list_artifacts():
         store.delete_artifacts()
     left = store.list_artifacts()
-    folder = Path(location.removeprefix("file://"))
-    if left or (location.startswith(("file://", "/")) and folder.exists() and any(folder.rglob("*"))):
+    if left or (folder is not None and folder.exists() and any(folder.rglob("*"))):
         raise ResidueError(
             "weights of a superseded version are still there",
             expected="no file after the artifacts were deleted",
-            got=f"{len(left)} artifacts",
+            got=f"{len(left)} artifacts" if left else "files that MLflow does not list",
             remedy="run `expunge run` again",
         )
 
@@ -158,8 +192,16 @@ def _downloaded(store: Any, path: str, folder: Path) -> Path:
     return Path(store.download_artifacts(path, str(folder)))
 
 
-def _pages(search: Callable[..., Any], **arguments: Any) -> Iterator[Any]:
-    """Everything that a search of MLflow's finds: it answers in pages."""
+def pages(search: Callable[..., Any], **arguments: Any) -> Iterator[Any]:
+    """Everything that a search of MLflow's finds: it answers in pages.
+
+    Args:
+        search: Of the client.
+        **arguments: Of the search.
+
+    Yields:
+        What it finds.
+    """
     token = None
     while True:
         page = search(**arguments, page_token=token)

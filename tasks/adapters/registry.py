@@ -16,7 +16,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from expunge.errors import InputError, ServiceUnavailableError
-from tasks.adapters.mlflow_artifacts import artifact_bytes, destroy_artifacts, translated
+from tasks.adapters.artifact_folders import folder_of
+from tasks.adapters.mlflow_artifacts import (
+    artifact_bytes,
+    destroy_artifacts,
+    experiment_locations,
+    pages,
+    require_seen,
+    translated,
+)
 from tasks.adapters.mlflow_runs import VersionSpec, log_run
 
 if TYPE_CHECKING:
@@ -30,6 +38,7 @@ QUARANTINE_TAG = "quarantined.until"
 ROLLED_BACK_TAG = "rolled_back"
 EVIDENCE_TAG = "evidence"  # names of the files of the run
 UNDONE = " (rolled back)"
+_DATASET_TAGS = ("dataset_md5", "dataset_before", "dataset_after")
 _EXPERIMENT = "expunge"
 _ABSENT = (
     "RESOURCE_DOES_NOT_EXIST",
@@ -61,11 +70,13 @@ class Registry:
         tracking_uri: ``sqlite:///...`` or ``http(s)://...``.
         artifacts: Artifact folder, for a store without a server.
         name: Of the registered model.
+        trusted: Whether the operator vouches for the folder behind a server that nobody here can look into.
     """
 
-    def __init__(self, tracking_uri: str, artifacts: Path, name: str) -> None:
+    def __init__(self, tracking_uri: str, artifacts: Path, name: str, *, trusted: bool = False) -> None:
         """Connect lazily; MLflow is imported at first use."""
         self.name = name
+        self._trusted = trusted
         self._uri = tracking_uri
         self._artifacts = artifacts
         self._client: MlflowClient | None = None
@@ -100,7 +111,10 @@ class Registry:
             client = mlflow.MlflowClient(self._uri, self._uri)
             try:
                 if client.get_experiment_by_name(_EXPERIMENT) is None:
-                    local = None if self._uri.startswith("http") else self._artifacts.resolve().as_uri()
+                    local = None
+                    if not self._uri.startswith("http"):
+                        self._artifacts.mkdir(parents=True, exist_ok=True)
+                        local = self._artifacts.resolve().as_uri()
                     client.create_experiment(_EXPERIMENT, artifact_location=local)
             except mlflow.MlflowException as error:
                 raise ServiceUnavailableError(
@@ -117,6 +131,24 @@ class Registry:
         """Of the experiment that has the runs of all versions."""
         found: Any = self.client.get_experiment_by_name(_EXPERIMENT)  # made with the client
         return str(found.experiment_id)
+
+    @translated
+    def require_artifacts_seen(self) -> bool:
+        """Refuse a store of artifacts that no purge could vouch for; nothing is changed.
+
+        Returns:
+            Whether all of them lie in folders that were looked into; False where the operator's word stands for one.
+
+        Raises:
+            WorkspaceError: If artifacts are in an object store, or behind a server whose folder is not known; or if the
+                weights that serve are not where they should be.
+        """
+        champion, locations = self.champion(), experiment_locations(self.client)
+        if champion is not None:
+            weights = self.client.get_logged_model(champion.logged_model_id).artifact_location
+            require_seen(weights, trusted=self._trusted)
+            locations.append(weights)
+        return None not in [folder_of(location, trusted=self._trusted) for location in locations]
 
     @translated
     def register(self, spec: VersionSpec) -> Version:
@@ -151,10 +183,12 @@ class Registry:
     def _drop_half_made(self, batch: str) -> None:
         """A run that a crash left without a version is not evidence of anything: its weights go, and it is marked."""
         for run in self.client.search_runs([self.experiment_id], f"tags.`{BATCH_TAG}` = '{batch}'"):
+            if self.client.search_model_versions(f"run_id = '{run.info.run_id}'"):
+                continue  # of another workspace on this server, whose first training has the same key
             for model in self.client.search_logged_models(
                 [self.experiment_id], filter_string=f"source_run_id = '{run.info.run_id}'"
             ):
-                destroy_artifacts(model.artifact_location)
+                destroy_artifacts(model.artifact_location, trusted=self._trusted)
                 self.client.delete_logged_model(model.model_id)
             self.client.set_tag(run.info.run_id, BATCH_TAG, f"{batch} (abandoned)")
             self.client.set_terminated(run.info.run_id, "KILLED")
@@ -191,6 +225,20 @@ class Registry:
         """
         found = self.client.search_model_versions(f"name = '{self.name}'")
         return sorted((_version(version) for version in found), key=lambda version: version.version)
+
+    @translated
+    def datasets_of_others(self) -> dict[str, set[str]]:
+        """Which dataset versions other registered models of the same store were trained on.
+
+        Returns:
+            DVC digests, by name of the model.
+        """
+        found: dict[str, set[str]] = {}
+        for version in pages(self.client.search_model_versions):
+            if version.name != self.name:
+                named = {version.tags[tag] for tag in _DATASET_TAGS if tag in version.tags}
+                found.setdefault(version.name, set()).update(named)
+        return found
 
     @translated
     def next_version(self) -> int:
@@ -404,7 +452,7 @@ class Registry:
 
         try:
             location = self.client.get_logged_model(version.logged_model_id).artifact_location
-            destroy_artifacts(location)
+            destroy_artifacts(location, trusted=self._trusted)
             # after the bytes: an interrupted purge finds it again
             self.client.delete_logged_model(version.logged_model_id)
         except mlflow.MlflowException as error:

@@ -4,14 +4,15 @@ import os
 from collections.abc import Collection, Iterator
 from functools import partial
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
 from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
 
+from expunge.errors import WorkspaceError
 from expunge.residue.stores import Store, database, folder, streams, unreadable
 from expunge.state import State
 from tasks.adapters import access, git
+from tasks.adapters.artifact_folders import folder_of
 from tasks.adapters.mlflow_artifacts import artifact_locations, stream_artifacts
 
 
@@ -45,13 +46,17 @@ def every_store(
     cache = repository.cache.parents[1]
     if not _inside(cache, root) and cache.is_dir():
         stores.append(folder(cache, "DVC cache", prefix="DVC cache", skip=left_out, git=nested))
-    local, distant = [], []
-    for location in artifact_locations(access.registry(state).client):
-        parts = urlsplit(location)
-        if parts.scheme in ("", "file"):
-            local.append(Path(unquote(parts.path)))
-        else:
+    local, distant, trusted = [], [], state.policy.purge.artifact_server == "trusted"
+    for number, location in enumerate(artifact_locations(access.registry(state).client)):
+        try:
+            path = folder_of(location, trusted=trusted)
+        except WorkspaceError:  # no listing of it shows what is still there
+            stores.append(unreadable(f"MLflow artifacts in store {number} ({location.partition(':')[0]})"))
+            continue
+        if path is None:
             distant.append(location)
+        else:
+            local.append(path)
     outside = list(_outermost([path for path in local if not _inside(path, root)]))
     there = [path for path in outside if path.is_dir()]
     stores += [
@@ -63,7 +68,12 @@ def every_store(
         stores.append(streams(stream_artifacts(distant, scratch), "MLflow artifacts", "MLflow artifact"))
     known = _databases(state, with_tickets)
     stores += [database(url, name) for name, url in known.items() if not _is_file_in(url, root)]
-    return stores, _unseen(state, known, absent=len(outside) - len(there))
+    notes = _unseen(state, known, absent=len(outside) - len(there))
+    if distant:
+        notes.append(
+            "MLflow's server was searched by what it lists: its folder was not looked into, by the operator's word"
+        )
+    return stores, notes
 
 
 def _unseen(state: State, known: Collection[str], absent: int) -> list[str]:

@@ -67,7 +67,11 @@ def test_a_version_that_comes_back_hides_nothing_that_was_made_in_between(databa
 
 
 def rows(saw, said=None, **facts):
-    made = coverage_rows(saw, said or {}, **{"exact": False, "from_data": 0, **facts})
+    made = coverage_rows(
+        saw,
+        said or {},
+        **{"exact": False, "from_data": 0, "annex_open": False, "artifacts_seen": True, **facts},
+    )
     assert {row["status"] for row in made} <= set(get_args(Status))
     return {row["artefact"]: row for row in made}
 
@@ -93,6 +97,18 @@ def test_a_kind_that_was_declared_is_not_said_to_be_absent():
     assert found[embedding.label]["status"] == "not covered"
     said = {embedding.artefact_id: Resolution(embedding.artefact_id, "recomputed", "declared: nightly")}
     assert rows([FIRST, embedding], said)[embedding.label]["status"] == "recomputed"
+
+
+def test_who_can_read_the_annex_and_what_nobody_looked_into():
+    earlier = artefact(Kind.CERTIFICATE, "sealed annex of c-1")
+    names = ("sealed annex of this certificate", "sealed annexes of 1 earlier certificate")
+    assert all("the auditor alone" in rows([earlier])[name]["reason"] for name in names)
+    left = rows([earlier], annex_open=True)
+    assert all("whoever runs this workspace can read" in left[name]["reason"] for name in names)
+    assert not any("auditor alone" in row["reason"] for row in left.values())
+    server = "folder behind MLflow's tracking server"
+    assert server not in left
+    assert rows([], artifacts_seen=False)[server]["status"] == "not covered"
 
 
 def test_what_is_always_stated_is_there():

@@ -52,6 +52,7 @@ def test_one_model_is_left_to_one_run_and_two_models_are_done_together(tmp_path,
         assert (batch.stage, batch.draws) == ("closed", 1)
         assert [entry.kind for entry in state.ledger.entries(state.lineage)] == [
             "opening",
+            "policy",
             "alias",
             "release",
             "alias",

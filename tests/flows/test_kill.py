@@ -89,7 +89,7 @@ def check_end_state(clinic: Expunge, people: list[str], before) -> None:
 
     entries = state.ledger.entries(state.lineage)
     assert [entry.kind for entry in entries] == [
-        *["opening", "alias"],
+        *["opening", "policy", "alias"],
         *["release", "alias", "purge"] * len(batches),
     ]
     assert clinic("ledger", "verify") == 0

@@ -200,7 +200,14 @@ def test_the_ledger_beside_the_certificate_proves_the_purge_here_and_in_mlflow(e
     state, registry = erased.state(), access.registry(erased.state())
     file = state.workspace.evidence_dir / certificate["certificate_id"] / "ledger.json"
     ledger = parse_ledger(json.loads(file.read_text()))
-    assert [entry.kind for entry in ledger.entries] == ["opening", "alias", "release", "alias", "purge"]
+    assert [entry.kind for entry in ledger.entries] == [
+        "opening",
+        "policy",
+        "alias",
+        "release",
+        "alias",
+        "purge",
+    ]
     assert verify_ledger(ledger, keys=state.signing.keyring()).verified
     logged = registry.client.download_artifacts(registry.champion().run_id, "ledger.json")
     assert json.loads(Path(logged).read_text()) == json.loads(file.read_text())

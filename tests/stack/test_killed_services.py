@@ -97,6 +97,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory, postgres: Postgres):
     mlflow = Mlflow(artifacts, variables["MLFLOW_BACKEND_STORE_URI"], tmp / "mlflow.log")
     mlflow.start()
     variables["MLFLOW_TRACKING_URI"] = mlflow.url
+    variables["MLFLOW_ARTIFACTS_DESTINATION"] = str(artifacts)
     expunge = Operator(root, **variables)
     try:
         expunge("init", str(root), "--dataset", str(make_clinic(tmp / "clinic")))

@@ -13,12 +13,14 @@ import torch
 
 from expunge.datasets.catalogue import load
 from expunge.datasets.preprocessing import fit, synthetic_example
-from expunge.errors import ExpungeError, InputError, ServiceUnavailableError
+from expunge.errors import ExpungeError, InputError, ResidueError, ServiceUnavailableError, WorkspaceError
 from expunge.evidence.model_files import model_digest
 from expunge.models.serving import SavedModel, save_model
 from expunge.models.spec import ModelSpec
 from expunge.models.zoo import build
 from expunge.settings import Params
+from tasks.adapters import mlflow_artifacts
+from tasks.adapters.artifact_folders import DESTINATION, folder_of
 from tasks.adapters.mlflow_artifacts import artifact_locations, stream_artifacts
 from tasks.adapters.mlflow_runs import DatasetRef, VersionSpec
 from tasks.adapters.registry import Registry
@@ -64,12 +66,14 @@ def server(tmp_path_factory):
 
 
 @pytest.fixture(params=["sqlite", "server"])
-def registry(request, tmp_path):
+def registry(request, tmp_path, monkeypatch):
+    monkeypatch.delenv(DESTINATION, raising=False)
     if request.param == "sqlite":
         made = Registry(f"sqlite:///{tmp_path}/db.sqlite", tmp_path / "artifacts", "expunge-test")
         made.files = tmp_path / "artifacts"
         return made
     url, files = request.getfixturevalue("server")
+    monkeypatch.setenv(DESTINATION, str(files))
     made = Registry(url, tmp_path / "unused", f"expunge-{tmp_path.name}")
     made.files = files
     return made
@@ -185,6 +189,7 @@ def test_a_server_that_dies_is_no_answer(tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     home, port = tmp_path / "server", free_port()
     home.mkdir()
+    monkeypatch.setenv(DESTINATION, str(home / "artifacts"))
     process = start(home, port)
     try:
         registry = Registry(f"http://127.0.0.1:{port}", tmp_path / "unused", "expunge-x")
@@ -203,3 +208,136 @@ def test_a_server_that_dies_is_no_answer(tmp_path, monkeypatch):
         assert not list(home.rglob("weights.safetensors"))
     finally:
         kill(process)
+
+
+def test_another_workspace_s_model_of_the_same_key_stays(registry, tmp_path):
+    """Every workspace's first training is registered under one key, and they may share a server."""
+    theirs = registry.register(spec_of(tmp_path)[0])
+    ours = Registry(registry._uri, registry.files, f"{registry.name}-2")
+    assert ours.register(spec_of(tmp_path)[0]).run_id != theirs.run_id
+    assert (registry.download(theirs, tmp_path / "down") / "weights.safetensors").is_file()
+
+
+def test_a_server_whose_folder_is_not_known_is_refused_before_anything_is_changed(
+    server, tmp_path, monkeypatch
+):
+    url, files = server
+    monkeypatch.delenv(DESTINATION, raising=False)
+    blind = Registry(url, tmp_path / "unused", f"expunge-{tmp_path.name}")
+    with pytest.raises(WorkspaceError, match="does not say where it keeps artifacts"):
+        blind.require_artifacts_seen()
+    version = blind.register(spec_of(tmp_path)[0])
+    blind.promote(version.version)
+    with pytest.raises(WorkspaceError, match=DESTINATION):
+        blind.purge_weights(version.version)
+    (tmp_path / "another" / "1").mkdir(parents=True)
+    monkeypatch.setenv(DESTINATION, str(tmp_path / "another"))  # a folder, and not the server's
+    for refused in (blind.require_artifacts_seen, lambda: blind.purge_weights(version.version)):
+        with pytest.raises(WorkspaceError, match="is not where MLflow keeps these artifacts"):
+            refused()
+    weights = blind.client.get_logged_model(version.logged_model_id).artifact_location.partition(":/")[2]
+    assert list((files / weights).rglob("weights.safetensors"))
+    monkeypatch.setenv(DESTINATION, str(files))
+    assert blind.require_artifacts_seen() is True
+    left = files / weights / "left over"
+    monkeypatch.setattr(mlflow_artifacts, "_store", Forgetful.of(mlflow_artifacts._store, left))
+    with pytest.raises(ResidueError, match="files that MLflow does not list"):
+        blind.purge_weights(version.version)
+
+
+class Forgetful:
+    """A store that lists nothing of what is left after a deletion, as a bucket with versions does."""
+
+    def __init__(self, store, left):
+        self.store, self.left, self.deleted = store, left, False
+
+    @classmethod
+    def of(cls, opened, left):
+        made = {}
+        return lambda location: made.setdefault(location, cls(opened(location), left))
+
+    def list_artifacts(self, path=None):
+        return [] if self.deleted else self.store.list_artifacts(path)
+
+    def delete_artifacts(self):
+        self.store.delete_artifacts()
+        self.deleted = True
+        self.left.parent.mkdir(parents=True, exist_ok=True)
+        self.left.write_text("an earlier version")
+
+
+def test_the_operator_s_word_for_a_server_s_folder(server, tmp_path, monkeypatch):
+    url, _ = server
+    monkeypatch.delenv(DESTINATION, raising=False)
+    trusted = Registry(url, tmp_path / "unused", f"expunge-{tmp_path.name}", trusted=True)
+    version = trusted.register(spec_of(tmp_path)[0])
+    assert trusted.require_artifacts_seen() is False  # and every certificate says so
+    trusted.purge_weights(version.version)
+    assert "weights.purged_at" in trusted.get(version.version).tags
+
+
+@pytest.mark.parametrize(
+    "scheme", ["s3", "gs", "wasbs", "abfss", "hdfs", "dbfs", "http", "https", "ftp", "sftp"]
+)
+def test_no_weights_go_where_no_listing_shows_what_is_left(scheme, tmp_path, monkeypatch):
+    """The attack: the bucket lists nothing any more, and keeps every version."""
+    bucket = {"weights": "of the people", "listed": True}
+
+    class Bucket:
+        def list_artifacts(self, path=None):
+            return ["weights"] if bucket["listed"] else []
+
+        def delete_artifacts(self):
+            bucket["listed"] = False
+
+    monkeypatch.setattr(mlflow_artifacts, "_store", lambda location: Bucket())
+    for trusted in (False, True):
+        with pytest.raises(WorkspaceError, match="listing cannot show what is still there"):
+            mlflow_artifacts.destroy_artifacts(f"{scheme}://bucket/1/models/m-1/artifacts", trusted=trusted)
+    assert bucket["listed"]
+
+
+def test_an_experiment_in_a_bucket_stops_training_and_runs(tmp_path, monkeypatch):
+    monkeypatch.delenv(DESTINATION, raising=False)
+    registry = Registry(f"sqlite:///{tmp_path}/db.sqlite", tmp_path / "artifacts", "expunge-test")
+    assert registry.require_artifacts_seen() is True
+    made = registry.client.create_experiment("theirs", artifact_location="s3://user:secret@bucket/theirs")
+    registry.client.delete_experiment(made)
+    with pytest.raises(WorkspaceError, match="s3://bucket/theirs") as caught:
+        registry.require_artifacts_seen()
+    assert "secret" not in str(caught.value)
+
+
+def test_weights_of_another_machine_are_not_called_gone(tmp_path):
+    """A folder that is not here was destroyed, or was never here: its store tells which."""
+    gone = tmp_path / "store" / "models" / "m-1" / "artifacts"
+    with pytest.raises(WorkspaceError, match="is not where MLflow keeps"):
+        mlflow_artifacts.destroy_artifacts(gone.as_uri())
+    (tmp_path / "store").mkdir()
+    mlflow_artifacts.destroy_artifacts(gone.as_uri())  # of a purge that was killed
+
+
+@pytest.mark.parametrize(
+    ("location", "destination", "expected"),
+    [
+        ("file:///srv/a%20b/1", None, "/srv/a b/1"),
+        ("/srv/a%20b/1", None, "/srv/a%20b/1"),
+        ("file://localhost/srv/1", None, "/srv/1"),
+        ("mlflow-artifacts:/1/models/m-1/artifacts", "/srv", "/srv/1/models/m-1/artifacts"),
+        ("mlflow-artifacts://host:5000/1", "file:///srv/x", "/srv/x/1"),
+        ("file://elsewhere/srv/1", None, None),
+        ("mlflow-artifacts:/1", None, None),
+        ("mlflow-artifacts:/1", "s3://bucket", None),
+        ("mlflow-artifacts:/../../etc", "/srv", None),
+        ("mlflow-artifacts:/%2e%2e/etc", "/srv", None),
+    ],
+)
+def test_the_folder_of_an_address(location, destination, expected, monkeypatch):
+    monkeypatch.delenv(DESTINATION, raising=False)
+    if destination:
+        monkeypatch.setenv(DESTINATION, destination)
+    if expected is None:
+        with pytest.raises(WorkspaceError):
+            folder_of(location)
+    else:
+        assert str(folder_of(location)) == expected

@@ -83,6 +83,23 @@ def test_artifacts_that_lie_elsewhere(state: State, tmp_path: Path) -> None:
     shutil.rmtree(elsewhere)
 
 
+def test_a_bucket_is_not_clean_whatever_it_lists(state: State) -> None:
+    client = access.registry(state).client
+    made = client.create_experiment("theirs", artifact_location="s3://bucket/theirs")
+    ((where, kind),) = search(state)
+    assert kind == "unreadable"
+    assert where.startswith("MLflow artifacts in store")
+    assert where.endswith("(s3)")
+    assert invoke(["train", "--workspace", str(state.workspace.root)]) == 2
+    assert not (state.workspace.root / "dvc.lock").exists()
+    client.delete_experiment(made)
+    assert len(search(state)) == 1
+    database = state.workspace.state / "mlflow" / "mlflow.db"
+    with sqlite3.connect(database) as connection:
+        connection.execute("DELETE FROM experiments WHERE name = 'theirs'")
+    connection.close()
+
+
 @pytest.mark.parametrize(
     ("variable", "name"),
     [
