@@ -73,6 +73,7 @@ def champion_context(state: State, batch: Batch | None = None) -> tuple[Context,
         spent=spent(batch) if batch else (),
         same_data=same_data,
         suspects=suspects_of(entries),
+        search=state.workspace.root,
     )
     return context, champion.version
 

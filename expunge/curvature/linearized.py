@@ -11,8 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.func import vmap
 
+from expunge.curvature.certified_gradient import CertifiedGradient, certified_gradient
 from expunge.curvature.flat import FlatModule
 from expunge.curvature.jacobian import MEMORY_LIMIT, Jacobian
+from expunge.curvature.plain_layers import plain_layers
 
 _OTHER_CHUNKS = 7  # into how many the rounding check breaks up each chunk
 
@@ -103,6 +105,22 @@ class LinearizedObjective:
             Shape (d,).
         """
         return self.logits_and_gradient(vector)[1]
+
+    def certified_gradient(self, vector: Tensor) -> CertifiedGradient | None:
+        """Gradient at a point with a proved bound on its rounding error; made on the CPU, in float64.
+
+        Args:
+            vector: On the CPU, shape (d,).
+
+        Returns:
+            The gradient; None where the network's arithmetic is not known operation by operation.
+        """
+        layers = plain_layers(self.network)
+        if layers is None or self._features.dim() != 2:
+            return None
+        return certified_gradient(
+            self.network, layers, self._origin, vector, self._features, self._labels, self.l2
+        )
 
     def curvature_product(self, probabilities: Tensor, vector: Tensor) -> Tensor:
         """Hessian product: ``J^T (diag(p) - p p^T) J v / n + mu v``; exact, as f is affine in its parameters.

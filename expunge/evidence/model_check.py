@@ -38,6 +38,8 @@ _OF_THE_MODEL: Final = {
     "newton": ("l2", "norm_bound"),
     "retrain": ("seed",),
 }
+# Of the catalogue: networks of which nobody has proved how their gradients are rounded.
+_UNPROVED: Final = ("all-cnn", "resnet-18", "vit")
 
 
 def require_folder(folder: Path) -> None:
@@ -133,6 +135,8 @@ def _disagreements(folder: Path, certificate: Certificate) -> list[str]:
             found.append("model: it is made by code that is not among its files")
     if certificate.mechanism == "convex" and spec.get("linearize") is not True:
         found.append("model: it is not linearised, so that its objective is not convex by construction")
+    if certificate.version >= 2 and certificate.guarantee == "convex" and spec.get("name") in _UNPROVED:
+        found.append("model: rounding of its gradient is proved by nobody, so that its class is not convex")
     return found
 
 

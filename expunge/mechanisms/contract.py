@@ -56,6 +56,7 @@ class Context:
         spent: What is recorded of each of them.
         same_data: Whether the parent was trained on the very version of the dataset that the batch begins with.
         suspects: Mechanisms that an attack contradicted and nobody cleared, with the ledger's entry that says so.
+        search: Folder of one's own model.
     """
 
     spec: ModelSpec
@@ -69,6 +70,7 @@ class Context:
     spent: tuple[Draw, ...] = ()
     same_data: bool = True
     suspects: Mapping[str, int] = field(default_factory=dict)
+    search: Path | None = None
 
     @property
     def timed(self) -> bool:
@@ -224,6 +226,8 @@ class Unlearned:
         failure_probability: Added to delta.
         constants: Public constants.
         sealed: What depends on the forget set without noise; goes into the sealed annex.
+        guarantee: Class, where it is a weaker one than the mechanism's; None: the mechanism's.
+        assumptions: Besides the mechanism's, in words.
     """
 
     weights: Tensor
@@ -233,6 +237,8 @@ class Unlearned:
     failure_probability: float = 0.0
     constants: tuple[Constant, ...] = ()
     sealed: dict[str, Any] = field(default_factory=dict)
+    guarantee: GuaranteeClass | None = None
+    assumptions: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -249,6 +255,7 @@ class Assessment:
         utility: What becomes of the model's accuracy, as far as it can be told in advance, in words.
         refusal: Why policy or the mechanism says no; empty where admissible.
         remedy: What would change that.
+        weakness: Why the class is a weaker one than the mechanism's at its best; empty where it is not.
     """
 
     mechanism: str
@@ -260,6 +267,7 @@ class Assessment:
     utility: str = ""
     refusal: str = ""
     remedy: str = ""
+    weakness: str = ""
 
     @property
     def admissible(self) -> bool:
@@ -280,7 +288,7 @@ class Mechanism(Protocol):
 
     Attributes:
         name: As in certificates.
-        guarantee: Guarantee class.
+        guarantee: Guarantee class at its best; an assessment or a release may be of a weaker one.
         reference: The process that the certificate compares with, in words.
         formula: Of the error bound.
         needs: What it must be given besides the retain set, in words.

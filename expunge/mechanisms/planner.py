@@ -97,10 +97,11 @@ def _judge(mechanism: Mechanism, assessment: Assessment, context: Context) -> As
             "ledger)",
             remedy=f"find out why, then `expunge mechanism clear {mechanism.name} --reason TEXT`",
         )
-    if mechanism.guarantee not in admit.classes:
+    if assessment.guarantee not in admit.classes:
         return replace(
             assessment,
-            refusal=f"policy does not admit the class {mechanism.guarantee}",
+            refusal=f"policy does not admit the class {assessment.guarantee}"
+            + (f": {assessment.weakness}" if assessment.weakness else ""),
             remedy="add it to admit.classes in policy.yaml, if its assumptions are acceptable",
         )
     calibration = mechanism.calibrate(context)

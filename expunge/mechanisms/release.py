@@ -120,12 +120,12 @@ def release(mechanism: Mechanism, problem: Problem, unlearned: Unlearned, *, dra
     size = len(unlearned.weights)
     common: dict[str, Any] = {
         "mechanism": mechanism.name,
-        "guarantee": mechanism.guarantee,
+        "guarantee": unlearned.guarantee or mechanism.guarantee,
         "reference": mechanism.reference,
         "formula": mechanism.formula,
         "binding": unlearned.binding,
         "parameters": size,
-        "assumptions": mechanism.assumptions,
+        "assumptions": (*mechanism.assumptions, *unlearned.assumptions),
     }
     sealed = {**unlearned.sealed, "realised_error_bound": unlearned.error_bound}
     calibration = mechanism.calibrate(context)

@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy
 from expunge import progress
 from expunge.curvature.flat import FlatModule
 from expunge.curvature.linearized import LinearizedObjective
-from expunge.curvature.newton_cg import minimize
+from expunge.curvature.newton_cg import ConvexSolution, minimize
 from expunge.curvature.preconditioner import KeptCurvature
 from expunge.errors import NotConvergedError
 from expunge.models.parts import Source
@@ -27,7 +27,8 @@ class Trained:
         weights: Trainable parameters, float64, shape (d,): of the linearisation, or of the network itself.
         origin: Initial weights w0, shape (d,).
         gradient_norm: At the weights, over the training records, float64.
-        rounding: Checked rounding of that gradient (linearised models), else 0.
+        rounding: Of that gradient, as :class:`~expunge.curvature.newton_cg.ConvexSolution` says; 0 for deep models.
+        proved: Whether that is a proved bound.
         products: Curvature products (linearised) or optimiser steps (deep) spent.
         seconds: Wall time.
     """
@@ -36,6 +37,7 @@ class Trained:
     origin: Tensor
     gradient_norm: float
     rounding: float
+    proved: bool
     products: int
     seconds: float
 
@@ -100,12 +102,13 @@ def train(
             kept=kept,
             mixed=True,
         )
-        check_converged(spec, solution.status, solution.gradient_norm, solution.rounding)
+        check_converged(spec, solution, features)
         return Trained(
             solution.solution,
             network.initial().cpu(),
             solution.gradient_norm,
             solution.rounding,
+            solution.proved,
             solution.products,
             time.perf_counter() - began,
         )
@@ -114,33 +117,36 @@ def train(
         spec, network, initial, features.to(device, torch.float64), labels.to(device), what
     )
     seconds = time.perf_counter() - began
-    return Trained(weights.cpu(), network.initial().cpu(), math.nan, 0.0, steps, seconds)
+    return Trained(weights.cpu(), network.initial().cpu(), math.nan, 0.0, False, steps, seconds)
 
 
-def check_converged(spec: ModelSpec, status: str, gradient_norm: float, rounding: float) -> None:
+def check_converged(spec: ModelSpec, solution: ConvexSolution, features: Tensor) -> None:
     """Refuse a point that may not be certified.
 
     Args:
         spec: Model with its tolerances.
-        status: Of the solver.
-        gradient_norm: At the very weights that are released, float64.
-        rounding: Checked rounding of that norm.
+        solution: What was reached.
+        features: Encoded records, shape (n, ...): the remedy names a column of them.
 
     Raises:
         NotConvergedError: If the point is outside the tolerance or the rounding outside its allowance.
     """
-    if status != "converged" or not gradient_norm <= spec.gradient_tolerance:
+    if solution.status != "converged" or not solution.gradient_norm <= spec.gradient_tolerance:
         raise NotConvergedError(
-            f"the solver stopped short ({status})",
+            f"the solver stopped short ({solution.status})",
             expected=f"gradient norm <= {spec.gradient_tolerance:.1e}",
             got="a norm above it",
             remedy="raise training.max_products or training.l2 in params.yaml, and train anew",
         )
-    if not rounding <= spec.rounding_allowance:
+    if not solution.rounding <= spec.rounding_allowance:
+        width = features.shape[1]
+        largest = int(features.abs().reshape(len(features), width, -1).amax((0, 2)).argmax())
         raise NotConvergedError(
             "rounding of the gradient is above its allowance",
             expected=f"at most {spec.rounding_allowance:.1e}",
-            remedy="raise training.rounding_allowance in params.yaml, scale the features, and train anew",
+            got="a bound above it",  # the figure depends on every record
+            remedy=f"scale the features (of the {width} encoded columns number {largest + 1} is the largest in "
+            "magnitude), or raise training.rounding_allowance or training.l2 in params.yaml, and train anew",
         )
 
 

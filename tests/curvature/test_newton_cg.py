@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -156,7 +157,9 @@ def test_the_returned_gradient_is_that_of_the_returned_point():
     for budget in (0, 1, 5, 500):
         found = minimize(objective, vector_of(network.size), tolerance=1e-9, max_products=budget, what="t")
         assert found.products <= budget
-        assert found.gradient_norm == float(objective.gradient(found.solution).norm())
+        judged = objective.certified_gradient(found.solution)
+        assert (found.gradient_norm, found.rounding) == (float(judged.gradient.norm()), judged.rounding)
+        assert found.proved
         assert (found.status == "converged") == (found.gradient_norm <= 1e-9)
 
 
@@ -169,4 +172,35 @@ def test_what_the_cpu_does_not_confirm_is_not_converged(monkeypatch):
     monkeypatch.setattr(objective, "on_cpu", lambda: other)
     found = minimize(objective, torch.zeros(network.size), tolerance=1e-9, max_products=500, what="t")
     assert found.status == "not confirmed"
-    assert found.gradient_norm == float(other.gradient(found.solution).norm()) > 1e-9
+    assert found.gradient_norm == float(other.certified_gradient(found.solution).gradient.norm()) > 1e-9
+
+
+def test_a_norm_at_the_border_is_what_the_judge_says(monkeypatch):
+    """Its gradient differs from the solver's by rounding: where only one is within the tolerance, the solve goes on."""
+    features, labels = image_problem(20)
+    network = network_of("mlp")
+    objective = LinearizedObjective(network, network.initial(), features, labels, 0.1)
+    whole, asked = objective.certified_gradient, []
+
+    def strict(point):
+        asked.append(point)
+        found = whole(point)
+        return replace(found, gradient=found.gradient + (1e-6 if len(asked) == 1 else 0.0))
+
+    monkeypatch.setattr(objective, "certified_gradient", strict)
+    found = minimize(objective, torch.zeros(network.size), tolerance=1e-9, max_products=500, what="t")
+    assert found.status == "converged"
+    assert len(asked) == 2
+    assert found.gradient_norm == float(whole(found.solution).gradient.norm()) <= 1e-9
+
+
+def test_of_convolutions_two_orders_are_compared_and_nothing_is_proved():
+    features, labels = image_problem(20)
+    network = network_of("all-cnn")
+    objective = LinearizedObjective(network, network.initial(), features, labels, 0.1)
+    found = minimize(objective, torch.zeros(network.size), tolerance=1e-8, max_products=500, what="t")
+    assert found.status == "converged"
+    assert not found.proved
+    assert found.gradient_norm == float(objective.gradient(found.solution).norm())
+    other = objective.reversed().gradient(found.solution)
+    assert found.rounding == 100 * float((other - objective.gradient(found.solution)).norm())

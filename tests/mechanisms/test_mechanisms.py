@@ -139,6 +139,72 @@ class TestConvex(MechanismContract):
         with pytest.raises(NotConvergedError, match="rounding"):
             self.mechanism.unlearn(replace(problem, context=context_of(strict)))
 
+    def test_proved_rounding_leaves_nothing_to_assume(self):
+        problem, trained = problem_of(self.spec)
+        assert trained.proved
+        record = release(self.mechanism, problem, self.mechanism.unlearn(problem), draws=1).record
+        assert record.assumptions == ()
+        assert {c.name: c.provenance for c in record.constants}["rounding_allowance"] == "policy"
+
+
+class TestConvexOfUnprovedRounding:
+    """A linearised convolutional network: strongly convex too, but nobody has proved how its gradient is rounded."""
+
+    POLICY = Policy.model_validate({"admit": {"classes": ["exact", "conditional"]}})
+
+    def spec(self):
+        params = Params.model_validate(
+            {
+                "model": {
+                    "name": "all-cnn",
+                    "linearize": True,
+                    "hyperparameters": {"input_shape": [1, 4, 4], "width": 1, "activation": "tanh"},
+                },
+                "training": {"l2": 0.1},
+            }
+        )
+        return ModelSpec.from_params(params, in_features=16, classes=2)
+
+    def test_the_default_policy_refuses_it_and_says_why(self):
+        plan = make_plan(context_of(self.spec()))
+        (judged,) = (a for a in plan.assessments if a.mechanism == "convex")
+        assert "convex" not in plan.order
+        assert judged.guarantee == "conditional"
+        assert "does not admit the class conditional: rounding" in judged.refusal
+        assert "admit.classes" in judged.remedy
+
+    def test_a_policy_that_admits_it_gets_a_conditional_release_with_its_assumption(self):
+        spec = self.spec()
+        context = context_of(spec, self.POLICY)
+        assert "convex" in make_plan(context).order
+        features, labels = softmax_problem(1, n=20, width=16)
+        trained = train(spec, features, labels)
+        problem = Problem(context, features[2:], labels[2:], trained.weights)
+        out = release(Convex(), problem, Convex().unlearn(problem), draws=1)
+        assert out.record.guarantee == "conditional"
+        assert "rounding error" in out.record.assumptions[0]
+        assert {c.name: c.provenance for c in out.record.constants}["rounding_allowance"] == "assumed"
+        assert "rounding_check" in out.sealed
+        assert "rounding_bound" not in out.sealed
+
+    def test_one_s_own_plain_network_is_recognised(self, tmp_path):
+        (tmp_path / "own_plain_model.py").write_text(
+            "from torch import nn\n"
+            "def make(in_features, out_features):\n"
+            "    return nn.Sequential(nn.Linear(in_features, 3), nn.Tanh(), nn.Linear(3, out_features))\n"
+            "def odd(in_features, out_features):\n"
+            "    return nn.Sequential(nn.Linear(in_features, 3), nn.SiLU(), nn.Linear(3, out_features))\n"
+        )
+        for factory, guarantee in (("make", "convex"), ("odd", "conditional")):
+            params = Params.model_validate({"model": {"name": f"own_plain_model:{factory}"}})
+            spec = ModelSpec.from_params(
+                Params.model_validate({"model": {**params.model.model_dump(), "hyperparameters": {}}}),
+                in_features=4,
+                classes=2,
+            )
+            context = Context(spec, Policy(), 23, 1.0, search=tmp_path)
+            assert Convex().assess(context).guarantee == guarantee
+
 
 class TestNewton(MechanismContract):
     mechanism = Newton()
