@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from pandas.api.types import is_numeric_dtype
 
-from expunge.datasets.partitions import count_rows, remove_subjects, rows_of, spelled_alike
+from expunge.datasets.partitions import count_rows, remove_subjects, rows_of
 from expunge.datasets.preprocessing import Preprocessing, encode_features
 from expunge.errors import DatasetError
 from expunge.evidence.model_files import MODEL_FILE
@@ -22,6 +22,7 @@ from expunge.tickets.holds import REMOVAL
 from tasks.adapters import access
 from tasks.coverage import record_dataset
 from tasks.dataset_head import require_newest
+from tasks.spellings import alike_in_dataset, require_all_spellings, require_no_file
 from tasks.step import Timer, log, step
 
 
@@ -38,11 +39,16 @@ def remove(batch_id: str) -> int:
     Raises:
         BatchWaitsError: If its ticket is on hold; nothing is changed then.
         RefusedError: If the dataset that is checked out is not the newest version; likewise.
+        ResidueError: If people are in the dataset under other spellings too, or in files beside it; likewise.
     """
     state, timer = open_state(), Timer()
     batch = state.batches.get(batch_id)
     if batch.done(BatchStage.REMOVED):
         return int(batch.data["records"])
+    if "before" not in batch.data:
+        asked = state.tickets.subject_ids(batch_id)
+        require_all_spellings(state, asked)
+        require_no_file(state, asked)
     state.holds.begin(batch_id, REMOVAL)
     batch = state.batches.get(batch_id)  # a ticket that was held just before has left it
     workspace, placement, repo = state.workspace, state.placement, access.repository(state)
@@ -61,7 +67,7 @@ def remove(batch_id: str) -> int:
             partitions=list(partitions),
             scan=_recognisable(state, frame),  # forgotten when the batch closes
         )
-    others = spelled_alike(workspace.dataset_dir, subjects)
+    others = alike_in_dataset(state, subjects)
     state.suppressed.add(
         subjects, batch_id, others
     )  # before they leave: nothing may bring them back from then on
