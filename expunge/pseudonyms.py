@@ -39,7 +39,7 @@ class Pseudonymiser:
     key: bytes = field(repr=False)
     epoch: int = 1
     older: tuple["Pseudonymiser", ...] = field(default=(), repr=False)
-    identity: Identity = AS_THEY_ARE
+    identity: Identity = field(default=AS_THEY_ARE, repr=False)
 
     @property
     def epochs(self) -> tuple[int, ...]:

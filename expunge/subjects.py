@@ -29,6 +29,7 @@ _TRUNK = re.compile(r"\(0\)")  # +49 (0)30: dialled inside the country only
 _INTEGER = re.compile(r"([+-]?)(\d+)(?:[.,]0{1,2})?")
 _SCIENTIFIC = re.compile(r"[+-]?(\d+)(?:[.,](\d*))?[eE]\+?(\d{1,2})")
 _BLANKS = re.compile(r"\s+")
+_BEGIN, _UUID_DIGITS = frozenset("+-0123456789"), 32
 _LEFT_BY_PROGRAMS = frozenset({"nan", "NaN", "<NA>", "NaT"})  # written where there was nothing
 
 
@@ -146,7 +147,9 @@ def _folded(text: str) -> str:
         form = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
         form = "".join(_plain(letter) for letter in form if unicodedata.category(letter) != "Cf")
         form = unicodedata.normalize("NFC", form.replace("i\u0307", "i").replace("\u0131", "i"))
-    form = _BLANKS.sub(" ", form).strip().strip("\x00")
+    form = _BLANKS.sub(" ", form).strip(" \x00")
+    if not form or not (form[0] in _BEGIN or "@" in form or len(form) >= _UUID_DIGITS):
+        return form  # most ids: none of what follows begins so
     if (match := _INTEGER.fullmatch(form)) is not None:
         return _whole(match)
     if (match := _UUID.fullmatch(form)) is not None:

@@ -83,7 +83,7 @@ def test_whoever_is_known_by_pseudonym_is_found_in_another_spelling(tmp_path: Pa
         Target(codes=frozenset({MAKER.of_spelling(UUID)}), pseudonymiser=MAKER, subject_column="patient"),
     ):
         pd.DataFrame({"patient": [UUID.upper()], "x": [1]}).to_parquet(tmp_path / "p", compression="zstd")
-        assert [hit["kind"] for hit in hits(tmp_path, target)] == ["subject-id"]
+        assert {hit["kind"] for hit in hits(tmp_path, target)} == {"subject-id"}
         pd.DataFrame({"patient": [UUID.replace("a", "b")], "x": [1]}).to_parquet(tmp_path / "p")
         assert hits(tmp_path, target) == []
     (tmp_path / "log").write_text(f"{EMAIL.upper()} left")
