@@ -27,7 +27,7 @@ def inferred(values: Iterable[str]) -> tuple[Rule, ...]:
     Returns:
         ``trim`` and ``nfc``, and the rule of the kind that every id is of. Zero-padded numbers stay as they are.
     """
-    kinds, padded = set(), False
+    kinds, padded = set[Rule | None](), False
     for value in values:
         kinds.add(kind_of(value))
         padded = padded or is_padded(value)
@@ -85,11 +85,11 @@ def alike(subject_ids: Iterable[str], rules: Sequence[Rule] = (), *, parts: int 
         told = told or found
     whole = Identity(tuple(rule for rule in RULES if rule in chosen), parts)
     rest = any(len({whole.canonical(one) for one in group}) > 1 for group in several)
-    if rest:
-        chosen |= set(found)
+    if rest:  # what one rule alone does not join, such as large letters with another encoding of accents
+        chosen |= {*found, "trim", "casefold", "nfc"}
         whole = Identity(tuple(rule for rule in RULES if rule in chosen), parts)
         rest = any(len({whole.canonical(one) for one in group}) > 1 for group in several)
-    words = [WORDS[rule] for rule in told] + (["characters that look alike"] if rest else [])
+    words = [WORDS[rule] for rule in told] + (["characters that look alike"] if rest or not told else [])
     return Alike(sum(map(len, several)), len(several), tuple(words), whole.rules or ())
 
 

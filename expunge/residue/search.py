@@ -132,7 +132,7 @@ class Scanner:
         return size
 
     def _holds(self, text: bytes, first: int, last: int, pages: bool = False) -> bool:
-        passes = []
+        passes: list[tuple[BytesAhoCorasick, list[bytes], bytes]] = []
         if self._blind:
             passes.append((self._blindly, self._blind, text.lower()))
         if self._needles:
@@ -204,7 +204,7 @@ class Scanner:
         Returns:
             What was found.
         """
-        people, kinds = _People(), set()
+        people, kinds = _People(), set[str]()
         for batch in batches:
             names = batch.schema.names
             for name, column in zip(names, batch.columns, strict=True):

@@ -145,7 +145,8 @@ class TicketStore:
         if received_at is not None and received_at.tzinfo is None:
             raise TicketError("the time of receipt has no time zone", expected="one in UTC", remedy="add it")
         maker = self._pseudonymiser
-        rows = [(maker.identity.canonical(subject_id), *rest) for subject_id, *rest in rows]
+        one_form = maker.identity.canonical
+        rows = [(one_form(subject_id), regime, key) for subject_id, regime, key in rows]
         asked, done = [(*row, self._new(*row[:2], received_at)) for row in rows], list[Submission]()
         filed, steps = list[dict[str, Any]](), list[dict[str, Any]]()
         with self._database.transaction() as session:
