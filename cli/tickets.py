@@ -1,6 +1,7 @@
 """Commands on tickets."""
 
 import re
+import sys
 from datetime import UTC, datetime, timedelta
 from json import dumps
 from pathlib import Path
@@ -12,6 +13,7 @@ from cli.output import (
     JsonOption,
     WorkspaceOption,
     emit,
+    err,
     out,
     report_outcome,
     table,
@@ -34,13 +36,17 @@ def submit(
     json: JsonOption = False,
 ) -> None:
     """File a ticket; filing it twice does no harm."""
-    import sys
-
+    from expunge.errors import NearMatchError
     from tasks.intake import require_known
 
-    subject = sys.stdin.readline().strip() if subject == "-" else subject
+    subject = sys.stdin.readline().rstrip("\r\n") if subject == "-" else subject
     state = use_workspace(workspace)
-    present = require_known(state, subject)
+    try:
+        present = require_known(state, subject, near=True)
+    except NearMatchError as error:
+        for one in error.near[:5]:  # on the officer's terminal, and in no log
+            err.print(f"{one!r} differs only in its form", markup=False, highlight=False)
+        raise
     done = state.tickets.submit(subject, regime=regime, idempotency_key=idempotency_key, present=present)
     if json:
         emit(done.ticket.to_json())
@@ -59,23 +65,45 @@ def import_file(
     file: Annotated[
         Path, typer.Argument(help="CSV with a column subject, and optionally regime, idempotency_key.")
     ],
+    delete_file: Annotated[
+        bool | None,
+        typer.Option("--delete-file/--keep-file", help="Delete the file afterwards: it names people."),
+    ] = None,
     workspace: WorkspaceOption = None,
     json: JsonOption = False,
 ) -> None:
     """File tickets from a CSV file: all of them or none."""
     from expunge.datasets.partitions import find_subjects
     from expunge.tickets.intake import read_tickets_csv
+    from tasks.spellings import alike_in_dataset, is_searched
 
     state = use_workspace(workspace)
     dataset, placement = state.workspace.dataset_dir, state.placement
-    rows = read_tickets_csv(file, lambda subjects: find_subjects(dataset, subjects, placement))
+    rows = read_tickets_csv(
+        file,
+        lambda subjects: find_subjects(dataset, subjects, placement),
+        canonical=state.contract.identity.canonical,
+        near=lambda subjects: alike_in_dataset(state, subjects),
+    )
     asked = ((row.subject, row.regime, row.idempotency_key) for row in rows)
     done = state.tickets.submit_all(asked, present=True)  # the file was refused if one of them is not
+    inside = is_searched(state, file)
+    if inside and delete_file is None and not json and sys.stdin.isatty():
+        delete_file = typer.confirm(f"{file.name} names people inside the workspace. Delete it?", err=True)
+    if delete_file:
+        file.unlink()
+    left = inside and not delete_file
     if json:
         emit([outcome.ticket.to_json() for outcome in done])
-        return
-    created = sum(outcome.created for outcome in done)
-    out.print(f"{created} filed, {len(done) - created} were there already")
+    else:
+        created = sum(outcome.created for outcome in done)
+        out.print(f"{created} filed, {len(done) - created} were there already")
+    if left:
+        err.print(
+            f"{file.name} names these people inside the workspace: no batch of theirs starts while it is there. "
+            "Delete it, or move it elsewhere (--delete-file).",
+            markup=False,
+        )
 
 
 @app.command(name="list")
@@ -190,6 +218,23 @@ def verify_receipt(
     keys = trusted_keys(key, accept_endorsed, () if tsa_root is None else load_roots(tsa_root))
     outcome, found = verify(envelope, keys)
     report_outcome(outcome, json, f"receipt {found.get('ticket_id', file.name)}", {"receipt": found})
+
+
+@app.command(name="file-rest")
+def file_rest_of(
+    batch_id: Annotated[str, typer.Argument(help="The batch whose residue scan found rows in the dataset.")],
+    workspace: WorkspaceOption = None,
+    json: JsonOption = False,
+) -> None:
+    """File tickets for rows of a batch's people that are in the dataset under other spellings."""
+    from tasks.spellings import file_rest
+
+    done = file_rest(use_workspace(workspace), batch_id)
+    if json:
+        emit([outcome.ticket.to_json() for outcome in done])
+        return
+    created = [outcome.ticket.ticket_id for outcome in done if outcome.created]
+    out.print(f"{len(created)} filed: {', '.join(created[:5])}; `expunge run` removes them", markup=False)
 
 
 @app.command()

@@ -43,6 +43,11 @@ def init(
         f"Workspace {made['workspace']}: {made['rows']:,} rows of {made['subjects']:,} people", markup=False
     )
     out.print(f"  in {made['partitions']} partitions, dataset version {made['dataset_md5']}", markup=False)
+    if made["normalise"] is not None:
+        rules = ", ".join(made["normalise"]) or "none: each spelling is another person"
+        out.print(
+            f"  ids: {made['spellings']:,} spellings; rules in data/contract.yaml: {rules}", markup=False
+        )
     out.print(
         "  .expunge/keys/auditor.key opens sealed annexes: hand it to your auditor and remove it from here."
     )

@@ -5,6 +5,7 @@ ExpungeError                    exit 1
 │   ├── DatasetError                    a dataset, its contract or its source file
 │   ├── TicketError                     a ticket that cannot be filed or moved
 │   │   ├── UnknownTicketError              there is no such ticket
+│   │   ├── NearMatchError                  nobody of that id, but of one that differs in its form only
 │   │   └── TicketConflictError             it contradicts what was filed before
 │   ├── PolicyError                     policy.yaml or params.yaml
 │   └── WorkspaceError                  no workspace here, or a part of it is missing
@@ -71,6 +72,24 @@ class TicketError(InputError):
 
 class UnknownTicketError(TicketError):
     """There is no such ticket."""
+
+
+class NearMatchError(TicketError):
+    """Nobody of that id is in the dataset, but somebody of an id that differs in its form only.
+
+    Args:
+        near: Those ids: for the officer's terminal and answer. The message names none, and may be logged.
+    """
+
+    def __init__(self, near: tuple[str, ...]) -> None:
+        """Keep the ids out of the message."""
+        super().__init__(
+            "nobody of that id is in the dataset",
+            expected="a subject id of the current dataset version",
+            got=f"one that differs in its form only from {len(near)} there",
+            remedy="check the id; nothing was filed",
+        )
+        self.near = near
 
 
 class TicketConflictError(TicketError):

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from expunge.errors import WorkspaceError
+from expunge.subjects import AS_THEY_ARE, Identity, folded
 
 SPELLING = "c"  # begins the code of a spelling
 _KEY_BYTES = 32
@@ -28,6 +29,7 @@ class Pseudonymiser:
         key: 32 secret bytes.
         epoch: Number of the key, at least 1.
         older: Of the earlier epochs whose keys are not destroyed.
+        identity: Which spellings of an id are one person, and have one pseudonym.
 
     Example:
         >>> Pseudonymiser(b"k" * 32, 1).of("42")[:3]
@@ -37,6 +39,7 @@ class Pseudonymiser:
     key: bytes = field(repr=False)
     epoch: int = 1
     older: tuple["Pseudonymiser", ...] = field(default=(), repr=False)
+    identity: Identity = field(default=AS_THEY_ARE, repr=False)
 
     @property
     def epochs(self) -> tuple[int, ...]:
@@ -50,9 +53,11 @@ class Pseudonymiser:
             subject_id: The person.
 
         Returns:
-            One a living epoch, the current one's first.
+            One a living epoch, the current one's first; then those of the spelling itself, under which the person was
+            known before the contract had rules.
         """
-        return (self.of(subject_id), *(one.of(subject_id) for one in self.older))
+        epochs, form = (self, *self.older), self.identity.canonical(subject_id)
+        return tuple(one._pseudonym(text) for text in dict.fromkeys((form, subject_id)) for one in epochs)
 
     def every_request(self, idempotency_key: str) -> tuple[str, ...]:
         """All codes that an idempotency key may be stored under.
@@ -75,10 +80,10 @@ class Pseudonymiser:
         Returns:
             The pseudonym.
         """
-        return f"p{self.epoch}-{self._code('pseudonym', subject_id)[:32]}"
+        return self._pseudonym(self.identity.canonical(subject_id))
 
     def of_spelling(self, subject_id: str) -> str:
-        """What all spellings of a subject's id have in common: see :func:`canonical`.
+        """What all spellings of a subject's id have in common: see :func:`expunge.subjects.folded`.
 
         Args:
             subject_id: The person, in any spelling.
@@ -86,7 +91,7 @@ class Pseudonymiser:
         Returns:
             ``c<epoch>-`` and half of HMAC-SHA256 in hexadecimal.
         """
-        return f"{SPELLING}{self.epoch}-{self._code('spelling', canonical(subject_id))[:32]}"
+        return self._spelling(folded(subject_id))
 
     def every_spelling(self, subject_id: str) -> tuple[str, ...]:
         """All codes that a subject's spelling may be stored under.
@@ -95,9 +100,13 @@ class Pseudonymiser:
             subject_id: The person, in any spelling.
 
         Returns:
-            One a living epoch, the current one's first.
+            One a living epoch, the current one's first; then those of the form of earlier releases. None where the
+            contract says that other spellings are other people.
         """
-        return (self.of_spelling(subject_id), *(one.of_spelling(subject_id) for one in self.older))
+        if self.identity.settled:
+            return ()
+        epochs, forms = (self, *self.older), dict.fromkeys((folded(subject_id), _folded_once(subject_id)))
+        return tuple(one._spelling(form) for form in forms for one in epochs)
 
     def of_request(self, idempotency_key: str) -> str:
         """What is stored of a caller's idempotency key, because callers put people's ids into them.
@@ -110,23 +119,18 @@ class Pseudonymiser:
         """
         return f"k{self.epoch}-{self._code('idempotency-key', idempotency_key)}"
 
+    def _pseudonym(self, form: str) -> str:
+        return f"p{self.epoch}-{self._code('pseudonym', form)[:32]}"
+
+    def _spelling(self, form: str) -> str:
+        return f"{SPELLING}{self.epoch}-{self._code('spelling', form)[:32]}"
+
     def _code(self, purpose: str, text: str) -> str:
         return hmac.new(self.key, f"{purpose}:{text}".encode(), hashlib.sha256).hexdigest()
 
 
-def canonical(subject_id: str) -> str:
-    """One form for all spellings of an id: blanks around it, case, width, and a number's zeros say nothing.
-
-    Args:
-        subject_id: As it came.
-
-    Returns:
-        The form.
-
-    Example:
-        >>> canonical("0082221577.0"), canonical(" Ann\u00a0")
-        ('82221577', 'ann')
-    """
+def _folded_once(subject_id: str) -> str:
+    """What earlier releases took for a spelling's common form: the suppression list has codes of it."""
     form = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", subject_id).casefold()).strip()
     number = _NUMBER.fullmatch(form)
     return number[1] if number else form
@@ -174,11 +178,12 @@ def key_epochs(folder: Path) -> tuple[int, ...]:
     return tuple(sorted(int(match[1]) for match in matches if match))
 
 
-def load_keyring(folder: Path) -> Pseudonymiser:
+def load_keyring(folder: Path, identity: Identity = AS_THEY_ARE) -> Pseudonymiser:
     """All living key epochs of a workspace.
 
     Args:
         folder: Of its keys.
+        identity: Which spellings of an id are one person.
 
     Returns:
         The current epoch's pseudonymiser, with the older ones in it.
@@ -191,6 +196,7 @@ def load_keyring(folder: Path) -> Pseudonymiser:
         load_key(key_path(folder, current)),
         current,
         tuple(Pseudonymiser(load_key(key_path(folder, epoch)), epoch) for epoch in reversed(older)),
+        identity,
     )
 
 

@@ -84,7 +84,9 @@ class State:
     def placement(self) -> Placement:
         """Which partitions of the dataset can hold a person."""
         return Placement(
-            load_key(self.workspace.keys_dir / PARTITION_KEY), self.workspace.state / PLACEMENT_FILE
+            load_key(self.workspace.keys_dir / PARTITION_KEY),
+            self.workspace.state / PLACEMENT_FILE,
+            self.contract.identity,
         )
 
     def waiting(self) -> dict[str, str]:
@@ -144,7 +146,7 @@ def open_state(path: Path | None = None) -> State:
     database = open_database(workspace.database_url)
     epochs = KeyEpochs(database, workspace.keys_dir)
     epochs.require()  # first: it destroys what must not be loaded any more
-    pseudonymiser = load_keyring(workspace.keys_dir)
+    pseudonymiser = load_keyring(workspace.keys_dir, contract.identity)
     return State(
         workspace=workspace,
         lineage=lineage,

@@ -12,7 +12,7 @@ from expunge.errors import ExpungeError, LeaseHeldError, ServiceUnavailableError
 from expunge.state import State, open_state
 from tasks.absorption import absorb_waiting, sweep_again
 from tasks.alarms import raise_alarms
-from tasks.intake import batches_to_run
+from tasks.intake import batches_to_run, may_be_overtaken
 from tasks.leases import lineage_lease
 from tasks.policy import record_policy
 from tasks.reconcile import reconcile
@@ -52,26 +52,49 @@ def process_due(state: State, done: Callable[[str], None] = lambda batch_id: Non
         done: Called with the id of each batch that was worked on.
 
     Returns:
-        Why the last batch failed, if it did. Others wait then: a lineage is unlearned in order, and a later release
-        built on this dataset would be overtaken by this one.
+        Why the last batch that failed did, if one did: it is the last that `done` is called with. Others wait then,
+        because a lineage is unlearned in order, and a later release built on this dataset would be overtaken by this
+        one. They do not wait for a batch in which a search found people, if it has removed nobody yet or its model is
+        registered: that is tried again when others are done, which may have removed what was found.
     """
+    failures: dict[str, ExpungeError] = {}
+    finished = 0
     with lineage_lease(state):
         reconcile()
         record_policy(state)
         for batch_id in batches_to_run(state):
-            from flows.erase import erase
-
-            state.batches.resume(batch_id)
-            try:
-                erase(batch_id)
-            except LeaseHeldError:
-                raise  # the batch is another one's now
-            except ExpungeError as error:
-                state.batches.fail(batch_id, str(error), outage=isinstance(error, ServiceUnavailableError))
+            if (failure := _process(state, batch_id)) is None:
+                finished += 1
                 done(batch_id)
-                return error
-            except Exception as error:
-                state.batches.fail(batch_id, unforeseen(error), outage=of_prefect(error))
-                raise
-            done(batch_id)
+                continue
+            failures[batch_id] = failure
+            if not may_be_overtaken(state.batches.get(batch_id), failure):
+                break
+        else:
+            for batch_id in list(failures) if finished else ():
+                if (failure := _process(state, batch_id)) is None:
+                    del failures[batch_id]
+                    done(batch_id)
+                else:
+                    failures[batch_id] = failure
+    for batch_id in failures:
+        done(batch_id)
+    return list(failures.values())[-1] if failures else None
+
+
+def _process(state: State, batch_id: str) -> ExpungeError | None:
+    """Process one batch; one that fails keeps its reason."""
+    from flows.erase import erase
+
+    state.batches.resume(batch_id)
+    try:
+        erase(batch_id)
+    except LeaseHeldError:
+        raise  # the batch is another one's now
+    except ExpungeError as error:
+        state.batches.fail(batch_id, str(error), outage=isinstance(error, ServiceUnavailableError))
+        return error
+    except Exception as error:
+        state.batches.fail(batch_id, unforeseen(error), outage=of_prefect(error))
+        raise
     return None

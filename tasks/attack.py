@@ -199,7 +199,11 @@ def _forget_set(state: State, batch: Batch) -> pd.DataFrame:
             remedy="`dvc fetch` them; or set attacks.population.enabled to false in policy.yaml, which the certificate "
             "then shows: it names no such gate",
         )
-    return rows_in(paths, state.tickets.subject_ids(batch.batch_id)) if paths else pd.DataFrame()
+    return (
+        rows_in(paths, state.tickets.subject_ids(batch.batch_id), state.contract.identity)
+        if paths
+        else pd.DataFrame()
+    )
 
 
 def _split_by_row(frame: pd.DataFrame) -> bool:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 
+from expunge.datasets.alike import alike, require_told_apart
 from expunge.datasets.ingest import install, read_backup, read_dump, sort_out, stage
 from expunge.errors import RefusedError, WorkspaceError
 from expunge.scratch import scratch
@@ -15,6 +16,7 @@ from expunge.tickets.suppression import spelled_otherwise
 from tasks.adapters import access
 from tasks.coverage import record_dataset
 from tasks.leases import lineage_lease
+from tasks.spellings import alike_in_dataset
 
 _PLAN = "plan.json"
 
@@ -118,6 +120,7 @@ def _bring_in(state: State, frame: pd.DataFrame, dry_run: bool) -> dict[str, Any
                 remedy="see `dvc diff`; keep it with `dvc commit`, or undo it with `dvc checkout`",
             )
         suppressed = state.suppressed.among(frame["subject_id"].unique())
+        _require_told_apart(state, set(frame["subject_id"].unique()) - set(suppressed))
         arrivals = sort_out(frame, directory, placement, suppressed)
         rows, people = len(arrivals.frame), int(arrivals.frame["subject_id"].nunique())
         if rows and not dry_run:
@@ -141,6 +144,16 @@ def _bring_in(state: State, frame: pd.DataFrame, dry_run: bool) -> dict[str, Any
         "dataset_md5": version.md5,
         "git_revision": version.git_revision,
     }
+
+
+def _require_told_apart(state: State, people: set[str]) -> None:
+    """Refuse ids that differ from each other, or from those that are there, in their form only."""
+    identity = state.contract.identity
+    if identity.settled:
+        return
+    there = {other for group in alike_in_dataset(state, people).values() for other in group}
+    found = alike(people | there, identity.rules or (), parts=identity.parts)
+    require_told_apart(found, state.contract.subject_columns, where="data/contract.yaml")
 
 
 def _figures(rows: int, people: int) -> dict[str, int]:

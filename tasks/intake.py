@@ -4,32 +4,38 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 
 from expunge.datasets.partitions import find_subjects
-from expunge.errors import TicketError
+from expunge.errors import ExpungeError, NearMatchError, ResidueError, TicketError
 from expunge.settings import BatchPolicy
 from expunge.state import State
+from expunge.tickets.batches import Batch, BatchStage
 from expunge.tickets.intake import check_subject
 from expunge.tickets.requests import RequestStore
 from expunge.tickets.store import Submission, Ticket
+from tasks.spellings import alike_in_dataset
 
 
-def require_known(state: State, subject_id: str) -> bool:
+def require_known(state: State, subject_id: str, *, near: bool = False) -> bool:
     """Refuse a subject who is not in the dataset; one whose rows left it already has an open ticket.
 
     Args:
         state: The workspace.
         subject_id: The person.
+        near: Whether to look for ids that differ in their form only, which reads all ids; for an officer.
 
     Returns:
         Whether they are in the dataset; somebody erased may be back by plain DVC, and is erased again.
 
     Raises:
         TicketError: If nobody of that id is there, or they are erased already; the id is not repeated.
+        NearMatchError: If an id that is there differs in its form only.
     """
     if state.tickets.open_for(subject_id) is not None:
         return False
     dataset, placement = state.workspace.dataset_dir, state.placement
     if not subject_id.strip() or not find_subjects(dataset, [subject_id], placement)[subject_id]:
         state.tickets.require_not_erased(subject_id)  # the better answer
+        if near and (found := alike_in_dataset(state, [subject_id])):
+            raise NearMatchError(tuple(sorted(other for group in found.values() for other in group)))
         raise TicketError(
             "nobody of that id is in the dataset",
             expected="a subject id of the current dataset version",
@@ -76,7 +82,9 @@ def waiting_for(due: Sequence[Ticket], policy: BatchPolicy, now: datetime, *, fe
     )
 
 
-def file_keyed(state: State, subject_id: str, regime: str, idempotency_key: str) -> Submission:
+def file_keyed(
+    state: State, subject_id: str, regime: str, idempotency_key: str, *, near: bool = False
+) -> Submission:
     """File a request that another program may repeat: the same key and content give the same ticket for ever.
 
     Args:
@@ -84,6 +92,7 @@ def file_keyed(state: State, subject_id: str, regime: str, idempotency_key: str)
         subject_id: The person.
         regime: gdpr or ccpa.
         idempotency_key: Of the request.
+        near: Whether the caller may be told ids that differ from an unknown one in their form only.
 
     Returns:
         The new ticket, or the one there is.
@@ -98,7 +107,7 @@ def file_keyed(state: State, subject_id: str, regime: str, idempotency_key: str)
     answered = requests.ticket_of(request)
     if answered is not None:  # also when the person is erased by now
         return Submission(state.tickets.get(answered), False)
-    present = require_known(state, subject_id)
+    present = require_known(state, subject_id, near=near)
     # A refused request binds no key: its caller may correct it and send it again.
     requests.reserve(request)
     done = state.tickets.submit(subject_id, regime=regime, idempotency_key=idempotency_key, present=present)
@@ -126,6 +135,26 @@ def open_due_batch(state: State) -> str | None:
             if last:
                 raise
     return None
+
+
+def may_be_overtaken(batch: Batch, failure: ExpungeError) -> bool:
+    """Whether later batches may go on past a batch that failed: as they go past one that a hold stops.
+
+    Args:
+        batch: That failed.
+        failure: Why.
+
+    Returns:
+        True if a search found people, and the batch has removed nobody yet or its model is registered: what later
+        batches build on is the same then, whatever becomes of this one.
+    """
+    if not isinstance(failure, ResidueError):
+        return False
+    reached = BatchStage(batch.failed_stage or batch.stage)
+    return (reached is BatchStage.PLANNED and "before" not in batch.data) or reached in (
+        BatchStage.REGISTERED,
+        BatchStage.PURGED,
+    )
 
 
 def batches_to_run(state: State) -> Iterable[str]:

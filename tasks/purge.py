@@ -7,6 +7,7 @@ from expunge.errors import BatchWaitsError, ResidueError
 from expunge.residue.scan import ScanReport, Target, scan
 from expunge.residue.stores import database
 from expunge.state import State, open_state
+from expunge.subjects import folded, likely
 from expunge.tickets.batches import Batch, BatchStage
 from expunge.tickets.holds import PURGE
 from expunge.tickets.purge_journal import DONE, FREE_PAGES, KEPT, PENDING, Entry
@@ -19,6 +20,7 @@ from tasks.destruction import WEIGHTS, destroy, plan, quarantine
 from tasks.ingest import finish_import
 from tasks.ledger import append, publish_purge
 from tasks.residue import scan_workspace
+from tasks.spellings import residue_found, searched_forms
 from tasks.step import Timer, log, step
 
 
@@ -104,24 +106,20 @@ def _execute(state: State, batch_id: str, entries: list[Entry]) -> None:
 
 
 def _search(state: State, batch: Batch) -> ScanReport:
-    saved = batch.data["scan"]
+    saved, subjects = batch.data["scan"], state.tickets.subject_ids(batch.batch_id)
     target = Target(
-        subjects=frozenset(state.tickets.subject_ids(batch.batch_id)),
+        subjects=frozenset(subjects),
         fingerprints=frozenset(saved["rows"]),
         columns=tuple(saved["columns"]),
         key=bytes.fromhex(saved["key"]),
+        pseudonymiser=state.pseudonymiser,
         texts=tuple(saved.get("texts", ())),  # not there in a batch of an earlier release
         embedded=saved.get("embedded", {}),
+        forms=searched_forms(state, subjects),
     )
     report = scan_workspace(state, target, with_tickets=False)
     if not report.clean:
-        places = sorted({str(hit["where"]) for hit in report.hits})
-        raise ResidueError(
-            "the residue scan found something",
-            expected="nothing",
-            got="; ".join(places[:5]),
-            remedy="remove it, run again",
-        )
+        raise residue_found(state, batch, report)
     return report
 
 
@@ -146,10 +144,17 @@ def close(batch_id: str) -> None:
     batch = state.batches.get(batch_id)
     if batch.done(BatchStage.CLOSED):
         return
+    # Tickets that are open hold their people's ids, and one of them may be of the same person under another spelling.
+    others = state.tickets.open_subjects(besides=batch_id)
+    forms = {folded(one) for one in others}
+    subjects = [one for one in state.tickets.subject_ids(batch_id) if folded(one) not in forms]
     # By pseudonym too: whoever continues an interrupted closing knows the ids no more.
+    open_names = {
+        name for one in others for spelled in likely(one) for name in state.pseudonymiser.every(spelled)
+    }
     target = Target(
-        subjects=frozenset(state.tickets.subject_ids(batch_id)),
-        pseudonyms=frozenset(batch.pseudonyms),
+        subjects=frozenset(subjects),
+        pseudonyms=frozenset(batch.pseudonyms) - open_names,
         pseudonymiser=state.pseudonymiser,
     )
 

@@ -13,7 +13,6 @@ from expunge.datasets.partitions import (
     remove_subjects,
     rows_of,
     salted,
-    spelled_alike,
 )
 from expunge.datasets.preprocessing import Preprocessing
 from expunge.evidence.model_files import MODEL_FILE
@@ -28,6 +27,7 @@ from tasks.adapters import access
 from tasks.coverage import record_dataset
 from tasks.dataset_head import require_newest
 from tasks.policy import require_policy
+from tasks.spellings import alike_in_dataset, require_all_spellings, require_no_file
 from tasks.step import Timer, log, step
 
 
@@ -44,12 +44,17 @@ def remove(batch_id: str) -> int:
     Raises:
         BatchWaitsError: If its ticket is on hold; nothing is changed then.
         RefusedError: If the dataset that is checked out is not the newest version; likewise.
+        ResidueError: If people are in the dataset under other spellings too, or in files beside it; likewise.
     """
     state, timer = open_state(), Timer()
     batch = state.batches.get(batch_id)
     if batch.done(BatchStage.REMOVED):
         return int(batch.data["records"])
     require_policy(state, batch)
+    if "before" not in batch.data:
+        asked = state.tickets.subject_ids(batch_id)
+        require_all_spellings(state, asked)
+        require_no_file(state, asked)
     state.holds.begin(batch_id, REMOVAL)
     batch = state.batches.get(batch_id)  # a ticket that was held just before has left it
     workspace, placement, repo = state.workspace, state.placement, access.repository(state)
@@ -69,7 +74,7 @@ def remove(batch_id: str) -> int:
             salted=state.salted and salted(partition_files(workspace.dataset_dir)),
             scan=_recognisable(state, frame),  # forgotten when the batch closes
         )
-    others = spelled_alike(workspace.dataset_dir, subjects)
+    others = alike_in_dataset(state, subjects)
     state.suppressed.add(
         subjects, batch_id, others
     )  # before they leave: nothing may bring them back from then on

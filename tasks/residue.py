@@ -14,6 +14,7 @@ from expunge.residue.scan import ScanReport, Target, scan
 from expunge.state import State, open_state
 from tasks.adapters import access, dvc_objects
 from tasks.adapters.stores import every_store
+from tasks.spellings import columns_of_people, searched_forms
 from tasks.step import log, step
 
 
@@ -45,13 +46,20 @@ def erased(state: State, also: Iterable[str] = ()) -> Target:
 
     Args:
         state: The workspace.
-        also: Subject ids to look for as they are.
+        also: Subject ids to look for, in any spelling.
 
     Returns:
         What to search for.
     """
-    pseudonyms = frozenset(ticket.pseudonym for ticket in state.tickets.select(states=["closed"]))
-    return Target(subjects=frozenset(also), pseudonyms=pseudonyms, pseudonymiser=state.pseudonymiser)
+    closed = state.tickets.select(states=["closed"])
+    people = frozenset(state.contract.identity.canonical(one) for one in also)
+    return Target(
+        subjects=people | frozenset(also),
+        pseudonyms=frozenset(ticket.pseudonym for ticket in closed),
+        pseudonymiser=state.pseudonymiser,
+        forms=searched_forms(state, people),
+        codes=state.suppressed.codes(ticket.batch_id for ticket in closed if ticket.batch_id),
+    )
 
 
 def scan_workspace(state: State, target: Target, *, with_tickets: bool = True) -> ScanReport:
@@ -78,7 +86,7 @@ def scan_workspace(state: State, target: Target, *, with_tickets: bool = True) -
         for epoch, people in sorted(lost.items())
         if epoch not in state.pseudonymiser.epochs
     ]
-    target = replace(target, subject_column=state.contract.subject)
+    target = replace(target, **columns_of_people(state))
     return scan(stores, target, retained=lambda: _retained(state), notes=notes)
 
 

@@ -17,9 +17,20 @@ from prefect.cache_policies import NO_CACHE
 from prefect.exceptions import MissingContextError
 
 from expunge import progress
-from expunge.errors import storage_full
+from expunge.errors import ExpungeError, storage_full
 
 _FIELDS: ContextVar[dict[str, str]] = ContextVar("expunge_step")  # of the log lines of a step
+
+
+def _without_trace(record: logging.LogRecord) -> bool:
+    """A deliberate error says in one line all that there is to say: where it was raised tells its reader nothing."""
+    if record.exc_info and isinstance(record.exc_info[1], ExpungeError):
+        record.exc_info = None
+    return True
+
+
+for _name in ("prefect.flow_runs", "prefect.task_runs"):
+    logging.getLogger(_name).addFilter(_without_trace)
 
 
 def step(function: Callable[..., Any]) -> Any:

@@ -82,7 +82,8 @@ def create(root: Path, dataset: str, source: Path | None) -> dict[str, object]:
         git.commit(root, [path for path in tracked if (root / path).exists()], "Make an Expunge workspace")
         version = repository.track_dataset(f"Add dataset {loaded.contract.name}")
         # looked through now, so that the first request need not
-        Placement(key, workspace.state / PLACEMENT_FILE).partitions_of(workspace.dataset_dir, ())
+        places = Placement(key, workspace.state / PLACEMENT_FILE, loaded.contract.identity)
+        places.partitions_of(workspace.dataset_dir, ())
         guard.install(root)
         content = {
             "version": 1,
@@ -101,6 +102,8 @@ def create(root: Path, dataset: str, source: Path | None) -> dict[str, object]:
         "dataset": loaded.contract.name,
         "rows": len(loaded.frame),
         "subjects": int(loaded.frame["subject_id"].nunique()),
+        "spellings": loaded.spellings,
+        "normalise": None if loaded.contract.identity.rules is None else list(loaded.contract.identity.rules),
         "partitions": len(files),
         "dataset_md5": version.md5,
         "git_revision": version.git_revision,

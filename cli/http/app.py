@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from urllib.parse import urlencode
 
 from anyio.to_thread import current_default_thread_limiter
-from fastapi import BackgroundTasks, Depends, FastAPI, Header, Path, Query, Response
+from fastapi import BackgroundTasks, Depends, FastAPI, Header, Path, Query, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import text
@@ -139,9 +139,11 @@ def _add_tickets(app: FastAPI, state: State) -> None:
         key: Annotated[str, Header(alias=KEY_HEADER, min_length=1, max_length=200)],
         response: Response,
         background: BackgroundTasks,
+        request: Request,
     ) -> TicketAnswer:
         """File a ticket. The same key and body again give the same ticket."""
-        done = file_keyed(state, body.subject, body.regime, key)
+        officer = request.state.token.role == Role.OFFICER
+        done = file_keyed(state, body.subject, body.regime, key, near=officer)
         if done.created:
             background.add_task(emit_received, done.ticket.ticket_id)
         response.headers["Location"] = f"/v1/tickets/{done.ticket.ticket_id}"

@@ -1,4 +1,4 @@
-"""Refusals as problem documents (RFC 9457); none repeats what the caller sent."""
+"""Refusals as problem documents (RFC 9457); none repeats what the caller sent, and only an officer is told ids."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,6 +12,7 @@ from starlette.routing import Match
 
 from expunge.errors import (
     ExpungeError,
+    NearMatchError,
     RefusedError,
     ServiceUnavailableError,
     TicketConflictError,
@@ -22,6 +23,7 @@ from expunge.errors import (
 MEDIA_TYPE = "application/problem+json"
 KEY_HEADER = "Idempotency-Key"
 RETRY_S = 5
+_MOST_NEAR = 5  # ids in one answer
 TITLES = {
     400: "Malformed request",
     401: "No valid token",
@@ -150,6 +152,9 @@ def of_error(error: ExpungeError) -> JSONResponse:
         return problem(404, detail, expected=error.expected, remedy="check the id")
     if isinstance(error, (TicketConflictError, RefusedError)):
         return problem(409, detail, expected=error.expected, got=error.got, remedy=error.remedy)
+    if isinstance(error, NearMatchError):  # raised for officers only, who may see ids
+        near = "; ".join(f"{one!r} differs only in its form" for one in error.near[:_MOST_NEAR])
+        return problem(422, detail, expected=error.expected, got=near, remedy=error.remedy)
     if isinstance(error, TicketError):
         return problem(422, detail, expected=error.expected, got=error.got, remedy=error.remedy)
     # A damaged workspace or a dataset that is not here: no other request would fare better.

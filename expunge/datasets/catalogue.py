@@ -6,9 +6,12 @@ from pathlib import Path
 
 import pandas as pd
 
+from expunge.datasets.alike import require_told_apart
 from expunge.datasets.contract import DatasetContract, canonical_frame, read_contract
 from expunge.datasets.loaders import bundled, images, tabular
+from expunge.datasets.people import decided, ids_of
 from expunge.errors import DatasetError
+from expunge.subjects import Identity
 
 Loader = Callable[[Path | None], tuple[pd.DataFrame, DatasetContract]]
 CONTRACT_FILE = "contract.yaml"
@@ -54,20 +57,26 @@ class LoadedDataset:
 
     Args:
         frame: Canonical rows.
-        contract: What they keep.
+        contract: What they keep, with rules for the spellings of ids.
+        spellings: How many different ids the source has, where the contract joins some into one person.
     """
 
     frame: pd.DataFrame
     contract: DatasetContract
+    spellings: int
 
 
-def load(name: str, source: Path | None = None, *, whole: bool = True) -> LoadedDataset:
+def load(
+    name: str, source: Path | None = None, *, whole: bool = True, known: DatasetContract | None = None
+) -> LoadedDataset:
     """Load a dataset of the catalogue, or a folder of one's own.
 
     Args:
         name: Of the catalogue, or the path of a folder with contract.yaml and CSV or Parquet files.
         source: Where a catalogue dataset's files lie; None to download them.
         whole: Whether this must be a whole dataset, and not a few people's rows to add to one.
+        known: The contract of the workspace that they come into: its rules for spellings hold, unless the folder's
+            contract has others.
 
     Returns:
         Canonical rows and contract.
@@ -104,7 +113,23 @@ def load(name: str, source: Path | None = None, *, whole: bool = True) -> Loaded
         if source is not None and not source.exists():
             raise DatasetError("the source is not there", got=str(source), remedy="check --source")
         raw, contract = entry.load(source)
-    return LoadedDataset(canonical_frame(raw, contract, whole=whole), contract)
+    if known is None:
+        contract, alike = decided(raw, contract)
+    else:
+        contract, alike = _as_known(contract, known), None
+    frame = canonical_frame(raw, contract, whole=whole)
+    require_told_apart(alike, contract.subject_columns)
+    people = int(frame["subject_id"].nunique())
+    if contract.identity.strict:
+        return LoadedDataset(frame, contract, people)
+    return LoadedDataset(frame, contract, ids_of(raw, contract.subject_columns, Identity()).nunique())
+
+
+def _as_known(contract: DatasetContract, known: DatasetContract) -> DatasetContract:
+    mine, theirs = contract.subject, known.subject
+    if mine is None or theirs is None or mine.columns != theirs.columns or mine.normalise is not None:
+        return contract
+    return contract.model_copy(update={"subject": theirs})
 
 
 def _load_folder(folder: Path) -> tuple[pd.DataFrame, DatasetContract]:
@@ -113,7 +138,7 @@ def _load_folder(folder: Path) -> tuple[pd.DataFrame, DatasetContract]:
     if not files:
         raise DatasetError("the folder holds no data", expected="CSV or Parquet files", got=folder.name)
     # ids and classes are text: "007" must not become 7
-    text = {name: str for name in (contract.subject, contract.label, contract.split.column) if name}
+    text = {name: str for name in (*contract.subject_columns, contract.label, contract.split.column) if name}
     text |= {rule.name: str for rule in contract.columns if rule.kind == "categorical"}
     empty = {rule.name: _NO_NUMBER for rule in contract.columns} | {name: [""] for name in text}
     parts = []

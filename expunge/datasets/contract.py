@@ -11,9 +11,20 @@ from typing import Any, Literal
 
 import pandas as pd
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
+from pydantic.functional_serializers import SerializerFunctionWrapHandler
 
+from expunge.datasets.people import as_text, id_faults, ids_of
 from expunge.errors import DatasetError
+from expunge.subjects import Identity, Rule
 
 RESERVED = ("record_id", "subject_id", "label", "split")
 SPLITS = ("train", "test")
@@ -74,12 +85,47 @@ class SplitRule(_Strict):
     seed: int = 0
 
 
+class SubjectRule(_Strict):
+    """Which column is the person, or which columns together, and which spellings of an id are one person.
+
+    Args:
+        column: One name, or several.
+        normalise: Rules of :mod:`expunge.subjects`; none means that each spelling is another person, and None that
+            nobody has said.
+    """
+
+    column: str | tuple[str, ...]
+    normalise: tuple[Rule, ...] | None = None
+
+    @model_validator(mode="after")
+    def _fits(self) -> "SubjectRule":
+        if len(self.columns) == 0 or len(set(self.columns)) != len(self.columns):
+            raise ValueError("subject: name one column, or several different ones")
+        if self.normalise is not None and len(set(self.normalise)) != len(self.normalise):
+            raise ValueError("subject: a rule is named twice")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _short(self, handler: SerializerFunctionWrapHandler) -> Any:
+        return self.column if self.normalise is None and isinstance(self.column, str) else handler(self)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns that make up an id."""
+        return (self.column,) if isinstance(self.column, str) else self.column
+
+    @property
+    def identity(self) -> Identity:
+        """Which spellings are one person."""
+        return Identity(self.normalise, len(self.columns))
+
+
 class DatasetContract(_Strict):
     """What a dataset promises.
 
     Args:
         name: Of the dataset: letters, digits, dashes.
-        subject: Column with the person; None where each row is one person.
+        subject: The person's column, alone or with rules; None where each row is one person.
         label: Column with the class.
         classes: All class labels, public.
         split: How rows are split.
@@ -88,11 +134,20 @@ class DatasetContract(_Strict):
 
     version: Literal[1] = 1
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,40}$")
-    subject: str | None = None
+    subject: SubjectRule | None = None
     label: str
     classes: tuple[str, ...] = Field(min_length=2)
     split: SplitRule = SplitRule()
     columns: tuple[ColumnRule, ...] = Field(min_length=1)
+
+    @field_validator("subject", mode="before")
+    @classmethod
+    def _plain(cls, given: Any) -> Any:
+        return (
+            {"column": given}
+            if isinstance(given, str | int | float) and not isinstance(given, bool)
+            else given
+        )
 
     @model_validator(mode="after")
     def _distinct(self) -> "DatasetContract":
@@ -100,13 +155,23 @@ class DatasetContract(_Strict):
         faults = sorted({name for name in names if names.count(name) > 1})
         if faults:
             raise ValueError(f"columns named twice: {', '.join(faults)}")
-        special = {self.subject, self.label, self.split.column} - {None}
+        special = {*self.subject_columns, self.label, self.split.column} - {None}
         clash = sorted(set(names) & (special | set(RESERVED)))
         if clash:
             raise ValueError(f"cannot be features: {', '.join(clash)}")
         if len(set(self.classes)) != len(self.classes):
             raise ValueError("classes named twice")
         return self
+
+    @property
+    def subject_columns(self) -> tuple[str, ...]:
+        """Columns that make up a person's id; none where each row is one person."""
+        return () if self.subject is None else self.subject.columns
+
+    @property
+    def identity(self) -> Identity:
+        """Which spellings of an id are one person."""
+        return Identity() if self.subject is None else self.subject.identity
 
     @property
     def data_dependent(self) -> tuple[str, ...]:
@@ -166,13 +231,16 @@ def write_contract(contract: DatasetContract, path: Path) -> None:
     path.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8")
 
 
-def canonical_frame(raw: pd.DataFrame, contract: DatasetContract, *, whole: bool = True) -> pd.DataFrame:
+def canonical_frame(
+    raw: pd.DataFrame, contract: DatasetContract, *, whole: bool = True, identity: Identity | None = None
+) -> pd.DataFrame:
     """Bring raw rows into canonical form, or list everything that is wrong with them.
 
     Args:
         raw: Rows in their original order.
         contract: What they promise.
         whole: Whether they are a whole dataset.
+        identity: Which spellings are one person; the contract's by default.
 
     Returns:
         The canonical frame.
@@ -188,17 +256,17 @@ def canonical_frame(raw: pd.DataFrame, contract: DatasetContract, *, whole: bool
             remedy="correct the data or contract.yaml",
         )
     ids = pd.Series(range(len(raw)), dtype="int64")
-    subjects = ids.astype(str) if contract.subject is None else _text(raw[contract.subject])
+    subjects = _subjects(raw, contract, identity or contract.identity)
     frame = {
         "record_id": ids.to_numpy(),
         "subject_id": subjects.to_numpy(dtype=object),
-        "label": _text(raw[contract.label]).to_numpy(dtype=object),
+        "label": as_text(raw[contract.label]).to_numpy(dtype=object),
         "split": _split(raw, subjects, contract.split),
     }
     for column in contract.columns:
         values = raw[column.name]
         if column.kind == "categorical":
-            values = _text(values)
+            values = as_text(values)
         else:
             values = pd.to_numeric(values)
             values = values if column.missing is None else values.fillna(column.missing)
@@ -218,7 +286,7 @@ def check_raw(raw: pd.DataFrame, contract: DatasetContract, *, whole: bool = Tru
         Faults in words; empty if there is none.
     """
     needed = [c.name for c in contract.columns] + [contract.label]
-    needed += [name for name in (contract.subject, contract.split.column) if name]
+    needed += [name for name in (*contract.subject_columns, contract.split.column) if name]
     present = set(raw.columns)
     faults = [f"column {name} is missing" for name in needed if name not in present]
     if raw.empty:
@@ -228,11 +296,11 @@ def check_raw(raw: pd.DataFrame, contract: DatasetContract, *, whole: bool = Tru
         if rows := int(bad.sum()):
             faults.append(f"column {name} has {rows} rows {what}")
 
-    if contract.subject in present:
-        people = raw[contract.subject]
-        count(contract.subject, people.isna() | (people.astype(str).str.strip() == ""), "without a person")
+    named = present.issuperset(contract.subject_columns)
+    if named:
+        faults += id_faults(raw, contract.subject_columns, contract.identity.rules or ())
     if contract.label in present:
-        count(contract.label, ~_text(raw[contract.label]).isin(contract.classes), "outside classes")
+        count(contract.label, ~as_text(raw[contract.label]).isin(contract.classes), "outside classes")
     if contract.split.column in present:
         count(contract.split.column, ~raw[contract.split.column].isin(SPLITS), "other than train and test")
     for column in contract.columns:
@@ -243,7 +311,7 @@ def check_raw(raw: pd.DataFrame, contract: DatasetContract, *, whole: bool = Tru
             if (
                 whole
                 and column.categories != "from-data"
-                and not _text(values.drop_duplicates()).isin(column.categories).any()
+                and not as_text(values.drop_duplicates()).isin(column.categories).any()
             ):
                 faults.append(f"column {column.name} has no row inside its categories")
             continue
@@ -256,25 +324,16 @@ def check_raw(raw: pd.DataFrame, contract: DatasetContract, *, whole: bool = Tru
             count(column.name, numbers <= -1, "without a logarithm (log1p needs values above -1)")
         if column.missing is None:
             count(column.name, empty, "that are empty (the contract has no `missing` value)")
-    if whole and present >= {contract.subject, contract.split.column} - {None}:
-        ids = pd.Series(range(len(raw)))
-        places = set(
-            _split(raw, _text(ids if contract.subject is None else raw[contract.subject]), contract.split)
-        )
+    if whole and named and present >= {contract.split.column} - {None}:
+        places = set(_split(raw, _subjects(raw, contract, contract.identity), contract.split))
         faults += [f"no rows fall into {split}" for split in SPLITS if split not in places]
     return faults
 
 
-def _text(values: "pd.Series[Any]") -> "pd.Series[Any]":
-    """As text, None where empty; whole numbers that a file keeps as 7.0 because of an empty cell become 7."""
-    if pd.api.types.is_float_dtype(values) and bool((values.dropna() % 1 == 0).all()):
-        values = values.astype("Int64")
-    objects = values.astype(object).where(values.notna(), None)
-    return (
-        objects
-        if isinstance(values.dtype, pd.StringDtype)
-        else objects.map(lambda v: v if v is None else str(v))
-    )
+def _subjects(raw: pd.DataFrame, contract: DatasetContract, identity: Identity) -> "pd.Series[Any]":
+    if contract.subject is None:
+        return pd.Series(range(len(raw)), dtype="int64").astype(str)
+    return ids_of(raw, contract.subject_columns, identity)
 
 
 def _split(raw: pd.DataFrame, subjects: pd.Series, rule: SplitRule) -> Any:

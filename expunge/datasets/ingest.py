@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from expunge.datasets import catalogue
-from expunge.datasets.contract import RESERVED, DatasetContract, SplitRule, canonical_frame
+from expunge.datasets.contract import RESERVED, DatasetContract, SplitRule, SubjectRule, canonical_frame
 from expunge.datasets.partitions import (
     find_subjects,
     partition_files,
@@ -60,9 +60,9 @@ def read_dump(path: str, contract: DatasetContract) -> pd.DataFrame:
     names = {entry.name for entry in catalogue.ENTRIES}
     own = path not in names and (Path(path) / catalogue.CONTRACT_FILE).is_file()
     if own or path in names:
-        loaded = catalogue.load(path, whole=False)
+        loaded = catalogue.load(path, whole=False, known=contract)
     elif contract.name in names:
-        loaded = catalogue.load(contract.name, Path(path), whole=False)
+        loaded = catalogue.load(contract.name, Path(path), whole=False, known=contract)
     else:
         raise DatasetError(
             "this is no dump of the workspace's dataset",
@@ -116,8 +116,9 @@ def read_backup(folder: Path, contract: DatasetContract) -> pd.DataFrame:
             remedy="check it",
         )
     # the backup's own columns, held to the same rules as the raw data once were
-    rules = {"subject": "subject_id", "label": "label", "split": SplitRule(column="split")}
-    return canonical_frame(frame, contract.model_copy(update=rules), whole=False)
+    own = SubjectRule(column="subject_id", normalise=contract.identity.rules)
+    rules = {"subject": own, "label": "label", "split": SplitRule(column="split")}
+    return canonical_frame(frame, contract.model_copy(update=rules), whole=False, identity=contract.identity)
 
 
 def sort_out(
@@ -136,7 +137,7 @@ def sort_out(
     """
     people = frame["subject_id"]
     removed = people.isin(list(suppressed))
-    counts = find_subjects(directory, set(people.unique()) - set(suppressed), placement)
+    counts = find_subjects(directory, set(people.unique()) - set(suppressed), placement)  # in any spelling
     there = people.isin([person for person, rows in counts.items() if rows])
 
     def figures(rows: "pd.Series[bool]") -> tuple[int, int]:

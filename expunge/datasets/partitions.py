@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from expunge import nonces
 from expunge.errors import DatasetError
-from expunge.pseudonyms import canonical
+from expunge.subjects import AS_THEY_ARE, Identity
 
 if TYPE_CHECKING:
     from expunge.datasets.placement import Placement
@@ -217,26 +217,6 @@ def subject_column(path: Path) -> Iterator[pa.Array]:
             yield batch.column(0).cast(pa.string())
 
 
-def spelled_alike(directory: Path, subject_ids: Collection[str]) -> set[str]:
-    """Canonical forms that ids of some people share with those of others, who are other people.
-
-    Args:
-        directory: The dataset.
-        subject_ids: Of the people.
-
-    Returns:
-        The forms.
-    """
-    forms, people = {canonical(subject) for subject in subject_ids}, set(subject_ids)
-    return {
-        form
-        for path in partition_files(directory)
-        for column in subject_column(path)
-        for other in column.unique().to_pylist()
-        if (form := canonical(other)) in forms and other not in people
-    }
-
-
 def find_subjects(
     directory: Path, subject_ids: Collection[str], placement: "Placement | None" = None
 ) -> dict[str, int]:
@@ -250,12 +230,14 @@ def find_subjects(
     Returns:
         Rows by subject, 0 for unknown ones.
     """
-    counts, wanted = dict.fromkeys(subject_ids, 0), _values(subject_ids)
+    identity = _identity(placement)
+    forms = {subject: identity.canonical(subject) for subject in subject_ids}
+    counts, wanted = dict.fromkeys(forms.values(), 0), set(forms.values())
     for path in _candidates(directory, subject_ids, placement):
         for column in subject_column(path):
-            for subject in column.filter(pc.is_in(column, value_set=wanted)).to_pylist():
-                counts[subject] += 1
-    return counts
+            for subject in column.filter(_are(column, wanted, identity)).to_pylist():
+                counts[identity.canonical(subject)] += 1
+    return {subject: counts[form] for subject, form in forms.items()}
 
 
 def rows_of(
@@ -271,32 +253,36 @@ def rows_of(
     Returns:
         Canonical rows, in their original order, and file names.
     """
-    wanted = _values(subject_ids)
-    held = [path for path in _candidates(directory, subject_ids, placement) if _holds(path, wanted)]
+    identity = _identity(placement)
+    wanted = _forms(subject_ids, identity)
+    held = [path for path in _candidates(directory, subject_ids, placement) if _holds(path, wanted, identity)]
     empty = [] if held else [pq.read_schema(partition_files(directory)[0]).empty_table()]
-    return _frame([*_rows(held, wanted), *empty]), tuple(path.name for path in held)
+    return _frame([*_rows(held, wanted, identity), *empty]), tuple(path.name for path in held)
 
 
-def rows_in(files: Iterable[Path], subject_ids: Collection[str]) -> pd.DataFrame:
+def rows_in(
+    files: Iterable[Path], subject_ids: Collection[str], identity: Identity = AS_THEY_ARE
+) -> pd.DataFrame:
     """Rows of some subjects in partitions that lie anywhere, such as those of an earlier version.
 
     Args:
         files: Of the partitions, at least one.
         subject_ids: Whose.
+        identity: Which spellings of an id are one person.
 
     Returns:
         Canonical rows, in their original order; in memory only.
     """
-    return _frame(_rows(files, _values(subject_ids)))
+    return _frame(_rows(files, _forms(subject_ids, identity), identity))
 
 
-def _rows(files: Iterable[Path], wanted: pa.Array) -> Iterator[pa.Table]:
+def _rows(files: Iterable[Path], wanted: set[str], identity: Identity) -> Iterator[pa.Table]:
     """Of each row group those that are wanted: one group is in memory at a time."""
     for path in files:
         with pq.ParquetFile(path) as source:
             for number in range(source.num_row_groups):
                 group = source.read_row_group(number)
-                yield group.filter(_are_of(group, wanted))
+                yield group.filter(_are_of(group, wanted, identity))
 
 
 def _frame(tables: Iterable[pa.Table]) -> pd.DataFrame:
@@ -323,23 +309,25 @@ def remove_subjects(
         ".part-*.tmp"
     ):  # of a run that was killed: rows that nobody would look for
         leftover.unlink()
-    erased = _values(subject_ids)
-    held = [path for path in _candidates(directory, subject_ids, placement) if _holds(path, erased)]
+    identity = _identity(placement)
+    erased = _forms(subject_ids, identity)
+    held = [path for path in _candidates(directory, subject_ids, placement) if _holds(path, erased, identity)]
     with nullcontext() if placement is None else placement.losing_rows(held):
-        return sum(rewrite_partition(path, subject_ids) for path in held)
+        return sum(rewrite_partition(path, subject_ids, identity) for path in held)
 
 
-def rewrite_partition(path: Path, subject_ids: Iterable[str]) -> int:
+def rewrite_partition(path: Path, subject_ids: Iterable[str], identity: Identity = AS_THEY_ARE) -> int:
     """Put a partition without some subjects' rows in its place; a row group is in memory at a time.
 
     Args:
         path: The partition.
         subject_ids: Whom to leave out.
+        identity: Which spellings of an id are one person.
 
     Returns:
         Number of rows left out.
     """
-    erased, removed = _values(subject_ids), 0
+    erased, removed = _forms(subject_ids, identity), 0
     staging = path.with_name(f".{path.name}.tmp")
     try:
         with (
@@ -348,7 +336,7 @@ def rewrite_partition(path: Path, subject_ids: Iterable[str]) -> int:
         ):
             for number in range(source.num_row_groups):
                 group = source.read_row_group(number)
-                kept = group.filter(pc.invert(_are_of(group, erased)))
+                kept = group.filter(pc.invert(_are_of(group, erased, identity)))
                 target.write_table(kept, row_group_size=max(1, kept.num_rows))
                 removed += group.num_rows - kept.num_rows
         os.replace(staging, path)
@@ -364,13 +352,25 @@ def _candidates(directory: Path, subject_ids: Collection[str], placement: "Place
     )
 
 
-def _values(subject_ids: Iterable[str]) -> pa.Array:
-    return pa.array(sorted(set(subject_ids)), type=pa.string())
+def _identity(placement: "Placement | None") -> Identity:
+    return AS_THEY_ARE if placement is None else placement.identity
 
 
-def _are_of(rows: pa.Table, subjects: pa.Array) -> pa.ChunkedArray:
-    return pc.is_in(rows.column("subject_id").cast(pa.string()), value_set=subjects)
+def _forms(subject_ids: Iterable[str], identity: Identity) -> set[str]:
+    return {identity.canonical(subject) for subject in subject_ids}
 
 
-def _holds(path: Path, subjects: pa.Array) -> bool:
-    return any(pc.any(pc.is_in(column, value_set=subjects)).as_py() for column in subject_column(path))
+def _are(column: pa.Array | pa.ChunkedArray, forms: set[str], identity: Identity) -> Any:
+    """Which cells are one of these people, in whatever spelling the contract joins."""
+    if not identity.strict:
+        there = pc.unique(column).drop_null().to_pylist()
+        forms = {subject for subject in there if identity.canonical(subject) in forms}
+    return pc.is_in(column, value_set=pa.array(sorted(forms), type=pa.string()))
+
+
+def _are_of(rows: pa.Table, forms: set[str], identity: Identity) -> pa.ChunkedArray:
+    return _are(rows.column("subject_id").cast(pa.string()), forms, identity)
+
+
+def _holds(path: Path, forms: set[str], identity: Identity) -> bool:
+    return any(pc.any(_are(column, forms, identity)).as_py() for column in subject_column(path))

@@ -15,6 +15,7 @@ from pathlib import Path
 import pyarrow.compute as pc
 
 from expunge.datasets.partitions import partition_files, partition_index, partition_name, subject_column
+from expunge.subjects import AS_THEY_ARE, Identity
 
 
 @dataclass(frozen=True)
@@ -24,10 +25,12 @@ class Placement:
     Args:
         key: Secret of the workspace.
         known: File that remembers them; it may be deleted at any time.
+        identity: Which spellings of an id are one person: a place is that of the person.
     """
 
     key: bytes = field(repr=False)
     known: Path
+    identity: Identity = AS_THEY_ARE
 
     def partitions_of(self, directory: Path, subject_ids: Collection[str]) -> list[Path]:
         """Every partition that can hold one of these people.
@@ -47,7 +50,7 @@ class Placement:
         if {path.name for path in files} != set(places):
             return files
         wanted = {
-            partition_name(self.key, partition_index(self.key, subject, len(files)))
+            partition_name(self.key, partition_index(self.key, self.identity.canonical(subject), len(files)))
             for subject in subject_ids
         }
         kept = self._kept(files, places)
@@ -86,18 +89,25 @@ class Placement:
     def _load(self, count: int) -> dict[str, list[int]]:
         try:
             content = json.loads(self.known.read_text(encoding="utf-8"))
-            return dict(content["files"]) if content["count"] == count else {}
+            same = content["count"] == count and content.get("rules") == self._rules()
+            return dict(content["files"]) if same else {}
         except (OSError, ValueError, KeyError, TypeError):
             return {}  # then every partition is looked at again
 
     def _save(self, count: int, files: dict[str, list[int]]) -> None:
         staging = self.known.with_name(f".{self.known.name}.{os.getpid()}.tmp")
-        staging.write_text(json.dumps({"count": count, "files": files}), encoding="utf-8")
+        content = {"count": count, "rules": self._rules(), "files": files}
+        staging.write_text(json.dumps(content), encoding="utf-8")
         staging.rename(self.known)
+
+    def _rules(self) -> list[str] | None:
+        """What places go by besides the key: of a contract without rules it is nothing, as it always was."""
+        return None if self.identity.strict else sorted(self.identity.rules or ())
 
     def _keeps(self, path: Path, index: int, count: int) -> bool:
         return all(
-            subject is not None and partition_index(self.key, subject, count) == index
+            subject is not None
+            and partition_index(self.key, self.identity.canonical(subject), count) == index
             for subject in _people(path)
         )
 

@@ -31,7 +31,8 @@ _SCOPE_2 = (
     "Counts are told without noise: how many people asked, how many of their records were removed and how many of "
     "these were trained on, how many records stay, how many test rows there were before and after, and, where an "
     "attack was a gate, how many of the people were trained on; how many versions, partitions and releases there are, "
-    "and how many files and bytes the residue scan read. Whoever can list the stores sees sizes and times of files too.",
+    "and how many files and bytes the residue scan read. Whoever can list the stores sees sizes and times of files "
+    "too.",
 )
 # Beside the others, where it is so.
 UNSALTED: Final = (

@@ -14,7 +14,8 @@ from expunge.errors import ResidueError
 from expunge.residue.embedded import embeddings
 from expunge.residue.fingerprints import row_fingerprints
 from expunge.residue.formats import scan_file
-from expunge.residue.search import Scanner, Target
+from expunge.residue.search import Scanner
+from expunge.residue.target import Target
 
 _COLUMNS = ("record_id", "label", "value")
 
@@ -42,6 +43,14 @@ def try_canary() -> None:
             {("", "subject-id")},
         ),
         "table of text": (lambda path: frame.to_csv(path, index=False), {("", "subject-id"), ("", "row")}),
+        "table of text, spelled otherwise": (
+            lambda path: path.write_text(f"subject_id,x\n {person.upper()} ,1\n"),
+            {("", "subject-id")},
+        ),
+        "text, spelled otherwise": (
+            lambda path: path.write_text(f"x {person.upper()} y"),
+            {("", "subject-id")},
+        ),
         "text": (lambda path: path.write_text(f"x {person} y"), {("", "subject-id")}),
         "sqlite": (
             lambda path: _plant_in_sqlite(path, person),

@@ -13,7 +13,8 @@ from psycopg import sql
 from sqlalchemy import make_url
 
 from expunge.errors import ResidueError
-from expunge.residue.search import Scanner, Target
+from expunge.residue.search import Scanner
+from expunge.residue.target import Target
 
 _ROWS = 500  # in memory at a time
 _PATIENCE_S = 10

@@ -9,8 +9,9 @@ import pandas as pd
 from expunge.residue.canary import try_canary
 from expunge.residue.embedded import FEWEST
 from expunge.residue.fingerprints import row_fingerprints
-from expunge.residue.search import SHORTEST_TOKEN, Scanner, Target
+from expunge.residue.search import SHORTEST_TOKEN, Scanner
 from expunge.residue.stores import Store
+from expunge.residue.target import Target
 
 __all__ = ["ScanReport", "Target", "scan"]
 

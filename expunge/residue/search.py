@@ -1,10 +1,9 @@
-"""What is searched for, and the searches themselves: bytes, tables, cells."""
+"""The searches themselves: bytes, tables, cells."""
 
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
 from typing import IO, Any
 
 import pandas as pd
@@ -13,9 +12,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from ahocorasick_rs import BytesAhoCorasick
 
-from expunge.pseudonyms import Pseudonymiser
 from expunge.residue.embedded import Embedded
 from expunge.residue.fingerprints import row_fingerprints
+from expunge.residue.target import Target
+from expunge.subjects import join_parts, spellings
 
 SHORTEST_TOKEN = 6  # shorter ids occur by chance in any text: they are searched in structured places only
 BLOCK = 1 << 22
@@ -25,8 +25,8 @@ _GLUED = 8  # ids this long are found in database pages even where other cells' 
 _BEFORE = re.compile(rb"(?:^|[^0-9A-Za-z]|\\[nrt])\Z", re.DOTALL)
 _AFTER = re.compile(rb"[^0-9A-Za-z]|\Z", re.DOTALL)
 _FRACTION, _DECIMALS = re.compile(rb"[0-9]\."), re.compile(rb"\.[0-9]")
+_Hit = tuple[str, dict[str, Any]]
 _MOST_TOKENS = 1 << 20  # remembered: more would not stay in bounds
-SUBJECT_COLUMNS = ("subject_id", "subject")
 _HOLDS_IDS = (
     pa.types.is_string,
     pa.types.is_large_string,
@@ -45,52 +45,8 @@ _OWN_FORM = {
 }  # of a partition: its other numbers are measurements
 _TOKEN = re.compile(rb"[0-9A-Za-z_.@+-]{6,64}")
 _SEPARATOR = re.compile(rb"[.@+-]")
-
-
-@dataclass(frozen=True)
-class Target:
-    """What is searched for.
-
-    Args:
-        subjects: Ids of the erased people, while they are known.
-        fingerprints: Of the removed rows, while they are known.
-        columns: The columns they were made over.
-        key: The key they were made with.
-        pseudonyms: Of erased people whose ids are no longer known.
-        pseudonymiser: Makes pseudonyms of whatever is found, to compare.
-        texts: Those of the columns that are text, also where a file without types makes them look like numbers.
-        embedded: How the rows are recognised as numbers in any file, while they are known.
-        subject_column: What the dataset's source calls its column of people.
-    """
-
-    subjects: frozenset[str] = frozenset()
-    fingerprints: frozenset[str] = frozenset()
-    columns: tuple[str, ...] = ()
-    key: bytes = b""
-    pseudonyms: frozenset[str] = frozenset()
-    pseudonymiser: Pseudonymiser | None = None
-    texts: tuple[str, ...] = ()
-    embedded: Mapping[str, Any] = field(default_factory=dict)
-    subject_column: str | None = None
-
-    @property
-    def subject_columns(self) -> tuple[str, ...]:
-        """Names of columns that hold people: short ids count there."""
-        return (*SUBJECT_COLUMNS, *([self.subject_column] if self.subject_column else []))
-
-    def is_subject(self, value: str) -> bool:
-        """Whether a value is the id of an erased person.
-
-        Args:
-            value: Any text.
-
-        Returns:
-            True if it is.
-        """
-        if value in self.subjects:
-            return True
-        maker = self.pseudonymiser
-        return maker is not None and not self.pseudonyms.isdisjoint(maker.every(value))
+_FIELD = re.compile(rb'\s*(?:\\*"([^"\\]{1,200})|([^"\\,}\]\s]{1,200}))')  # the value after a key in JSON
+_NUMBER = re.compile(rb"[0-9]+\.0")
 
 
 class Scanner:
@@ -109,21 +65,31 @@ class Scanner:
         self.numbers = Embedded(target.embedded, target.key)
         self.owners: list[tuple[str, set[str]]] = []
         self._seen: set[bytes] = set()
-        self._tables: dict[bytes, list[str]] = {}
+        self._tables: dict[bytes, list[_Hit]] = {}
         self._ids = {subject.encode() for subject in target.subjects}
         self._lengths = {len(one) for one in self._ids}
-        self._needles = sorted(one for one in self._ids if len(one) >= SHORTEST_TOKEN)
-        # One pass over a text finds any of thousands of ids; a regular expression would try each at every place.
+        # One pass over a text finds any of thousands of ids; a regular expression would try each at every place. The
+        # text is in small letters then, and so are the ids, in each of their spellings.
+        blind = {one.encode().lower() for subject in target.by_form.values() for one in spellings(subject)}
+        self._blind = sorted(
+            one for one in blind if len(one) >= SHORTEST_TOKEN and not _NUMBER.fullmatch(one)
+        )
+        self._blindly = BytesAhoCorasick(self._blind)
+        alike = set(target.by_form.values())
+        self._needles = sorted(
+            one.encode() for one in target.subjects - alike if len(one.encode()) >= SHORTEST_TOKEN
+        )
         self._automaton = BytesAhoCorasick(self._needles)
         # Of databases and logs a field named "id" numbers anything; short ids would be found by chance.
         self._fields = [name for name in target.subject_columns if name != "id"]
         keys = b"|".join(re.escape(name.encode()) for name in self._fields)
         self._subject_key = re.compile(rb'"(?:%b)\\*"\s*:(?=(\s*\\*"?))' % keys)
-        self._overlap = max([256, self.numbers.overlap, *(2 * length for length in self._lengths)])
+        longest = [2 * len(one) for one in (*self._ids, *self._blind)]
+        self._overlap = max([512, self.numbers.overlap, *longest])
 
-    def found(self, where: str, kind: str) -> None:
-        """Record a hit."""
-        self.hits.append({"where": where, "kind": kind})
+    def found(self, where: str, kind: str, **detail: Any) -> None:
+        """Record a hit: where, of what kind, and in a column of people which one, how many rows, and whose."""
+        self.hits.append({"where": where, "kind": kind, **detail})
 
     def names(self, text: str) -> bool:
         """Whether a short text such as a file name holds an id."""
@@ -166,24 +132,40 @@ class Scanner:
         return size
 
     def _holds(self, text: bytes, first: int, last: int, pages: bool = False) -> bool:
-        for number, start, _ in self._automaton.find_matches_as_indexes(text, overlapping=True):
-            one = self._needles[number]
-            if pages and len(one) >= _GLUED:
-                return True
-            if start >= first and start + len(one) <= last and _stands_alone(text, start, one):
-                return True
+        passes: list[tuple[BytesAhoCorasick, list[bytes], bytes]] = []
+        if self._blind:
+            passes.append((self._blindly, self._blind, text.lower()))
+        if self._needles:
+            passes.append((self._automaton, self._needles, text))
+        for automaton, needles, searched in passes:
+            for number, start, _ in automaton.find_matches_as_indexes(searched, overlapping=True):
+                one = needles[number]
+                if pages and len(one) >= _GLUED:
+                    return True
+                if start >= first and start + len(one) <= last and _stands_alone(text, start, one):
+                    return True
         return bool(self._ids) and any(
+            self._in_field(text, key, last) for key in self._subject_key.finditer(text, first)
+        )
+
+    def _in_field(self, text: bytes, key: re.Match[bytes], last: int) -> bool:
+        """Whether the value after a key that names people is one of them."""
+        value = _FIELD.match(text, key.end())
+        if value is not None and value.end() <= last:
+            content = (value[1] or value[2]).decode(errors="replace")
+            if content.strip() and self.target.is_subject(content):
+                return True
+        return any(
             text[start : start + length] in self._ids
             and start + length <= last
             and _AFTER.match(text, start + length)
-            for key in self._subject_key.finditer(text, first)
             for start in range(key.start(1), key.end(1) + 1)
             for length in self._lengths
         )
 
     def _any_token(self, text: bytes) -> bool:
         """Whether any token of a text is an erased person's id, known by its pseudonym alone."""
-        if not self.target.pseudonyms:
+        if not (self.target.pseudonyms or self.target.codes):
             return False
         tokens = set(_TOKEN.findall(text)) - self._seen
         parts = {
@@ -204,15 +186,15 @@ class Scanner:
         stream.seek(0)
         digest = hashlib.file_digest(stream, "sha256").digest()  # type: ignore[arg-type]
         if digest in self._tables:
-            for kind in self._tables[digest]:
-                self.found(where, kind)
+            for kind, detail in self._tables[digest]:
+                self.found(where, kind, **detail)
             return
         # Without these it would read a whole row group ahead, in a block for each column.
         file = pq.ParquetFile(stream, buffer_size=1 << 16, pre_buffer=False)
         rows = max(256, _CELLS // max(1, len(file.schema_arrow.names)))
         self._tables[digest] = self.table(where, file.iter_batches(batch_size=rows))
 
-    def table(self, where: str, batches: Iterable[pa.RecordBatch]) -> list[str]:
+    def table(self, where: str, batches: Iterable[pa.RecordBatch]) -> list["_Hit"]:
         """Search a table: every cell that can hold an id, and every row's fingerprint.
 
         Args:
@@ -220,35 +202,53 @@ class Scanner:
             batches: Its rows, some at a time.
 
         Returns:
-            Kinds of what was found.
+            What was found.
         """
-        kinds = set()
+        people, kinds = _People(), set[str]()
         for batch in batches:
             names = batch.schema.names
             for name, column in zip(names, batch.columns, strict=True):
                 measured = name == "record_id" or (name != "subject_id" and set(names) >= _OWN_FORM)
-                if "subject-id" not in kinds and any(
-                    self._in_values(values, subject=name in self.target.subject_columns)
-                    for values in _values(column)
-                    if not (measured and pa.types.is_integer(values.type))
-                ):
-                    kinds.add("subject-id")
+                for values in _values(column):
+                    if measured and pa.types.is_integer(values.type):
+                        continue
+                    if name in self.target.subject_columns:
+                        self._people(people, name, values)
+                    if not people.seen and "subject-id" not in kinds and self._in_values(values):
+                        kinds.add("subject-id")
+            if self.target.subject_parts and set(self.target.subject_parts) <= set(names):
+                parts = [batch.column(name).to_pylist() for name in self.target.subject_parts]
+                self._joined(people, parts)
             if self.comparable(names) and self._has_row(batch.select(list(self.target.columns)).to_pandas()):
                 kinds.add("row")
-        for kind in sorted(kinds):
-            self.found(where, kind)
-        return sorted(kinds)
+        hits: list[_Hit] = people.hits() or [("subject-id", {})] * ("subject-id" in kinds)
+        hits += [("row", {})] * ("row" in kinds)
+        for kind, detail in hits:
+            self.found(where, kind, **detail)
+        return hits
 
-    def _in_values(self, values: pa.Array, *, subject: bool) -> bool:
-        """Whether cells of a column hold an id: within a text, as a number, or whole where they are people."""
-        measured = pa.types.is_floating(values.type)
-        if measured and not subject:
+    def _people(self, people: "_People", name: str, values: pa.Array) -> None:
+        """Note whose cells there are in a column that holds people."""
+        for cell in pc.value_counts(values).to_pylist():
+            if cell["values"] is not None:
+                whose = self.target.whose(_text(cell["values"]), whole=True)
+                people.note(name, whose, int(cell["counts"]))
+
+    def _joined(self, people: "_People", parts: list[list[Any]]) -> None:
+        """Note whose rows there are in a table where several columns are a person."""
+        ids = Counter(
+            join_parts([_text(part) for part in row])
+            for row in zip(*parts, strict=True)
+            if not any(part is None or part != part for part in row)
+        )
+        for one, rows in ids.items():
+            people.note("|".join(self.target.subject_parts), self.target.whose(one, whole=True), rows)
+
+    def _in_values(self, values: pa.Array) -> bool:
+        """Whether cells of a column hold an id: within a text, or as a whole number."""
+        if pa.types.is_floating(values.type):
             return False
         cells = pc.unique(values).drop_null()
-        if subject and any(self.target.is_subject(_text(cell)) for cell in cells.to_pylist()):
-            return True
-        if measured:
-            return False
         if not _is_bytes(values.type):
             cells = cells.cast(pa.large_string())
         joined = b"\x00".join(cells.cast(pa.large_binary()).to_pylist())
@@ -256,9 +256,14 @@ class Scanner:
 
     def frame(self, where: str, frame: pd.DataFrame, names: set[str]) -> None:
         """Search the subject columns, and every row's fingerprint, of rows whose bytes are searched besides."""
+        people = _People()
         for column in sorted(names.intersection(self.target.subject_columns)):
-            if any(self.target.is_subject(value) for value in frame[column].astype(str).unique()):
-                self.found(where, "subject-id")
+            for value, rows in frame[column].astype(str).value_counts().items():
+                people.note(column, self.target.whose(str(value), whole=True), int(rows))
+        if self.target.subject_parts and names.issuperset(self.target.subject_parts):
+            self._joined(people, [frame[name].tolist() for name in self.target.subject_parts])
+        for kind, detail in people.hits():
+            self.found(where, kind, **detail)
         if self.comparable(names) and self._has_row(frame):
             self.found(where, "row")
 
@@ -272,21 +277,41 @@ class Scanner:
 
     def cells(self, where: str, rows: Iterable[tuple[Any, ...]], names: list[str]) -> None:
         """Search the cells of a table: as text, and whole where the column names subjects."""
-        named, subject = False, [index for index, name in enumerate(names) if name in self._fields]
+        people, subject = _People(), [index for index, name in enumerate(names) if name in self._fields]
 
         def texts() -> Iterator[bytes]:
-            nonlocal named
             for row in rows:
                 values = [v if isinstance(v, bytes) else b"" if v is None else str(v).encode() for v in row]
-                named = named or any(
-                    self.target.is_subject(values[i].decode(errors="replace")) for i in subject
-                )
+                for i in subject:
+                    if values[i]:
+                        whose = self.target.whose(values[i].decode(errors="replace"), whole=True)
+                        people.note(names[i], whose, 1)
                 yield b"\x00".join(values) + b"\x00"
 
         before = len(self.hits)
         self.raw(where, _gathered(texts()))
-        if named and len(self.hits) == before:
-            self.found(where, "subject-id")
+        if people.seen:
+            del self.hits[before:]
+            for kind, detail in people.hits():
+                self.found(where, kind, **detail)
+
+
+class _People:
+    """Rows of people that were found in columns that hold people."""
+
+    def __init__(self) -> None:
+        self.seen: dict[str, Counter[str]] = {}
+
+    def note(self, column: str, whose: str | None, rows: int) -> None:
+        if whose is not None:
+            self.seen.setdefault(column, Counter())[whose] += rows
+
+    def hits(self) -> list["_Hit"]:
+        """One a column: it, its rows, and whose they are."""
+        return [
+            ("subject-id", {"column": column, "rows": rows.total(), "whose": sorted(filter(None, rows))})
+            for column, rows in self.seen.items()
+        ]
 
 
 def _values(column: pa.Array) -> Iterator[pa.Array]:

@@ -2,11 +2,12 @@
 
 import csv
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from expunge.errors import TicketError
+from expunge.subjects import folded
 from expunge.tickets.lifecycle import REGIMES
 
 COLUMNS = ("subject", "regime", "idempotency_key")
@@ -42,7 +43,9 @@ def check_reason(reason: str, subject_id: str | None) -> None:
     """
     if not reason.strip():
         raise TicketError("a reason is needed", expected="--reason TEXT", got="none", remedy="say why")
-    if subject_id and re.search(rf"(?<![0-9A-Za-z]){re.escape(subject_id)}(?![0-9A-Za-z])", reason):
+    if subject_id and re.search(
+        rf"(?<![0-9A-Za-z]){re.escape(subject_id)}(?![0-9A-Za-z])", reason, re.IGNORECASE
+    ):
         raise TicketError(
             "the reason names the person",
             expected="a reason without the subject id",
@@ -67,7 +70,13 @@ class IntakeRow:
     idempotency_key: str | None
 
 
-def read_tickets_csv(path: Path, known: Callable[[set[str]], Mapping[str, int]]) -> list[IntakeRow]:
+def read_tickets_csv(
+    path: Path,
+    known: Callable[[set[str]], Mapping[str, int]],
+    *,
+    canonical: Callable[[str], str] = str,
+    near: Callable[[set[str]], Collection[str]] = lambda _: (),
+) -> list[IntakeRow]:
     """Read a CSV file of requests with a header: subject, and optionally regime and idempotency_key.
 
     Messages give line numbers, never a subject id.
@@ -75,6 +84,8 @@ def read_tickets_csv(path: Path, known: Callable[[set[str]], Mapping[str, int]])
     Args:
         path: The file, UTF-8.
         known: Counts the rows of subjects in the dataset.
+        canonical: The one form of a person's id.
+        near: Folded forms of unknown ids that somebody's id shares.
 
     Returns:
         The rows.
@@ -94,7 +105,7 @@ def read_tickets_csv(path: Path, known: Callable[[set[str]], Mapping[str, int]])
             ]
             if "subject" not in header:
                 faults.append("line 1: column 'subject' is missing")
-            rows = [] if faults else _rows(reader, faults)
+            rows = [] if faults else _rows(reader, faults, canonical)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise TicketError(
             "the file cannot be read",
@@ -102,11 +113,15 @@ def read_tickets_csv(path: Path, known: Callable[[set[str]], Mapping[str, int]])
             got=type(error).__name__,
             remedy="check the path",
         ) from error
-    counts = known({row.subject for row in rows if row.subject})
+    # Blanks around an id are the file's, unless the dataset has an id with them.
+    counts = known({one for row in rows if row.subject for one in (row.subject, row.subject.strip())})
+    rows = [row if counts.get(row.subject) else replace(row, subject=row.subject.strip()) for row in rows]
+    unknown = [row for row in rows if row.subject and not counts.get(row.subject)]
+    forms = set(near({row.subject for row in unknown})) if unknown else set()
     faults += [
         f"line {row.line}: nobody of that id is in the dataset"
-        for row in rows
-        if row.subject and not counts.get(row.subject)
+        + (", but of one that differs only in its form" if folded(row.subject) in forms else "")
+        for row in unknown
     ]
     if not rows and not faults:
         faults.append("there are no lines after the header")
@@ -119,7 +134,9 @@ def read_tickets_csv(path: Path, known: Callable[[set[str]], Mapping[str, int]])
     return rows
 
 
-def _rows(reader: "csv.DictReader[str]", faults: list[str]) -> list[IntakeRow]:
+def _rows(
+    reader: "csv.DictReader[str]", faults: list[str], canonical: Callable[[str], str]
+) -> list[IntakeRow]:
     rows: list[IntakeRow] = []
     seen, keys = dict[str, int](), dict[str, int]()
     while True:
@@ -131,12 +148,12 @@ def _rows(reader: "csv.DictReader[str]", faults: list[str]) -> list[IntakeRow]:
             faults.append(f"line {reader.reader.line_num}: not CSV; what follows was not read")
             return rows
         line = reader.line_num
-        subject = (content.get("subject") or "").strip()
+        subject = canonical(content.get("subject") or "")
         regime = (content.get("regime") or "gdpr").strip().lower()
         key = (content.get("idempotency_key") or "").strip() or None
         if None in content:
             faults.append(f"line {line}: more fields than columns")
-        if not subject:
+        if not subject.strip():
             faults.append(f"line {line}: no subject")
         if regime not in REGIMES:
             faults.append(f"line {line}: unknown regime")

@@ -117,28 +117,36 @@ class TicketStore:
         return self._file([(subject_id, regime, idempotency_key)], received_at, present)[0]
 
     def submit_all(
-        self, rows: Iterable[tuple[str, str, str | None]], *, present: bool = False
+        self,
+        rows: Iterable[tuple[str, str, str | None]],
+        *,
+        present: bool = False,
+        beside: str | None = None,
     ) -> list[Submission]:
         """File several tickets, all or none.
 
         Args:
             rows: ``(subject_id, regime, idempotency_key)``.
             present: As for :meth:`submit`, of all of them.
+            beside: A batch that has removed these people and left some of their rows: its open tickets do not count.
 
         Returns:
             Outcomes in order.
         """
-        return self._file(rows, present=present)
+        return self._file(rows, present=present, beside=beside)
 
     def _file(
         self,
         rows: Iterable[tuple[str, str, str | None]],
         received_at: datetime | None = None,
         present: bool = False,
+        beside: str | None = None,
     ) -> list[Submission]:
         if received_at is not None and received_at.tzinfo is None:
             raise TicketError("the time of receipt has no time zone", expected="one in UTC", remedy="add it")
         maker = self._pseudonymiser
+        one_form = maker.identity.canonical
+        rows = [(one_form(subject_id), regime, key) for subject_id, regime, key in rows]
         asked, done = [(*row, self._new(*row[:2], received_at)) for row in rows], list[Submission]()
         filed, steps = list[dict[str, Any]](), list[dict[str, Any]]()
         with self._database.transaction() as session:
@@ -157,7 +165,8 @@ class TicketStore:
                     )
                 there = people[subject_id]
                 if same is None:
-                    same = next((ticket for ticket in there if ticket.state in OPEN), None)
+                    waiting = (ticket for ticket in there if beside is None or ticket.batch_id != beside)
+                    same = next((ticket for ticket in waiting if ticket.state in OPEN), None)
                     if same is None and not present:
                         _refuse_erased(there)
                 done.append(Submission(same or new, same is None))
@@ -408,6 +417,21 @@ class TicketStore:
                 )
             )
             return [subject for subject in subjects if subject is not None]
+
+    def open_subjects(self, *, besides: str) -> list[str]:
+        """The people of all tickets that are not erased yet, but for those of one batch: for this process only.
+
+        Args:
+            besides: The batch.
+
+        Returns:
+            Subject ids.
+        """
+        with self._database.transaction() as session:
+            query = select(TicketRow.subject_id).where(
+                TicketRow.subject_id.is_not(None), TicketRow.batch_id.is_distinct_from(besides)
+            )
+            return [subject for subject in session.scalars(query) if subject is not None]
 
     def due_for_batch(self) -> list[Ticket]:
         """Tickets that the next batch may take, soonest deadline first.

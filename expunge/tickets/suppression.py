@@ -2,7 +2,8 @@
 
 A person is recognised for as long as the key lives that their pseudonym was made with. Closing a batch leaves them on
 the list; destroying the key at the end of retention is what ends it. Exports spell ids in other ways, with blanks or
-zeros or as numbers: a second row has the keyed code of what all spellings of an id have in common.
+zeros or as numbers: a second row has the keyed code of what all spellings of an id have in common, unless the contract
+says that other spellings are other people.
 """
 
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -12,7 +13,8 @@ from sqlalchemy import String, insert, select
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from expunge.database import Base, Database, UtcTime
-from expunge.pseudonyms import SPELLING, Pseudonymiser, canonical
+from expunge.pseudonyms import SPELLING, Pseudonymiser
+from expunge.subjects import folded
 
 _MOST = 5_000  # values in one statement: SQLite takes 32,766
 
@@ -47,14 +49,15 @@ class Suppression:
         Args:
             subject_ids: Whom.
             batch_id: That removes them.
-            others: Canonical forms of ids that tell other people apart, who stay.
+            others: Folded forms of ids that tell other people apart, who stay.
         """
         maker = self._pseudonymiser
-        forms = {canonical(subject): subject for subject in subject_ids if canonical(subject) not in others}
+        forms = {} if maker.identity.settled else {folded(one): one for one in subject_ids}
+        forms = {form: subject for form, subject in forms.items() if form not in others}
         with self._database.transaction() as session:
             there = self._among(session, subject_ids, maker.every)
             spelled = self._among(session, forms.values(), maker.every_spelling)
-            names = [maker.of(subject) for subject in dict.fromkeys(subject_ids) if subject not in there]
+            names = list(dict.fromkeys(maker.of(one) for one in subject_ids if one not in there))
             names += [maker.of_spelling(subject) for subject in forms.values() if subject not in spelled]
             values = {"epoch": maker.epoch, "batch_id": batch_id, "added_at": datetime.now(UTC)}
             rows = [{"pseudonym": name, **values} for name in names]
@@ -74,6 +77,22 @@ class Suppression:
         with self._database.transaction() as session:
             spelled = self._among(session, subjects, self._pseudonymiser.every_spelling)
             return spelled | self._among(session, subjects, self._pseudonymiser.every)
+
+    def codes(self, batch_ids: Iterable[str]) -> frozenset[str]:
+        """What the spellings of people have in common whom some batches removed.
+
+        Args:
+            batch_ids: Of the batches.
+
+        Returns:
+            Keyed codes, as :meth:`Pseudonymiser.of_spelling` makes them.
+        """
+        chosen = set(batch_ids)
+        query = select(SuppressedRow.pseudonym, SuppressedRow.batch_id).where(
+            SuppressedRow.pseudonym.like(f"{SPELLING}%")
+        )
+        with self._database.transaction() as session:
+            return frozenset(name for name, batch in session.execute(query).tuples() if batch in chosen)
 
     def _among(
         self, session: Session, subject_ids: Iterable[str], every: Callable[[str], tuple[str, ...]]

@@ -38,7 +38,10 @@ def validate_dataset(
     context: Any = gx.get_context(mode="ephemeral")
     context.variables.progress_bars = {"globally": False}
     expect = gx.expectations
-    checked = frame.assign(**{_ERASED: frame["subject_id"].astype(str).isin(set(erased))})
+    canonical = contract.identity.canonical
+    people, gone = frame["subject_id"].astype(str), {canonical(one) for one in erased}
+    left = [one for one in people.unique() if canonical(one) in gone]
+    checked = frame.assign(**{_ERASED: people.isin(left)})
     columns = [
         "record_id",
         "subject_id",

@@ -403,6 +403,18 @@ def test_large_bodies(intake: Intake):
     assert intake.client.post("/v1/tickets", content=fits, headers=headers).status_code == 202
 
 
+def test_an_officer_alone_is_told_who_differs_in_form_only_and_no_log_is(intake: Intake, caplog, capfd):
+    caplog.set_level(logging.DEBUG)
+    other = person(13).upper()
+    told = refused(intake.post(other, "near", role="officer"), 422)
+    assert told["got"] == f"'{person(13)}' differs only in its form"
+    hidden = refused(intake.post(other, "near"), 422)
+    assert hidden["got"] == "an unknown one"
+    printed = capfd.readouterr()
+    logged = caplog.text + printed.out + printed.err + "".join(repr(r.__dict__) for r in caplog.records)
+    assert person(13) not in logged.lower()
+
+
 def test_the_subject_is_in_no_log_and_no_answer(intake: Intake, caplog, capfd, monkeypatch):
     caplog.set_level(logging.DEBUG)
     secret = person(12)
