@@ -73,7 +73,7 @@ def champion_context(state: State, batch: Batch | None = None) -> tuple[Context,
         spent=spent(batch) if batch else (),
         same_data=same_data,
         suspects=suspects_of(entries),
-        search=state.workspace.root,
+        search=source_for(model, spec),
     )
     return context, champion.version
 

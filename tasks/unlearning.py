@@ -204,7 +204,7 @@ def _problem(
         draws=batch.draws,
         spent=spent(batch),
         same_data=bool(batch.data.get("same_data", False)),
-        search=state.workspace.root,
+        search=parts,
     )
     same = preprocessing.feature_names == parent.preprocessing.feature_names
     return Problem(

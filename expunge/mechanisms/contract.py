@@ -56,7 +56,7 @@ class Context:
         spent: What is recorded of each of them.
         same_data: Whether the parent was trained on the very version of the dataset that the batch begins with.
         suspects: Mechanisms that an attack contradicted and nobody cleared, with the ledger's entry that says so.
-        search: Folder of one's own model.
+        search: Folder of one's own model, or parts saved with a model.
     """
 
     spec: ModelSpec
@@ -70,7 +70,7 @@ class Context:
     spent: tuple[Draw, ...] = ()
     same_data: bool = True
     suspects: Mapping[str, int] = field(default_factory=dict)
-    search: Path | None = None
+    search: Source = None
 
     @property
     def timed(self) -> bool:
