@@ -4,6 +4,7 @@ import json
 import shutil
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from expunge.database import open_database
 from expunge.datasets.catalogue import load
@@ -24,7 +25,7 @@ _IGNORED = ("/.expunge/", "/build/", "__pycache__/")
 _TEMPLATES = ("policy.yaml", "params.yaml", "dvc.yaml")
 
 
-def create(root: Path, dataset: str, source: Path | None) -> dict[str, object]:
+def create(root: Path, dataset: str, source: Path | None) -> dict[str, Any]:
     """Make a workspace, wholly or not at all.
 
     Args:

@@ -105,7 +105,8 @@ def _product(rows: Tensor, matrix: Tensor) -> Tensor:
 
 
 def _row_norms(rows: Tensor) -> Tensor:
-    return vector_norm(rows, dim=1) + _TINY
+    norms: Tensor = vector_norm(rows, dim=1)
+    return norms + _TINY
 
 
 def _norm(values: Tensor | None) -> float:
@@ -249,7 +250,8 @@ class _ActivationStep:
     def forward(self, state: _State) -> _State:
         """Values, and tangents times derivatives."""
         layer = self.layer
-        self.seen, self.value, self.slope = state, layer.value(state.value), None
+        self.seen, self.value = state, layer.value(state.value)
+        self.slope: Tensor | None = None
         error = layer.lipschitz * state.error + _TINY
         if layer.value_error:
             error += layer.value_error * _U * (_row_norms(self.value) + _row_norms(state.value))

@@ -8,7 +8,8 @@ from sqlalchemy import ColumnElement, and_, func, insert, literal, select, updat
 from sqlalchemy.orm import Session
 
 from expunge.database import UtcTime
-from expunge.residue.search import Scanner, Target
+from expunge.residue.search import Scanner
+from expunge.residue.target import Target
 from expunge.tickets.lifecycle import FINAL, TicketState, advance
 from expunge.tickets.tables import BatchRow, TicketEventRow, TicketRow
 
