@@ -139,7 +139,7 @@ def _tell(root: Path, outcomes: list[tuple[str, str]]) -> None:
         certificate = batch.data["certificate"]
         out.print(f"\n[bold]Verdict:[/bold] {verdict(certificate)}")
         m, scan = done["metrics"], done["scan"]
-        out.print(f"Test accuracy: {m['parent_accuracy']:.4f} before, {m['accuracy']:.4f} after.")
+        out.print(f"Test accuracy: {done['parent_accuracy']:.4f} before, {m['accuracy']:.4f} after.")
         trained = load_model(root / "build" / MODEL_FOLDER, root).training["seconds"]
         out.print(
             f"Time: unlearning {done['seconds']['unlearning']:.1f} s (loading and noise included), "

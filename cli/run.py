@@ -214,6 +214,10 @@ def summary(state: Any, batch_id: str) -> dict[str, Any]:
         "certificate_id": batch.data.get("certificate_id"),
         "refusals": batch.data.get("refusals", []),
         "metrics": batch.data.get("metrics"),
+        # a batch of an earlier release has it among the metrics
+        "parent_accuracy": batch.data.get(
+            "parent_accuracy", (batch.data.get("metrics") or {}).get("parent_accuracy")
+        ),
         "scan": batch.data.get("scan_report"),
         "seconds": batch.data.get("seconds", {}),
         "error": batch.error,
@@ -236,8 +240,6 @@ def _print_batch(batch: dict[str, Any]) -> None:
     )
     for refusal in batch["refusals"]:
         out.print(f"  {refusal['mechanism']} was refused: {refusal['reason']}", markup=False)
-    m = batch["metrics"]
-    out.print(
-        f"  test accuracy {m['parent_accuracy']:.4f} before, {m['accuracy']:.4f} after; superseded bytes purged"
-    )
+    before, after = batch["parent_accuracy"], batch["metrics"]["accuracy"]
+    out.print(f"  test accuracy {before:.4f} as published before, {after:.4f} after; superseded bytes purged")
     out.print("  " + ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in batch["seconds"].items()))

@@ -25,7 +25,7 @@ from expunge.devices import device_in_use
 from expunge.errors import GateError, NotConvergedError
 from expunge.evidence.annex import ATTACK_GATES
 from expunge.gates.contradiction import lowest_epsilon
-from expunge.gates.membership import Membership, alarms, membership, smallest_p_value
+from expunge.gates.membership import Membership, alarms, membership
 from expunge.models.serving import SavedModel
 from expunge.settings import AttacksPolicy
 from expunge.state import State
@@ -113,11 +113,7 @@ def attack(
     )
     if forgotten.empty or too_few:
         why = "no row of theirs was trained on" if forgotten.empty else "too few people were never trained on"
-        # as if they had been attacked: that none of them was trained on is not told
-        told_all = (
-            [] if exact or too_few else [_gate(name, batch, others, True, level, policy) for name in names]
-        )
-        return Attacked([*told_all, *about_stays], {"attacked": False, "why": why}, False)
+        return Attacked(about_stays, {"attacked": False, "why": why}, False)
     rows = _rows(forgotten, fresh, released)
     logits, before = _logits(released, rows.frame), _logits(parent, rows.frame)
     scores = {MEMBERSHIP_GATE: logit_confidence(logits, rows.labels)}
@@ -131,7 +127,7 @@ def attack(
     contradicting = {name: bound.contradicts for name, bound in bounds.items()}
     # a contradiction stops the release even where the difference is too small to matter
     gates = [
-        _gate(name, batch, others, not (told[name] or contradicting[name]), level, policy)
+        _gate(name, found[name], not (told[name] or contradicting[name]), level, policy)
         for name in names
         if not exact
     ]
@@ -309,15 +305,12 @@ def _people(state: State, rows: _Rows, scores: NDArray[np.float64]) -> list[dict
     return sorted(found, key=lambda person: -person["mean"])
 
 
-def _gate(
-    name: str, batch: Batch, others: int, passed: bool, level: float, policy: AttacksPolicy
-) -> dict[str, Any]:
-    """Public: it tells how many people the batch has, not how many of them were trained on."""
-    people = len(batch.tickets)
-    few = " and could not fail with so few" if smallest_p_value(people, others) > level else ""
+def _gate(name: str, found: Membership, passed: bool, level: float, policy: AttacksPolicy) -> dict[str, Any]:
+    """Public: it tells how many of those who leave were trained on, as every certificate's scope says."""
+    few = " and could not fail with so few" if found.smallest > level else ""
     limit = (
         f"area under the curve less than {policy.population.margin:g} from 0.5, or two-sided rank test above "
-        f"{level:.2g}; up to {people} who leave against {others} never trained on{few}"
+        f"{level:.2g}; {found.people} who leave against {found.others} never trained on{few}"
     )
     return {"name": name, "passed": passed, "limit": limit}
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import expunge
 from expunge.errors import CertificateRefusedError
-from expunge.evidence.annex import ANNEX_FILE, annex_digest, recipient
+from expunge.evidence.annex import ANNEX_FILE, ATTACK_GATES, annex_digest, recipient
 from expunge.evidence.bundle import Trust, Verifier, find_evidence
 from expunge.evidence.canonical import digest
 from expunge.evidence.certificate import Certificate, Certificate2, parse_certificate
@@ -23,6 +23,7 @@ from expunge.evidence.verify import verify_certificate
 from expunge.files import write_json
 from expunge.models.spec import is_own
 from expunge.privacy.accountant import SequentialAccount
+from expunge.privacy.truncation import exchanged_delta, refusal_level
 from expunge.reports.content import certificate_document
 from expunge.reports.page import render_page
 from expunge.reports.pdf import render_pdf
@@ -205,6 +206,7 @@ def _certificate(state: State, batch: Batch) -> Certificate:
             ),
             "admitted": admit.model_dump(mode="json"),
             "validation": {"gates": data["gates"]},
+            "attack_gates": _attack_gates(state, batch),
             "sealed_annex": {"digest": annex_digest(annex), "recipient": recipient(state.workspace.keys_dir)},
             "code": _code(),
             "policy": {
@@ -243,4 +245,16 @@ def _code() -> dict[str, str | None]:
         "version": metadata.version("expunge"),
         "commit": git.head(root) if (root / ".git").exists() else None,
         "lock_digest": f"sha256:{hashlib.sha256(lock.read_bytes()).hexdigest()}" if lock.is_file() else None,
+    }
+
+
+def _attack_gates(state: State, batch: Batch) -> dict[str, float]:
+    release, policy = batch.data["release"], state.policy.attacks
+    false_alarm = 0.0
+    if any(gate["name"] in ATTACK_GATES for gate in batch.data["gates"]):
+        confidence = policy.contradiction.confidence
+        false_alarm = refusal_level(policy.false_alarm, release["epsilon"], release["delta"], confidence)
+    return {
+        "false_alarm": false_alarm,
+        "exchanged_delta": exchanged_delta(release["delta"], false_alarm),
     }

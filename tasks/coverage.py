@@ -192,7 +192,8 @@ def rows_for(state: State, batch: Batch) -> list[dict[str, str]]:
 def mark_metrics(state: State, batch_id: str, released: int) -> None:
     """Mark the metrics of every version before a release: they may include test rows of its batch's people.
 
-    Whether the person had test rows is not told. One mark is enough for all later batches.
+    How many test rows a batch removed follows from counts that its certificate's scope names. One mark is enough for
+    all later batches.
 
     Args:
         state: The workspace.

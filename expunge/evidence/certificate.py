@@ -143,6 +143,17 @@ class PublicPart(_Record):
     declared_on: str
 
 
+class AttackGates(_Record):
+    """What gates that looked at the forget set cost the bound with its sides exchanged.
+
+    ``false_alarm`` bounds how probably they refuse a model of the reference, where the forgotten people are like those
+    whom they are compared with; ``exchanged_delta`` is delta and it together. 0 and delta where no attack was a gate.
+    """
+
+    false_alarm: float = Field(ge=0, lt=1)
+    exchanged_delta: float = Field(ge=0, le=1)
+
+
 class Certificate(_Record):
     """What a release guarantees, on which constants and assumptions, and what it does not cover.
 
@@ -192,11 +203,16 @@ class Certificate(_Record):
 
 
 class Certificate2(Certificate):
-    """Version 2: which policy was pinned, and which parts of the model were declared to be public."""
+    """Version 2: the policy that was pinned, parts that were declared to be public, and what attack gates cost.
+
+    ``epsilon`` and ``delta`` bound, in either direction, what the mechanism draws before its gates; of what they let
+    pass, how probably it is released and recognised.
+    """
 
     version: Literal[2] = 2
     policy: PolicyEvidence
     public_parts: list[PublicPart]
+    attack_gates: AttackGates
 
 
 NEWEST: Final = 2

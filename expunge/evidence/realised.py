@@ -10,7 +10,7 @@ from typing import Any
 
 from expunge.errors import ExpungeError
 from expunge.evidence.annex import ATTACK_GATES, ATTACKS, DISCARDED
-from expunge.evidence.certificate import Certificate
+from expunge.evidence.certificate import Certificate, Certificate2
 from expunge.evidence.result import Answer, VerificationResult
 from expunge.evidence.verify import constants_of, noise_share
 from expunge.privacy.bounds import iterated_newton_error_bound
@@ -71,13 +71,16 @@ def verify_realised(
 def _attacked(answer: _Answer, certificate: Certificate, annex: dict[str, Any]) -> None:
     """The gates that the certificate names against what the attacks found, and that against their limits."""
     attacks = annex.get(ATTACKS)
+    named = any(gate.name in ATTACK_GATES for gate in certificate.validation.gates)
     if attacks is None:
-        if any(gate.name in ATTACK_GATES for gate in certificate.validation.gates):
+        if named:
             answer.findings.append("annex: the certificate names an attack of which it knows nothing")
         else:
             answer.missing.append("annex: no attack is recorded: the release is of an earlier version")
         return
     if attacks["attacked"] is not True:
+        if named and certificate.version >= 2:
+            answer.findings.append("annex: the certificate names an attack that was not made")
         answer.missing.append("annex: no attack was made; the annex says why")
         return
     level, margin, found = _number(attacks, "level"), _number(attacks, "margin"), attacks["gates"]
@@ -103,6 +106,12 @@ def _attacked(answer: _Answer, certificate: Certificate, annex: dict[str, Any]) 
         "the gates of the certificate are those that the attacks let pass",
         "the certificate says otherwise of a gate than the attack on the release",
     )
+    if isinstance(certificate, Certificate2) and not exact:
+        answer.state(
+            0 < level * len(found) <= certificate.attack_gates.false_alarm * (1 + _SLACK),
+            "the levels of the attacks add up to no more false alarms than stated",
+            "the levels of the attacks add up to more false alarms than stated",
+        )
     if discarded := len(annex.get(DISCARDED, [])):
         answer.checked.append(f"annex: it holds the attacks on {discarded} discarded release(s) of the batch")
 

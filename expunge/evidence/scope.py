@@ -15,7 +15,17 @@ _SCOPE_1 = (
     "Seeds, hyper-parameters, the split and policy are taken not to depend on the person.",
 )
 # From version 2 on.
-_SCOPE_2 = _SCOPE_1
+_SCOPE_2 = (
+    *_SCOPE_1[:2],
+    "Decisions that looked at the forget set have no bound of their own: that this release was made, that gates "
+    "passed, which mechanism was tried first, and how long it took. Gates only take releases away: that one is made "
+    "and is told from the reference stays within the bound, whatever they refuse. Given that it was made, the bound is "
+    "divided by the probability of that.",
+    "Counts are told without noise: how many people asked, how many of their records were removed and how many of "
+    "these were trained on, how many test rows there were before and after, and, where an attack was a gate, how many "
+    "of the people were trained on.",
+    *_SCOPE_1[3:],
+)
 _SCOPES: Final = {1: _SCOPE_1, 2: _SCOPE_2}
 _OF_NOISE = "noise generator"  # a line that says nothing of an exact release
 

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from expunge.errors import CertificateRefusedError, InputError, VerificationError
-from expunge.evidence.annex import annex_digest
+from expunge.evidence.annex import ATTACK_GATES, annex_digest
 from expunge.evidence.certificate import Certificate, Certificate2
 from expunge.evidence.checked_ledger import CheckedLedger
 from expunge.evidence.ledger import CLOCKS, LedgerEntry
@@ -18,6 +18,7 @@ from expunge.privacy.bounds import convex_error_bound, iterated_newton_error_bou
 from expunge.privacy.finetuning import gradient_clipping_m, model_clipping_total
 from expunge.privacy.gaussian import gaussian_delta, gaussian_m
 from expunge.privacy.noise import GENERATOR, rounding_m, truncation_delta
+from expunge.privacy.truncation import exchanged_delta
 
 _SLACK = 1e-9
 _ROUNDING = 1e-6  # relative, of what is found by bisection
@@ -320,6 +321,8 @@ def _check_statements(certificate: Certificate) -> Iterator[str]:
         yield "no validation gate is stated"
     if not all(gate.passed for gate in c.validation.gates):
         yield "a validation gate was not passed"
+    if isinstance(c, Certificate2):
+        yield from _check_attack_gates(c)
     if not c.coverage:
         yield "the coverage map is empty"
     if c.model.version is not None and c.model.version <= c.model.parent_version:
@@ -330,6 +333,15 @@ def _check_statements(certificate: Certificate) -> Iterator[str]:
             yield "it is issued in the future"
     except (ValueError, TypeError):  # no date, or without a time zone
         yield "issued_at is no ISO 8601 date with a time zone"
+
+
+def _check_attack_gates(c: Certificate2) -> Iterator[str]:
+    """An attack that is a gate costs the exchanged bound something; the two are added again."""
+    stated = c.attack_gates
+    if any(gate.name in ATTACK_GATES for gate in c.validation.gates) is not (stated.false_alarm > 0):
+        yield "attack gates and the false alarms that are stated of them do not agree"
+    if stated.exchanged_delta < exchanged_delta(c.delta, stated.false_alarm) * (1 - _SLACK):
+        yield "delta with the sides exchanged is below what delta and the gates' false alarms add up to"
 
 
 def _check_removal(c: Certificate) -> Iterator[str]:

@@ -75,8 +75,8 @@ def membership(
 
     Formula: ``p = min(1, 2 P[U >= max(above, below)])`` under a random labelling, with the pairs in which the forgotten
     person scores above and below the other; ``auc = (above + ties / 2) / (people * others)``.
-    Reference: Mann and Whitney 1947; a (epsilon, delta)-certified release raises this alarm at level p with probability
-    at most ``e^epsilon p + delta``, by the definition of the certificate.
+    Reference: Mann and Whitney 1947; what an (epsilon, delta)-certified mechanism draws raises this alarm at level p
+    with probability at most ``e^epsilon p + delta``, by the definition of the certificate.
 
     Args:
         scores: Of each row, higher for "was trained on"; finite, shape (n,).

@@ -23,8 +23,10 @@ from expunge.reports.document import (
 )
 from expunge.reports.plain_words import (
     CLASS_WORDS,
+    GATES_TAKE_AWAY,
     STATUS_WORDS,
     bound,
+    exchanged,
     figure,
     gate_words,
     recognition,
@@ -119,12 +121,12 @@ def _proves(c: Mapping[str, Any]) -> Section:
         said.append(
             Paragraph(
                 (
-                    "Any test of the released weights that raises a false alarm with probability p under that process "
-                    f"fires on the released model {recognition(c['epsilon'], c['delta'])}, and the same with the two "
-                    "exchanged.",
+                    "Any test of the weights that raises a false alarm with probability p under that process fires on "
+                    f"what the mechanism draws {recognition(c['epsilon'], c['delta'])}. {GATES_TAKE_AWAY}",
                 )
             )
         )
+        said.append(Paragraph((exchanged(c),)))
     return Section("What this proves", said)
 
 

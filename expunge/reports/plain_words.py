@@ -5,6 +5,13 @@ from collections.abc import Mapping
 from decimal import ROUND_CEILING, Context
 from typing import Any
 
+# Of noised releases. A test that fires "on the released one" would be of the law given that the gates passed, which is
+# larger by one over the probability that they do.
+GATES_TAKE_AWAY = (
+    "That a model is drawn, passes the gates and is recognised is no more probable, "
+    "whatever the gates refuse."
+)
+EXCHANGED = "With the two exchanged the same bound holds of what was drawn, before the gates."
 CLASS_WORDS = {
     "exact": "The model was trained again from scratch without these people. Nothing of them can be in its weights.",
     "unconditional": "The bound holds for any data and any model, with no constant assumed.",
@@ -131,6 +138,31 @@ def who(certificate: Mapping[str, Any]) -> str:
     return f"{records:,} record{'s' if records != 1 else ''} of {subjects:,} {'people' if subjects != 1 else 'person'}"
 
 
+def exchanged(certificate: Mapping[str, Any]) -> str:
+    """What holds with the two sides exchanged: of what was drawn, and of what the gates let pass.
+
+    Formula: ``P[reference in T] <= e^epsilon P[drawn in T] + delta``; with what is released for what is drawn, the
+    probability that the gates refuse the reference is added (:mod:`expunge.privacy.truncation`).
+
+    Args:
+        certificate: A certificate as plain data, of a release with noise.
+
+    Returns:
+        In words; what version 1 does not state is not said.
+    """
+    gates = certificate.get("attack_gates")
+    if gates is None:
+        return EXCHANGED
+    if not gates["false_alarm"]:
+        return f"{EXCHANGED} No attack on these people was a gate."
+    return (
+        f"{EXCHANGED} Of what is released it holds with {_up(gates['exchanged_delta'])} instead of "
+        f"{_up(certificate['delta'])} if these people are like those with whom the attacks compared them, which "
+        "nobody proves: the gates then refuse a model that was never trained on them with probability at most "
+        f"{_up(gates['false_alarm'])}. Both sides have to pass the gates that do not look at these people."
+    )
+
+
 def verdict(certificate: Mapping[str, Any]) -> str:
     """The certificate in one or two sentences.
 
@@ -152,12 +184,16 @@ def verdict(certificate: Mapping[str, Any]) -> str:
     if certificate["guarantee"] == "exact":
         return f"The model was retrained exactly, without {people}.{given}"
     close = certificate["epsilon"] <= _CLOSE
-    closeness = "It is hardly distinguishable from" if close else "There is a bound on telling it from"
+    closeness = (
+        "What its mechanism draws is hardly distinguishable from"
+        if close
+        else "There is a bound on telling what its mechanism draws from"
+    )
     condition = (
         ", if the constants marked as assumed are right" if certificate["guarantee"] == "conditional" else ""
     )
     return (
         f"The released model has unlearned {people}{condition}. {closeness} a model that was never trained on "
-        f"them: any test that raises a false alarm on such a model with probability p fires on the released one "
-        f"{recognition(certificate['epsilon'], certificate['delta'])}, and the same with the two exchanged.{given}"
+        f"them: any test that raises a false alarm on such a model with probability p fires on what is drawn "
+        f"{recognition(certificate['epsilon'], certificate['delta'])}. {GATES_TAKE_AWAY} {EXCHANGED}{given}"
     )

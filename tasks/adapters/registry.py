@@ -306,6 +306,28 @@ class Registry:
         """
         return dict(self.client.get_run(version.run_id).data.metrics)
 
+    def published_accuracy(self, number: int) -> float:
+        """Test accuracy of a version as it was published with it; nothing is measured again.
+
+        Args:
+            number: Of the version.
+
+        Returns:
+            In [0, 1].
+
+        Raises:
+            InputError: If somebody has taken it out of the version's run.
+        """
+        found = self.metrics(self.get(number)).get("accuracy")
+        if found is None or not 0 <= found <= 1:
+            raise InputError(
+                f"the test accuracy of version {number} is not known, and nothing is compared with a guess",
+                expected="the metric `accuracy` of its MLflow run, between 0 and 1, as it was published",
+                got="none" if found is None else repr(found),
+                remedy="log it to that run again",
+            )
+        return float(found)
+
     @translated
     def download(self, version: Version, destination: Path) -> Path:
         """Fetch a version's saved model.

@@ -7,6 +7,9 @@ import pytest
 
 from expunge.evidence.certificate import parse_certificate
 from expunge.evidence.realised import verify_realised
+from expunge.evidence.scope import scope_of
+from expunge.evidence.verify import verify_certificate
+from expunge.privacy.truncation import exchanged_delta
 from expunge.reports.attacks import attack_lines, attack_rows
 from tests.evidence.forging import GOLDEN, golden_figures
 
@@ -36,6 +39,51 @@ def certificate():
     content = json.loads((GOLDEN / "certificate.json").read_text())
     content["validation"]["gates"].append({"name": GATE, "passed": True, "limit": "a coin"})
     return parse_certificate(content)
+
+
+@pytest.fixture
+def newer(certificate):
+    """The same as version 2 states it: two gates' level is a false alarm of 0.001, beside delta."""
+    content = certificate.to_json() | {"version": 2, "scope": scope_of(certificate.guarantee, 2)}
+    content["policy"] = {"digest": "sha256:" + "0" * 64, "pinned_at": content["issued_at"]}
+    content["public_parts"] = []
+    content["attack_gates"] = {
+        "false_alarm": 1e-3,
+        "exchanged_delta": exchanged_delta(certificate.delta, 1e-3),
+    }
+    return content
+
+
+def stated(newer, **attack_gates):
+    newer["attack_gates"].update(attack_gates)
+    return parse_certificate(newer)
+
+
+def test_what_gates_cost_with_the_sides_exchanged_is_added_again(newer):
+    def found(content):
+        return [line for line in verify_certificate(content).findings if "gates" in line]
+
+    assert found(stated(newer)) == []
+    assert "do not agree" in found(stated(newer, false_alarm=0.0))[0]
+    assert "add up to" in found(stated(newer, false_alarm=1e-3, exchanged_delta=1e-3))[0]
+    newer["validation"]["gates"].pop()  # no attack was a gate
+    assert "do not agree" in found(stated(newer))[0]
+    none = stated(newer, false_alarm=0.0, exchanged_delta=newer["delta"])
+    assert found(none) == []
+
+
+def test_false_alarms_are_held_against_the_levels_in_the_annex(newer):
+    enough, less = stated(newer), stated(newer, false_alarm=1e-4)
+    words = "annex: the levels of the attacks add up to"
+    assert f"{words} no more false alarms than stated" in verify(enough).checked
+    assert f"{words} more false alarms than stated" in verify(less).findings
+
+
+def test_a_gate_without_an_attack_is_a_finding_from_version_2_on(certificate, newer):
+    """Version 1 named gates where nobody of the people was trained on; it may keep saying so."""
+    finding = "annex: the certificate names an attack that was not made"
+    assert finding in verify(parse_certificate(newer), attacked=False).findings
+    assert finding not in verify(certificate, attacked=False).findings
 
 
 def verify(certificate, **changes):

@@ -317,6 +317,29 @@ def test_policy_may_state_it_instead(clinic, capsys, tmp_path):
     measured = [registry.metrics(registry.get(number))["test_records"] for number in (3, 4)]
     assert measured == [(each["split"] == "test").sum() for each in (frame, left)]
     assert measured[0] > measured[1]
+    # An observer with two certificates in a row and the metrics counts what the scope says that counts tell.
+    one, two = clinic.certificates()[-2:]
+    asked = frame[frame["subject_id"] == tested]
+    trained_on = one["retain"]["records"] - two["retain"]["records"]
+    assert trained_on == (asked["split"] == "train").sum()
+    assert (
+        two["forget"]["records"] - trained_on == measured[0] - measured[1] == (asked["split"] == "test").sum()
+    )
+    (line,) = [line for line in two["scope"] if line.startswith("Counts are told")]
+    for count in (
+        "people asked",
+        "records were removed",
+        "trained on",
+        "test rows there were before and after",
+    ):
+        assert count in line
+    if not trained_on:  # no attack was made, and none is claimed
+        assert two["attack_gates"]["false_alarm"] == 0
+        assert not any("attack" in gate["name"] for gate in two["validation"]["gates"])
+    # The utility gate compared what was published, and the parent's figure is not published again.
+    batch = clinic.batches()[-1]
+    assert batch.data["parent_accuracy"] == registry.metrics(registry.get(3))["accuracy"]
+    assert "parent_accuracy" not in registry.metrics(registry.get(4))
     batches = [batch.batch_id for batch in clinic.batches()]
     assert [registry.get(number).tags.get(METRICS_TAG) for number in (1, 2, 3, 4)] == [*batches, None]
 

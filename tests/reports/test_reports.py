@@ -109,6 +109,46 @@ def test_recognition_is_never_below_what_epsilon_and_delta_allow():
     assert "no protection" in recognition(8e6, 1e-6)
 
 
+BEFORE = "With the two exchanged the same bound holds of what was drawn, before the gates."
+# Of what is released, and for every set: false at the set of models that the gates refuse.
+OLD = re.compile(
+    r"both ways|(and the same|it holds) with the (two|sides) exchanged|fires on the released (one|model)",
+    re.I,
+)
+
+
+def test_it_is_said_of_what_the_bound_holds():
+    """Released and recognised is bounded; exchanged, what was drawn. Version 2 says what the gates cost."""
+    content, ledger = golden("convex")
+    later = content | {"attack_gates": {"false_alarm": 1e-3, "exchanged_delta": 1.001e-3}}
+    for certificate in (content, later):
+        for text in (verdict(certificate), html.unescape(render_certificate(certificate, ledger))):
+            assert "drawn, passes the gates and is recognised is no more probable" in text
+            assert BEFORE in text
+            assert not OLD.search(text)
+    page = render_certificate(later, ledger)
+    assert "0.001001 instead of" in page
+    assert "which nobody proves" in page
+    assert "which nobody proves" not in render_certificate(content, ledger)
+    none = content | {"attack_gates": {"false_alarm": 0.0, "exchanged_delta": content["delta"]}}
+    assert "No attack on these people was a gate." in render_certificate(none, ledger)
+
+
+def test_no_page_says_it_of_every_set_of_released_models():
+    root = Path(__file__).parents[2]
+    texts = [
+        root / "README.md",
+        *root.glob("docs/*.md"),
+        *root.glob("expunge/**/*.py"),
+        *root.glob("cli/*.py"),
+    ]
+    texts += [*root.glob("tasks/**/*.py"), *root.glob("expunge/reports/templates/*"), root / "policy.yaml"]
+    said = {path.name: OLD.findall(" ".join(path.read_text(encoding="utf-8").split())) for path in texts}
+    assert {name: found for name, found in said.items() if found} == {}
+    for name in ("README.md", "docs/what-a-certificate-proves.md"):
+        assert "before its gates" in " ".join((root / name).read_text(encoding="utf-8").split()), name
+
+
 @pytest.mark.parametrize("kind", ["convex", "exact"])
 def test_no_promise_about_odds(kind):
     """Trap: P[loss > epsilon] is 274 delta at the default policy, so no sentence may bound the odds."""

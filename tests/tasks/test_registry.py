@@ -115,7 +115,10 @@ def test_a_version_from_registration_to_purge(registry, tmp_path):
     registry.promote(version.version)
     assert registry.champion() == version
     assert version.tags["epsilon"] == "0.05"
-    assert registry.metrics(version)["accuracy"] == 0.5
+    assert registry.metrics(version)["accuracy"] == registry.published_accuracy(version.version) == 0.5
+    registry.client.log_metric(version.run_id, "accuracy", 7.0)
+    with pytest.raises(InputError, match="not known"):
+        registry.published_accuracy(version.version)
     names = {item.path for item in registry.client.list_artifacts(version.run_id)}
     assert "certificate.json" in names
     (data,) = registry.client.get_run(version.run_id).inputs.dataset_inputs
