@@ -228,6 +228,7 @@ def test_an_exact_certificate_of_the_parent_itself():
     assert any("it is its parent, byte for byte" in line for line in outcome.missing)
     newer = {"version": 2, "policy": {"digest": "sha256:" + "0" * 64, "pinned_at": content["issued_at"]}}
     content |= {**newer, "public_parts": [], "scope": scope_of("exact")}
+    content["attack_gates"] = {"false_alarm": 0.0, "exchanged_delta": 0.0}
     findings = verify_certificate(parse_certificate(content)).findings
     assert "the model is its parent: nothing was unlearned" in findings
 

@@ -42,6 +42,7 @@ def certificate(model: Path, **changes) -> dict:
         "scope": scope_of(content["guarantee"]),
         "policy": {"digest": "sha256:00", "pinned_at": content["issued_at"]},
         "public_parts": parts,
+        "attack_gates": {"false_alarm": 0.0, "exchanged_delta": content["delta"]},
         "assumptions": [*content["assumptions"], *assumptions_of(parts)],
     }
     return {**content, **new, **changes}

@@ -121,6 +121,7 @@ def certificate_of_newton(record):
         "version": 2,
         "policy": {"digest": "sha256:" + "0" * 64, "pinned_at": content["issued_at"]},
         "public_parts": [],
+        "attack_gates": {"false_alarm": 0.0, "exchanged_delta": record.delta},
         "scope": scope_of("conditional"),
         "assumptions": list(record.assumptions),
         "error_bound": {"value": record.error_bound, "binding": record.binding, "formula": record.formula},
