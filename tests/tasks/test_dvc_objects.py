@@ -38,9 +38,9 @@ def whereabouts(items) -> set[tuple[str, str]]:
 
 @pytest.fixture
 def second(repository: Repository, machine: Path) -> Path:
-    """Another repository, whose dataset has the same people, in the same remote."""
+    """Another repository, whose dataset began as a copy of the files, in the same remote."""
     folder = machine / "second"
-    write_partitions(rows(), folder / "data" / "dataset", KEY, 4)
+    shutil.copytree(repository.root / "data" / "dataset", folder / "data" / "dataset")
     frame = rows().assign(record_id=range(100, 140), subject_id=[f"other-{i:06d}" for i in range(40)])
     write_partitions(frame, machine / "more", KEY, 1)
     shutil.copy(next((machine / "more").iterdir()), folder / "data" / "dataset" / "more.parquet")
