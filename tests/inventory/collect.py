@@ -18,6 +18,7 @@ from mlflow import MlflowClient
 
 from expunge.evidence.statements import CERTIFICATE_PREDICATE
 from expunge.state import State
+from expunge.tickets.lifecycle import TicketState
 from tasks.adapters import access
 from tasks.adapters.prefect_api import api
 from tasks.compliance import collect, days
@@ -175,7 +176,7 @@ class Inventory:
         """The ledger as shown, receipts of closed tickets as signed, and the compliance report."""
         self.add_ledger(state.ledger.read(state.lineage).to_json())
         for ticket in state.tickets.select():
-            if ticket.certificate_id is None:
+            if ticket.state != TicketState.CLOSED:  # there is no receipt before
                 continue
             receipt = receipt_of(state, ticket.ticket_id)
             self.add("receipt", receipt)
