@@ -19,6 +19,7 @@ import yaml
 
 from expunge.errors import ExpungeError, ResidueError, storage_full_text
 from tasks.adapters import git
+from tasks.adapters.dvc_sizes import leave_out_sizes
 
 DATASET = "data/dataset"
 DATASET_FILE = "data/dataset.dvc"
@@ -122,7 +123,7 @@ class Repository:
             leftover.unlink()
         with self._repo() as repo:
             repo.add(str(self.root / DATASET))
-        self._leave_out_sizes(DATASET_FILE)
+        leave_out_sizes(self.root / DATASET_FILE)
         with self._repo() as repo:
             repo.push(targets=[str(self.root / DATASET_FILE)])
         git.commit(self.root, [DATASET_FILE, "data/.gitignore"], message)
@@ -353,7 +354,7 @@ class Repository:
         """
         # Without these flags a stage with metrics only is stored in the run-cache, and restored from it.
         self._dvc("repro", "--quiet", "--no-commit", "--no-run-cache")
-        self._leave_out_sizes("dvc.lock")
+        leave_out_sizes(self.root / "dvc.lock")
 
     def commit_stages(self, message: str) -> str:
         """Accept the outputs that lie there as those of their stages, and commit dvc.lock.
@@ -372,17 +373,8 @@ class Repository:
                 stage.save(run_cache=False)
                 stage.commit()
                 stage.dump(update_pipeline=False)
-        self._leave_out_sizes("dvc.lock")
+        leave_out_sizes(self.root / "dvc.lock")
         return git.commit(self.root, ["dvc.lock"], message)
-
-    def _leave_out_sizes(self, name: str) -> None:
-        """Git keeps for ever what DVC writes, and sizes of compressed rows depend on each; DVC needs digests only."""
-        from dvc.utils.serialize import modify_yaml
-
-        with modify_yaml(self.root / name) as content:
-            for stage in content.get("stages", {"": content}).values():
-                for entry in (*stage.get("deps", ()), *stage.get("outs", ())):  # not params
-                    entry.pop("size", None)
 
     def _dvc(self, *arguments: str) -> None:
         # Stages call `expunge`: the one of this environment, wherever it is.
