@@ -8,7 +8,7 @@ import pandas as pd
 import yaml
 
 from expunge.datasets import folder
-from expunge.datasets.contract import DatasetContract
+from expunge.datasets.contract import RESERVED, DatasetContract
 from expunge.datasets.numbers import no_numbers
 from expunge.errors import DatasetError
 
@@ -52,6 +52,9 @@ def draft(place: Path) -> list[str]:
     for one in names:
         if one in (subject, label, split):
             continue
+        if one in RESERVED:
+            left.append(f"{one}: a name that Expunge uses itself")
+            continue
         rule = _rule(one, raw[one])
         (columns.append(rule) if isinstance(rule, dict) else left.append(f"{one}: {rule}"))
     name = re.sub(r"[^a-z0-9]+", "-", place.resolve().name.lower()).strip("-")[:40] or "own"
@@ -83,7 +86,8 @@ def _rows(place: Path) -> pd.DataFrame:
     for path in paths:
         names |= dict.fromkeys(folder.columns_of(path, path.name))
     probe = {"version": 1, "name": "draft", "label": "", "classes": ["a", "b"]}
-    numeric = DatasetContract.model_validate({**probe, "columns": [{"name": one} for one in names if one]})
+    columns = [{"name": one} for one in names if one and one not in RESERVED]
+    numeric = DatasetContract.model_validate({**probe, "columns": columns or [{"name": "none"}]})
     return folder.read(place, numeric)[0]
 
 

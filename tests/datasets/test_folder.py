@@ -111,8 +111,11 @@ def test_poor_data_warn_and_name_nobody(clinic):
     assert "person-0" not in said
 
 
-def test_a_draft_of_a_contract_can_be_used(clinic):
+@pytest.mark.parametrize("label", ["outcome", "label"])
+def test_a_draft_of_a_contract_can_be_used(clinic, label):
     (clinic / "contract.yaml").unlink()
+    rows = clinic_rows().rename(columns={"outcome": label}).assign(record_id=range(len(clinic_rows())))
+    rows.to_csv(clinic / "visits.csv", index=False)
     notes = draft(clinic)
     assert notes[0] == "subject: person"
     assert len(load(str(clinic)).frame) == len(clinic_rows())
