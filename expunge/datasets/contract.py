@@ -209,18 +209,20 @@ class DatasetContract(_Strict):
 
 
 class _AsWritten(yaml.SafeLoader):
-    """Reads yes, no, true and dates as the text that is written: no field of a contract is a truth value or a date."""
+    """Reads yes, no, true and dates within a list (classes, categories) as the text that is written."""
 
-
-_AsWritten.yaml_implicit_resolvers = {
-    first: [(tag, form) for tag, form in known if tag.rpartition(":")[2] not in ("bool", "timestamp")]
-    for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
+    def construct_sequence(self, node: Any, deep: bool = False) -> list[Any]:
+        for one in node.value:
+            if one.tag.rpartition(":")[2] in ("bool", "timestamp"):
+                one.tag = "tag:yaml.org,2002:str"
+        return list(super().construct_sequence(node, deep=deep))
 
 
 def _advice(fault: Any) -> str:
     """What people most often mean by what is not valid."""
     place, given = fault["loc"], fault["input"]
+    if isinstance(given, bool):  # YAML's own trap: an unquoted no is False
+        return " in quotes (YAML reads yes, no, on, off as booleans)"
     if place == ("classes",) and fault["type"] == "missing":
         return f" (name every class label, such as `classes: [ill, well]`; {NO_REGRESSION})"
     if place and place[0] == "columns" and place[-1] == "kind":
