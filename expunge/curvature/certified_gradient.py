@@ -246,6 +246,7 @@ class _ActivationStep:
 
     def __init__(self, layer: Activation) -> None:
         self.layer = layer
+        self.slope: Tensor | None = None
 
     def forward(self, state: _State) -> _State:
         """Values, and tangents times derivatives."""
@@ -294,7 +295,7 @@ class _Sweep:
         self.gradient = torch.zeros_like(vector)
         parts = _Parts(*(network.unflatten(flat) for flat in (origin, vector, self.gradient)))
         last = len(layers) - 1
-        self.steps = [
+        self.steps: list[_LinearStep | _ActivationStep] = [
             _LinearStep(layer, parts, number == last) if isinstance(layer, Linear) else _ActivationStep(layer)
             for number, layer in enumerate(layers)
         ]
