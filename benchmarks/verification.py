@@ -17,7 +17,8 @@ from typing import Any
 from benchmarks.common import ROOT, emit, fresh_process, hardware, high_water, parser, pick_device, say, timed
 from expunge.evidence.bundle import ENVELOPE_FILE, Trust, Verifier, find_evidence
 from expunge.evidence.canonical import digest
-from expunge.evidence.keys import KEYRING_FILE, SigningKeys, load_keyring
+from expunge.evidence.keyring import KEYRING_FILE, load_keyring
+from expunge.evidence.keys import SigningKeys
 from expunge.evidence.ledger import GENESIS, LedgerEntry, account_of
 from expunge.evidence.ledger_file import Ledger, sign_head
 from expunge.evidence.model_files import MODEL_FILES, combined_digest

@@ -76,9 +76,12 @@ def _signing(state: State) -> str:
     from tasks.signing import require_signer
 
     require_signer(state)
-    newest = state.signing.keyring().of("evidence")[-1]
+    ring = state.signing.keyring()
+    newest = ring.of("evidence")[-1]
     ends = newest.valid_until
-    return f"{newest.keyid[:16]} signs" + (f", until {ends:%Y-%m-%d}: rotate before" if ends else "")
+    revoked = [f"; {k.keyid[:16]} revoked since {k.revoked.since:%Y-%m-%d}" for k in ring.keys if k.revoked]
+    until = f", until {ends:%Y-%m-%d}: rotate before" if ends else ""
+    return f"{newest.keyid[:16]} signs{until}{''.join(revoked)}"
 
 
 def _champion(state: State) -> str:

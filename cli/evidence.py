@@ -17,6 +17,7 @@ from cli.output import (
     use_workspace,
     write_files,
 )
+from cli.trust import AcceptEndorsedOption, KeyOption, TsaRootOption, trusted_keys
 
 certificates = typer.Typer(help="List, show, verify and export certificates.", no_args_is_help=True)
 _IdArgument = Annotated[str, typer.Argument(help="Certificate id, c-...")]
@@ -93,9 +94,8 @@ def verify(
             metavar="FILE|ID...",
         ),
     ],
-    key: Annotated[
-        Path | None, typer.Option(help="Public keys that are trusted: a keyring, or one key as PEM.")
-    ] = None,
+    key: KeyOption = None,
+    accept_endorsed: AcceptEndorsedOption = None,
     model: Annotated[Path | None, typer.Option(help="Folder of the model that it is about.")] = None,
     ledger: Annotated[
         Path | None, typer.Option(help="A ledger in place of the one beside the certificate.")
@@ -107,9 +107,7 @@ def verify(
     annex_key: Annotated[
         Path | None, typer.Option(help="The auditor's private key, which opens the sealed annex.")
     ] = None,
-    tsa_root: Annotated[
-        Path | None, typer.Option(help="Root certificate of the time-stamping authority (PEM).")
-    ] = None,
+    tsa_root: TsaRootOption = None,
     workspace: WorkspaceOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -117,18 +115,18 @@ def verify(
     from expunge import progress
     from expunge.errors import InputError
     from expunge.evidence.bundle import Trust, Verifier, find_evidence
-    from expunge.evidence.keys import load_keyring
     from expunge.evidence.time_stamp import load_roots
     from expunge.evidence.witness import read_witness
 
     if model is not None and len(certificate) > 1:
         raise InputError("one model for many certificates", expected="--model with one certificate")
+    authorities = () if tsa_root is None else load_roots(tsa_root)
     trust = Trust(
-        keys=None if key is None else load_keyring(key),
+        keys=trusted_keys(key, accept_endorsed, authorities),
         ledger=ledger,
         witnesses=[read_witness(path) for path in witness or ()],
         annex_key=annex_key,
-        authorities=() if tsa_root is None else load_roots(tsa_root),
+        authorities=authorities,
     )
     alone = Verifier(trust)
     files = all(Path(name).exists() for name in certificate)

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from cli.output import JsonOption, WorkspaceOption, emit, out, report_outcome, table, use_workspace
+from cli.trust import AcceptEndorsedOption, KeyOption, TsaRootOption, trusted_keys
 
 app = typer.Typer(help="Show, verify, export and witness the ledger.", no_args_is_help=True)
 
@@ -43,9 +44,9 @@ def verify(
     file: Annotated[
         Path | None, typer.Argument(help="An exported ledger; the workspace's own by default.")
     ] = None,
-    key: Annotated[
-        Path | None, typer.Option(help="Public keys that are trusted: a keyring, or one key as PEM.")
-    ] = None,
+    key: KeyOption = None,
+    accept_endorsed: AcceptEndorsedOption = None,
+    tsa_root: TsaRootOption = None,
     witness: Annotated[
         list[Path] | None,
         typer.Option(help="An earlier head that the ledger must continue; may be repeated."),
@@ -54,11 +55,11 @@ def verify(
     json: JsonOption = False,
 ) -> None:
     """Verify the ledger's chain, arithmetic, head and witnesses; exit code 1 if something does not hold."""
-    from expunge.evidence.keys import load_keyring
+    from expunge.evidence.time_stamp import load_roots
     from expunge.evidence.witness import read_witness
 
     found = [read_witness(path) for path in witness or ()]
-    keys = None if key is None else load_keyring(key)
+    keys = trusted_keys(key, accept_endorsed, () if tsa_root is None else load_roots(tsa_root))
     if file is not None:
         from expunge.evidence.verify_ledger import verify_ledger
 

@@ -18,6 +18,7 @@ from cli.output import (
     use_workspace,
     write_files,
 )
+from cli.trust import AcceptEndorsedOption, TsaRootOption, trusted_keys
 
 app = typer.Typer(help="File, look at and steer deletion tickets.", no_args_is_help=True)
 _TicketArgument = Annotated[str, typer.Argument(help="Ticket id, t-...")]
@@ -169,20 +170,25 @@ def verify_receipt(
     file: Annotated[
         Path, typer.Argument(help="A signed receipt: `expunge ticket receipt ID --signed FILE`.")
     ],
-    key: Annotated[Path, typer.Option(help="Public keys that are trusted: a keyring, or one key as PEM.")],
+    key: Annotated[
+        Path, typer.Option(help="Public keys that are trusted, and no others: a keyring, or one key as PEM.")
+    ],
+    accept_endorsed: AcceptEndorsedOption = None,
+    tsa_root: TsaRootOption = None,
     json: JsonOption = False,
 ) -> None:
     """Verify a signed receipt alone, without a workspace; exit code 1 if it does not hold."""
     from expunge.errors import InputError, VerificationError
     from expunge.evidence.canonical import read_json
-    from expunge.evidence.keys import load_keyring
     from expunge.evidence.signed_receipt import verify_receipt as verify
+    from expunge.evidence.time_stamp import load_roots
 
     try:
         envelope = read_json(file)
     except (OSError, VerificationError) as error:
         raise InputError("the receipt cannot be read", expected="a JSON file", got=str(file)) from error
-    outcome, found = verify(envelope, load_keyring(key))
+    keys = trusted_keys(key, accept_endorsed, () if tsa_root is None else load_roots(tsa_root))
+    outcome, found = verify(envelope, keys)
     report_outcome(outcome, json, f"receipt {found.get('ticket_id', file.name)}", {"receipt": found})
 
 

@@ -1,13 +1,15 @@
 """Signed evidence: the envelope around a certificate, its time stamp, and the signature on the model's files."""
 
 import hashlib
+from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from expunge.evidence.bundle import ENVELOPE_FILE, STAMP_FILE
 from expunge.evidence.canonical import canonical_bytes
-from expunge.evidence.keys import KEYRING_FILE
+from expunge.evidence.keyring import KEYRING_FILE
 from expunge.evidence.model_check import MODEL_SIGNATURE_FILE
 from expunge.evidence.model_files import file_digests
 from expunge.evidence.statements import CERTIFICATE_PREDICATE, RECEIPT_PREDICATE, sign_statement
@@ -71,7 +73,7 @@ def write_signed(state: State, envelope: dict[str, Any], model: Path, folder: Pa
         ServiceUnavailableError: If policy wants a time stamp and there is none to be had.
     """
     write_json(folder / ENVELOPE_FILE, envelope)
-    write_json(folder / KEYRING_FILE, state.signing.keyring().model_dump(mode="json"))
+    write_json(folder / KEYRING_FILE, state.signing.keyring().to_json())
     _, private = state.signing.model_key()
     with scratch(state.workspace.scratch_dir) as place:
         key = place / "model.key"
@@ -79,10 +81,23 @@ def write_signed(state: State, envelope: dict[str, Any], model: Path, folder: Pa
         key.write_bytes(private)
         sign_model(model, key, place / MODEL_SIGNATURE_FILE)
         replace_file(folder / MODEL_SIGNATURE_FILE, (place / MODEL_SIGNATURE_FILE).read_bytes())
-    url = state.policy.evidence.timestamp_url
-    if url is not None and not (folder / STAMP_FILE).exists():
-        replace_file(folder / STAMP_FILE, time_stamp(canonical_bytes(envelope), url))
+    stamp = stamper(state)
+    if stamp is not None and not (folder / STAMP_FILE).exists():
+        replace_file(folder / STAMP_FILE, stamp(canonical_bytes(envelope)))
     return str(envelope["signatures"][0]["keyid"])
+
+
+def stamper(state: State) -> Callable[[bytes], bytes] | None:
+    """What stamps bytes, where policy names an authority.
+
+    Args:
+        state: The workspace.
+
+    Returns:
+        It raises :class:`expunge.errors.ServiceUnavailableError` if the authority gives no stamp.
+    """
+    url = state.policy.evidence.timestamp_url
+    return None if url is None else partial(time_stamp, url=url)
 
 
 def sign_receipt(state: State, receipt: dict[str, Any]) -> dict[str, Any]:

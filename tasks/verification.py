@@ -7,11 +7,19 @@ from pathlib import Path
 from typing import Any
 
 from expunge.errors import TicketError, VerificationError
-from expunge.evidence.bundle import Evidence, Trust, Verifier, find_evidence
+from expunge.evidence.bundle import (
+    CERTIFICATE_FILE,
+    ENVELOPE_FILE,
+    NOT_VALID_THEN,
+    Evidence,
+    Trust,
+    Verifier,
+    find_evidence,
+)
 from expunge.evidence.canonical import read_json
 from expunge.evidence.certificate import Certificate, parse_certificate
 from expunge.evidence.checked_ledger import CheckedLedger
-from expunge.evidence.keys import Keyring
+from expunge.evidence.keyring import Keyring
 from expunge.evidence.ledger_file import Ledger
 from expunge.evidence.result import VerificationResult
 from expunge.evidence.verify import undone
@@ -151,6 +159,24 @@ def verify_own_ledger(
     return replace(outcome, missing=(*outcome.missing, *missing))
 
 
+def signature_lost(ring: Keyring, folder: Path) -> bool:
+    """Whether a certificate is dated after its key was revoked, so that nothing makes its signature count.
+
+    Args:
+        ring: Of the workspace.
+        folder: Of the certificate.
+
+    Returns:
+        Whether it is; what is dated before is vouched for by the ledger.
+    """
+    envelope = folder / ENVELOPE_FILE
+    if not envelope.is_file():
+        return False
+    dated = datetime.fromisoformat(parse_certificate(read_json(folder / CERTIFICATE_FILE)).issued_at)
+    keys = [ring.find(one["keyid"]) for one in read_json(envelope)["signatures"]]
+    return all(key is not None and key.revoked is not None and dated >= key.revoked.since for key in keys)
+
+
 @step
 def check_ledger() -> int:
     """Verify the ledger: its chain, its arithmetic, its signed head, and the witness that policy names.
@@ -213,6 +239,10 @@ def check_certificates() -> int:
         if told in findings and batch is not None and "certificate_id" in batch.data:
             findings.remove(told)
             log(f"{certificate.certificate_id}: {told}; replaced by {batch.data['certificate_id']}")
+        if state.signing.exist and signature_lost(state.signing.keyring(), path.parent):
+            # Told when its key was revoked; an alarm that never ends would hide others.
+            findings = [one for one in findings if not one.startswith(NOT_VALID_THEN)]
+            log(f"{certificate.certificate_id}: its signature does not count any more: the key was revoked")
         if findings:
             wrong.append(f"{path.parent.name}: {'; '.join(findings)}")
     if wrong:

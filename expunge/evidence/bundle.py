@@ -12,16 +12,20 @@ from pathlib import Path
 from typing import Any, Final
 
 from cryptography.x509 import Certificate as AuthorityCertificate
-from pydantic import ValidationError
 
 from expunge.errors import InputError, VerificationError
 from expunge.evidence.annex import ANNEX_FILE, annex_digest, open_annex
 from expunge.evidence.canonical import canonical_bytes, read_json
 from expunge.evidence.certificate import Certificate, Certificate2, parse_certificate
 from expunge.evidence.checked_ledger import CheckedLedger
-from expunge.evidence.keys import KEYRING_FILE, Keyring
+from expunge.evidence.keyring import KEYRING_FILE, Keyring, standing
 from expunge.evidence.ledger_file import LEDGER_FILE, parse_ledger
-from expunge.evidence.model_check import MODEL_SIGNATURE_FILE, verify_model, verify_model_signature
+from expunge.evidence.model_check import (
+    MODEL_SIGNATURE_FILE,
+    require_folder,
+    verify_model,
+    verify_model_signature,
+)
 from expunge.evidence.model_files import MODEL_FILES, combined_digest, is_part, stated_spec
 from expunge.evidence.public_parts import unsigned_parts
 from expunge.evidence.realised import verify_realised
@@ -36,7 +40,7 @@ ENVELOPE_FILE: Final = "certificate.dsse.json"
 STAMP_FILE: Final = "certificate.tsr"
 _BESIDE = (LEDGER_FILE, ANNEX_FILE, KEYRING_FILE, MODEL_SIGNATURE_FILE, STAMP_FILE)
 _NO_KEY = "signature (no key given: --key)"
-UNDATED_KEY: Final = "validity of the key (a bare public key states none: ask for the keyring)"
+NOT_VALID_THEN: Final = "signature: not by a key that was valid then"
 _NAMED = 8  # fields that a finding names
 
 
@@ -65,7 +69,7 @@ class Trust:
     """What an auditor trusts, and what they were given on another way than the evidence.
 
     Args:
-        keys: The operator's public keys.
+        keys: The operator's public keys. No key in the evidence is added to them: see :meth:`Keyring.with_endorsed`.
         ledger: A ledger that takes the place of the one beside the certificate; checked already where it was read.
         witnesses: Envelopes of earlier heads of the ledger.
         annex_key: The auditor's private key.
@@ -141,19 +145,18 @@ class Verifier:
         Raises:
             InputError: If a file or folder that was named cannot be read.
         """
-        answer = Answer()
-        try:
-            ring = self._ring(evidence)
-        except VerificationError as error:
-            answer.findings.append(str(error))
-            ring = self._trust.keys
+        answer, ring = Answer(), self._trust.keys
+        if model is not None:
+            require_folder(model)
         statement = self._statement(evidence, ring, answer)
         try:
             certificate = _certificate(evidence, statement, answer)
         except VerificationError as error:
             answer.findings.append(str(error))
             return answer.result()
-        self._moment(evidence, certificate, statement, ring, answer)
+        ledger_answer = Answer()
+        ledger = self._ledger_of(evidence, ring, ledger_answer)
+        moment, counts = self._counts(evidence, certificate, statement, ledger, answer)
         if statement is not None and _combined(statement) != certificate.model.digest:
             answer.findings.append(
                 "the signed digests of the model's files are not those of the certificate's model"
@@ -162,26 +165,17 @@ class Verifier:
             answer.findings += unsigned_parts(certificate, statement.subjects)
         if statement is not None and certificate.noise in EARLIER_GENERATORS:
             answer.findings.append("the noise is of a generator that no signed certificate ever named")
-        digest, spec = _model(evidence, certificate, statement, ring, model, answer)
+        signed = _Signed(statement, ring, moment, counts)
+        digest, spec = _model(evidence, certificate, signed, model, answer)
         path = evidence.beside.get(ANNEX_FILE)
         annex = path.read_bytes() if path else None
-        ledger = self._ledger_of(evidence, ring, answer)
+        answer.add(ledger_answer.result())
         outcome = verify_certificate(
             certificate, ledger=ledger, annex=annex, model_digest=digest, rolled_back=rolled_back
         )
         answer.add(outcome)
         self._annex(certificate, annex, spec, answer)
         return answer.result()
-
-    def _ring(self, evidence: Evidence) -> Keyring | None:
-        """The trusted keys, and those beside the certificate that they vouch for."""
-        trusted, path = self._trust.keys, evidence.beside.get(KEYRING_FILE)
-        if trusted is None or path is None:
-            return trusted
-        try:
-            return trusted.with_endorsed(Keyring.model_validate(read_json(path)))
-        except ValidationError as error:
-            raise VerificationError(f"{path.name} is malformed", remedy="ask for the original") from error
 
     def _statement(self, evidence: Evidence, ring: Keyring | None, answer: Answer) -> Statement | None:
         """What the envelope says; signed where there is a key, and never believed otherwise."""
@@ -204,38 +198,31 @@ class Verifier:
             answer.findings.append(f"signature: {error}")
         return _read(evidence.envelope, answer)
 
-    def _moment(
+    def _counts(
         self,
         evidence: Evidence,
         certificate: Certificate,
         statement: Statement | None,
-        ring: Keyring | None,
+        ledger: CheckedLedger | None,
         answer: Answer,
-    ) -> None:
-        """Whether a key that signed was valid when it did: by the time stamp, else by what the certificate says."""
-        moment = _date(certificate.issued_at)
-        if (stamped := self._stamped(evidence, answer)) is not None:
-            if moment is not None and stamped < moment:
-                answer.findings.append("time stamp: it is older than the certificate says that it is")
-            moment = stamped
-        if statement is None or ring is None or not statement.keyids or moment is None:
-            return
-        keys = [key for keyid in statement.keyids if (key := ring.find(keyid)) is not None]
-        faults = [key.fault_at(moment) for key in keys]
-        if all(faults):
-            answer.findings.append(
-                f"signature: not by a key that was valid then: {'; '.join(map(str, faults))}"
-            )
-        elif all(key.valid_from is None for key in keys):
-            answer.missing.append(UNDATED_KEY)
-        elif self._trust.keys and all(self._trust.keys.find(key.keyid) is None for key in keys):
-            # The end stands in the keyring beside the certificate, which anybody may have changed.
-            answer.missing.append(
-                f"end of key {keys[0].keyid[:16]}, which another key vouches for: nobody signs when a key ends "
-                "(ask for the newest keyring)"
-            )
+    ) -> tuple[datetime | None, bool]:
+        """When it was issued: by the time stamp, else by what it says; and whether a signature by then counts."""
+        dated, ring = _date(certificate.issued_at), self._trust.keys
+        if (stamped := self._stamped(evidence, answer)) is not None and dated is not None and stamped < dated:
+            answer.findings.append("time stamp: it is older than the certificate says that it is")
+        if (moment := stamped or dated) is None:
+            return None, False
+        if statement is None or ring is None or not statement.keyids:
+            return moment, False
+        covered = ledger is not None and ledger.vouches_for(certificate)
+        found = standing(ring, statement.keyids, dated or moment, stamped=stamped, covered=covered)
+        if found.fault is not None:
+            answer.findings.append(f"{NOT_VALID_THEN}: {found.fault}")
+        elif found.missing:
+            answer.missing += found.missing
         else:
             answer.checked.append("validity of the key when the certificate was issued")
+        return moment, found.fault is None
 
     def _stamped(self, evidence: Evidence, answer: Answer) -> datetime | None:
         path, roots = evidence.beside.get(STAMP_FILE), self._trust.authorities
@@ -307,13 +294,18 @@ def _read(envelope: Path, answer: Answer) -> Statement | None:
     return said
 
 
+@dataclass(frozen=True)
+class _Signed:
+    """What is signed of a certificate, and whether that counts."""
+
+    statement: Statement | None
+    ring: Keyring | None
+    moment: datetime | None
+    counts: bool
+
+
 def _model(
-    evidence: Evidence,
-    certificate: Certificate,
-    statement: Statement | None,
-    ring: Keyring | None,
-    folder: Path | None,
-    answer: Answer,
+    evidence: Evidence, certificate: Certificate, signed: _Signed, folder: Path | None, answer: Answer
 ) -> tuple[str | None, dict[str, Any] | None]:
     """The digest of a model's files, and what they say of its training if they are the certificate's."""
     signature = evidence.beside.get(MODEL_SIGNATURE_FILE)
@@ -321,16 +313,18 @@ def _model(
         if signature is not None:
             answer.missing.append("model.sig was not checked (no --model)")
         return None, None
-    outcome, digest = verify_model(folder, certificate, statement.subjects if statement else None)
+    subjects = signed.statement.subjects if signed.statement else None
+    outcome, digest = verify_model(folder, certificate, subjects)
     answer.add(outcome)
     if signature is None:
         answer.missing.append(
             f"{MODEL_SIGNATURE_FILE}: there is none; the certificate's digests say the same"
         )
-    elif ring is None:
+    elif signed.ring is None:
         answer.missing.append(f"{MODEL_SIGNATURE_FILE} (no key given: --key)")
-    else:
-        answer.add(verify_model_signature(folder, signature, ring.of("model")))
+    elif signed.moment is not None:  # a certificate without a date is a finding already
+        covered = signed.counts and outcome.verified
+        answer.add(verify_model_signature(folder, signature, signed.ring, signed.moment, covered=covered))
     return digest, stated_spec(folder) if digest == certificate.model.digest else None
 
 

@@ -9,6 +9,7 @@ from expunge.evidence.canonical import digest
 from expunge.evidence.certificate import Certificate
 from expunge.evidence.ledger import LedgerEntry, check_ledger, moment_of
 from expunge.evidence.result import VerificationResult
+from expunge.evidence.verify_ledger import SIGNED_HEAD
 
 _SLACK = 1e-9  # relative: evidence passes through decimal text
 _TRAINED = ("opening", "release", "retraining")
@@ -65,6 +66,19 @@ class CheckedLedger:
         )
         first = {batch: found[0] for batch, found in purges.items()}
         return cls(outcome, releases, moves, first, purges, models, frozenset(_undone(entries)))
+
+    def vouches_for(self, certificate: Certificate) -> bool:
+        """Whether a key that counts signs that this certificate is the one that was issued.
+
+        Args:
+            certificate: The certificate.
+
+        Returns:
+            Whether nothing is wrong with the ledger, its head is signed, and it has the certificate's digest.
+        """
+        entries = self.releases.get(certificate.certificate_id, ())
+        signed = self.outcome.verified and SIGNED_HEAD in self.outcome.checked
+        return signed and [entry.certificate_digest for entry in entries] == [digest(certificate.to_json())]
 
     def disagreements(self, certificate: Certificate) -> Iterator[str]:
         """What the ledger says otherwise than a certificate, field by field.

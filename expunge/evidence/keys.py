@@ -1,176 +1,37 @@
-"""Keys that sign evidence: made, rotated with an overlap, and told apart by what they are for.
+"""Keys that sign evidence: made, rotated with an overlap, revoked, and told apart by what they are for.
 
 Private keys are named by a URI: ``file2:NAME`` beside the keyring, ``env:VARIABLE`` with a PEM text, or any that
 securesystemslib knows (``awskms:``, ``azurekms:``, ``gcpkms:``, ``hsm:`` for PKCS#11, ``hv:``). The keyring holds
-public keys only. A new key is *endorsed* by the one before it, so that whoever trusts the
-old one can trust the new one.
+public keys only; what they vouch for: :mod:`expunge.evidence.keyring`.
 """
 
+import base64
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Final
 
-from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
-from cryptography.hazmat.primitives.serialization import (
-    Encoding,
-    PublicFormat,
-    load_pem_private_key,
-    load_pem_public_key,
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
+from securesystemslib.signer import CryptoSigner, Signer
+
+from expunge.errors import ExpungeError, InputError, WorkspaceError
+from expunge.evidence.canonical import canonical_bytes
+from expunge.evidence.keyring import (
+    KEYRING_FILE,
+    Keyring,
+    PublicKey,
+    Revocation,
+    Use,
+    load_keyring,
+    public_key,
 )
-from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
-from securesystemslib.signer import CryptoSigner, Key, Signer, SSlibKey
-
-from expunge.errors import InputError, VerificationError, WorkspaceError
-from expunge.evidence.canonical import read_json
-from expunge.evidence.statements import KEY_PREDICATE, open_statement, sign_statement
+from expunge.evidence.statements import KEY_PREDICATE, sign_statement
+from expunge.evidence.time_stamp import claimed_moment
 from expunge.files import write_json
 
-KEYRING_TYPE: Final = "https://expunge.dev/public-keys"
-KEYRING_FILE, _SIGNERS_FILE = "public-keys.json", "signers.json"
-Use = Literal["evidence", "model"]
-
-
-class PublicKey(BaseModel):
-    """A public key: what it may sign, and from when until when."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    keyid: str
-    use: Use
-    public: str  # PEM
-    valid_from: AwareDatetime | None  # None: nobody said
-    valid_until: AwareDatetime | None = None
-    endorsement: dict[str, Any] | None = None  # DSSE envelope by the key before it
-
-    @property
-    def key(self) -> Key:
-        """What verifies signatures.
-
-        Raises:
-            VerificationError: If the text is no public key, or has another id.
-        """
-        key = _public(self.public)
-        if key.keyid != self.keyid:
-            raise VerificationError("a key's id is not its own", expected=key.keyid[:16], got=self.keyid[:16])
-        return key
-
-    def fault_at(self, moment: datetime) -> str | None:
-        """Why a signature of a moment does not count.
-
-        Args:
-            moment: When it was made.
-
-        Returns:
-            In words; None if the key was valid.
-        """
-        if self.valid_from is not None and moment < self.valid_from:
-            return f"key {self.keyid[:16]} was not valid before {self.valid_from.isoformat()}"
-        if self.valid_until is not None and moment > self.valid_until:
-            return f"key {self.keyid[:16]} expired at {self.valid_until.isoformat()}"
-        return None
-
-    def claim(self) -> dict[str, Any]:
-        """What an endorsement is about: everything but when the key ends, which is known only later.
-
-        Returns:
-            Plain data.
-        """
-        return self.model_dump(mode="json", exclude={"endorsement", "valid_until"})
-
-
-class Keyring(BaseModel):
-    """Public keys, the oldest first."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    type: Literal["https://expunge.dev/public-keys"] = KEYRING_TYPE
-    version: Literal[1] = 1
-    keys: list[PublicKey]
-
-    def of(self, use: Use) -> list[PublicKey]:
-        """Keys for a use, the oldest first.
-
-        Args:
-            use: What for.
-
-        Returns:
-            Of any age.
-        """
-        return [key for key in self.keys if key.use == use]
-
-    def find(self, keyid: str) -> PublicKey | None:
-        """A key by its id.
-
-        Args:
-            keyid: In full.
-
-        Returns:
-            The key, if it is here.
-        """
-        return next((key for key in self.keys if key.keyid == keyid), None)
-
-    def with_endorsed(self, others: "Keyring") -> "Keyring":
-        """This keyring, and those of another's keys that it vouches for, directly or through others.
-
-        Args:
-            others: Whose keys are trusted only if they are endorsed.
-
-        Returns:
-            The larger keyring.
-        """
-        keys = list(self.keys)
-        for candidate in others.keys:
-            if self.find(candidate.keyid) is None and _endorsed(candidate, keys):
-                keys.append(candidate)
-        return self.model_copy(update={"keys": keys})
-
-
-def _endorsed(candidate: PublicKey, keys: Sequence[PublicKey]) -> bool:
-    of_same_use = [key for key in keys if key.use == candidate.use]
-    if candidate.endorsement is None or candidate.valid_from is None:
-        return False
-    try:
-        said = open_statement(candidate.endorsement, [key.key for key in of_same_use], KEY_PREDICATE)
-    except VerificationError:
-        return False
-    endorser = next(key for key in of_same_use if key.keyid in said.keyids)
-    return said.predicate == candidate.claim() and endorser.fault_at(candidate.valid_from) is None
-
-
-def load_keyring(path: Path) -> Keyring:
-    """Read what is trusted: a keyring, or one public key as PEM, whose validity nobody states.
-
-    Args:
-        path: The file.
-
-    Returns:
-        The keyring.
-
-    Raises:
-        InputError: If it cannot be read.
-    """
-    try:
-        text = path.read_text(encoding="utf-8")
-        if text.lstrip().startswith("-----BEGIN"):
-            elliptic = isinstance(load_pem_public_key(text.encode()), EllipticCurvePublicKey)
-            alone = {"keyid": _public(text).keyid, "use": "model" if elliptic else "evidence"}
-            content: Any = {"keys": [{**alone, "public": text, "valid_from": None}]}
-        else:
-            content = read_json(path)
-        keyring = Keyring.model_validate(content)
-        for one in keyring.keys:
-            _ = one.key
-        return keyring
-    except (OSError, ValueError, ValidationError, VerificationError) as error:
-        raise InputError(
-            "the public key cannot be read",
-            expected="a keyring of `expunge keys export-public`, or a public key as PEM",
-            got=f"{path.name}: {' '.join(str(error).split())[:200]}",
-            remedy="ask the operator for it, on another way than the evidence itself",
-        ) from error
+_SIGNERS_FILE: Final = "signers.json"
 
 
 class SigningKeys:
@@ -235,6 +96,7 @@ class SigningKeys:
         public: str | None = None,
         *,
         lost: bool = False,
+        stamp: Callable[[bytes], bytes] | None = None,
     ) -> PublicKey:
         """Let a new key sign from now on; what the old one signs counts for a while.
 
@@ -246,23 +108,93 @@ class SigningKeys:
             public: Its public half as PEM.
             lost: The old private key cannot be used any more: nobody vouches for the new one, and auditors have to be
                 given the new keyring.
+            stamp: Has bytes stamped by an authority; what the old key vouches for counts after its end only if it was.
 
         Returns:
             The new key.
+
+        Raises:
+            InputError: If the new key is in the keyring already.
+            WorkspaceError: If the old private key cannot be used.
+            ServiceUnavailableError: If the authority gives no stamp.
         """
         keyring, uris = self.keyring(), self._uris()
         old = keyring.of(use)[-1]
+        signer = None if lost else self._signer(old)
         new, pair = self._take(use, now.replace(microsecond=0), uri, public)
-        if keyring.find(new.keyid) is not None:
-            raise InputError("this key is in the keyring already", expected="another key", got=new.keyid[:16])
-        if not lost:
-            signer, subject = self._signer(old), {"public key": new.keyid}
-            endorsement = sign_statement(signer, KEY_PREDICATE, subject, new.claim())
-            new = new.model_copy(update={"endorsement": endorsement})
-        ends = min(now + overlap, old.valid_until) if old.valid_until else now + overlap
+        ends = now + overlap
+        try:
+            if keyring.find(new.keyid) is not None:
+                raise InputError(
+                    "this key is in the keyring already", expected="another key", got=new.keyid[:16]
+                )
+            if signer is not None:
+                said = sign_statement(signer, KEY_PREDICATE, {"public key": new.keyid}, new.claim())
+                new = new.model_copy(update={"endorsement": said})
+                if stamp is not None:
+                    answer = stamp(canonical_bytes(said))
+                    # An end before the authority's clock would undo the stamp that was made for it.
+                    ends = max(ends, claimed_moment(answer))
+                    text = base64.b64encode(answer).decode()
+                    new = new.model_copy(update={"endorsement_stamp": text})
+        except ExpungeError:
+            if uri is None:
+                (self._folder / pair[1].partition(":")[2]).unlink()
+            raise
+        ends = min(ends, old.valid_until) if old.valid_until else ends
         keys = [key.model_copy(update={"valid_until": ends}) if key is old else key for key in keyring.keys]
         self._write([*keys, new], {**uris, **dict([pair])})
         return new
+
+    def revoke(self, keyid: str, since: datetime, reason: str, now: datetime) -> PublicKey:
+        """Say that a private key may be in other hands; saying it again changes nothing.
+
+        Args:
+            keyid: Of a key that does not sign any more; its beginning will do.
+            since: From when on nothing that it signed counts; what it dated before does only if it is proved older.
+            reason: For auditors, in words.
+            now: When.
+
+        Returns:
+            The revoked key.
+
+        Raises:
+            InputError: If there is no such key, it signs now, or it is revoked since an earlier moment.
+        """
+        keyring = self.keyring()
+        named = [key for key in keyring.keys if keyid and key.keyid.startswith(keyid)]
+        if len(named) != 1:
+            raise InputError(
+                "no such key" if not named else "more than one key begins like this",
+                expected="a key's id, or its beginning",
+                got=keyid,
+                remedy="see `expunge keys list`",
+            )
+        (key,) = named
+        if key is keyring.of(key.use)[-1]:
+            raise InputError(
+                "this key signs now",
+                expected="one that another has replaced",
+                got=key.keyid[:16],
+                remedy=f"run `expunge keys rotate --use {key.use} --overlap-days 0` first",
+            )
+        if since > now:
+            raise InputError(
+                "a revocation that begins in the future", expected="a moment that is past", got=str(since)
+            )
+        if key.revoked is not None and key.revoked.since <= since:
+            if key.revoked.since == since:
+                return key
+            raise InputError(
+                "the key is revoked since an earlier moment",
+                expected=f"{key.revoked.since.isoformat()} or before: a revocation is not taken back",
+                got=since.isoformat(),
+            )
+        gone = PublicKey.model_validate(
+            {**key.model_dump(), "revoked": Revocation(since=since, reason=reason).model_dump()}
+        )
+        self._write([gone if one is key else one for one in keyring.keys], self._uris())
+        return gone
 
     def signer(self, use: Use = "evidence") -> Signer:
         """What signs now.
@@ -276,21 +208,27 @@ class SigningKeys:
         Raises:
             WorkspaceError: If the private key is not where it should be, or its time is over.
         """
-        key = self.keyring().of(use)[-1]
-        if (fault := key.fault_at(datetime.now(UTC))) is not None:
-            raise WorkspaceError(
-                "the signing key is not valid", got=fault, remedy="run `expunge keys rotate`"
-            )
-        return self._signer(key)
+        return self._signer(self._newest(use))
 
     def model_key(self) -> tuple[PublicKey, bytes]:
         """The private key for model files, which the model-signing library wants as a file.
 
         Returns:
             The public key, and the private one as PEM.
+
+        Raises:
+            WorkspaceError: If the private key is not where it should be, or its time is over.
         """
-        key = self.keyring().of("model")[-1]
+        key = self._newest("model")
         return key, _pem(self._uris()[key.keyid], self._folder)
+
+    def _newest(self, use: Use) -> PublicKey:
+        key = self.keyring().of(use)[-1]
+        if (fault := key.fault_at(datetime.now(UTC))) is not None:
+            raise WorkspaceError(
+                "the signing key is not valid", got=fault, remedy="run `expunge keys rotate`"
+            )
+        return key
 
     def _signer(self, key: PublicKey) -> Signer:
         uri = self._uris().get(key.keyid, "")
@@ -321,7 +259,7 @@ class SigningKeys:
             file.write_bytes(signer.private_bytes)
             uri = f"file2:{name}"
         text = public if public is not None else _pem_of(_pem(uri, self._folder))
-        key = _public(text)
+        key = public_key(text)
         return PublicKey(keyid=key.keyid, use=use, public=text, valid_from=now), (key.keyid, uri)
 
     def _uris(self) -> dict[str, str]:
@@ -334,15 +272,8 @@ class SigningKeys:
         write_json(
             self._folder / _SIGNERS_FILE, uris, 0o600
         )  # first: a keyring names no key that nobody finds
-        write_json(self._folder / KEYRING_FILE, keyring.model_dump(mode="json"), 0o600)
+        write_json(self._folder / KEYRING_FILE, keyring.to_json(), 0o600)
         return keyring
-
-
-def _public(text: str) -> Key:
-    try:
-        return SSlibKey.from_crypto(load_pem_public_key(text.encode()))
-    except (ValueError, TypeError) as error:
-        raise InputError("not a public key", expected="a PEM text", got=str(error)[:100]) from error
 
 
 def _pem(uri: str, folder: Path) -> bytes:

@@ -3,7 +3,8 @@
 import importlib
 import logging
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from expunge import progress
 from expunge.errors import InputError, VerificationError
 from expunge.evidence.certificate import Certificate, Certificate2
-from expunge.evidence.keys import PublicKey
+from expunge.evidence.keyring import Keyring, standing
 from expunge.evidence.model_files import (
     CODE_FOLDER,
     MODEL_FILES,
@@ -39,6 +40,19 @@ _OF_THE_MODEL: Final = {
 }
 
 
+def require_folder(folder: Path) -> None:
+    """Refuse what is no folder, before anything long begins.
+
+    Args:
+        folder: That should be of a model.
+
+    Raises:
+        InputError: If it is none.
+    """
+    if not folder.is_dir():
+        raise InputError("no such folder", expected=f"one with {' and '.join(MODEL_FILES)}", got=str(folder))
+
+
 def verify_model(
     folder: Path, certificate: Certificate, signed: Mapping[str, str] | None
 ) -> tuple[VerificationResult, str | None]:
@@ -55,8 +69,7 @@ def verify_model(
     Raises:
         InputError: If there is no folder.
     """
-    if not folder.is_dir():
-        raise InputError("no such folder", expected=f"one with {' and '.join(MODEL_FILES)}", got=str(folder))
+    require_folder(folder)
     there = set(files_of(folder)) - {MODEL_SIGNATURE_FILE}
     parts = {name for name in there if is_part(name)}
     expected = {*MODEL_FILES, *(signed or {})}
@@ -127,18 +140,22 @@ def _lies_on(step: float, weights: NDArray[np.float64]) -> bool:
     return bool((weights / step == np.rint(weights / step)).all())
 
 
-def verify_model_signature(folder: Path, signature: Path, keys: Sequence[PublicKey]) -> VerificationResult:
+def verify_model_signature(
+    folder: Path, signature: Path, ring: Keyring, moment: datetime, *, covered: bool
+) -> VerificationResult:
     """Verify the OpenSSF form of a model's signature.
 
     Args:
         folder: Of the model.
         signature: model.sig.
-        keys: That are trusted for models.
+        ring: That is trusted.
+        moment: When the certificate was issued: model.sig has no date, and is made after it.
+        covered: Whether a signed certificate that counts names these very files.
 
     Returns:
         The outcome; what is missing where the library for it is not installed, or no key is known.
     """
-    name = MODEL_SIGNATURE_FILE
+    name, keys = MODEL_SIGNATURE_FILE, ring.of("model")
     if not keys:
         return VerificationResult((), missing=(f"{name} was not checked (no key for models given)",))
     try:
@@ -161,5 +178,14 @@ def verify_model_signature(folder: Path, signature: Path, keys: Sequence[PublicK
             except Exception as error:  # whatever a damaged file makes the library raise
                 reasons.append(" ".join(str(error).split())[:150] or type(error).__name__)
                 continue
-            return VerificationResult((), checked=(f"{name}, by key {key.keyid[:16]}",))
+            # A key that is newer than the certificate may have signed its model: the one before it was lost.
+            dated = max(moment, key.valid_from or moment)
+            found = standing(ring, [key.keyid], dated, covered=covered)
+            if found.fault is not None and covered:  # as if it were not there
+                told = f"{name} does not count: {found.fault}; the certificate's digests say the same"
+                return VerificationResult((), missing=(told,))
+            if found.fault is not None:
+                return VerificationResult((f"{name} does not hold: {found.fault}",))
+            missing = tuple(f"{name}: {line}" for line in found.missing)
+            return VerificationResult((), missing, (f"{name}, by key {key.keyid[:16]}",))
     return VerificationResult((f"{name} does not hold: {reasons[0]}",))

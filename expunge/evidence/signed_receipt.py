@@ -5,9 +5,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from expunge.errors import VerificationError
-from expunge.evidence.bundle import UNDATED_KEY
 from expunge.evidence.canonical import canonical_bytes
-from expunge.evidence.keys import Keyring
+from expunge.evidence.keyring import Keyring, standing
 from expunge.evidence.ledger import CLOCKS
 from expunge.evidence.result import VerificationResult
 from expunge.evidence.statements import RECEIPT_PREDICATE, open_statement
@@ -37,12 +36,9 @@ def verify_receipt(envelope: Any, keys: Keyring) -> tuple[VerificationResult, di
     findings = [] if dict(said.subjects) == named else ["the statement is about another receipt"]
     if signed > datetime.now(UTC) + CLOCKS:
         findings.append("it is signed in the future")
-    signers = [key for keyid in said.keyids if (key := keys.find(keyid)) is not None]
-    faults = [key.fault_at(signed) for key in signers]
-    if all(faults):
-        findings.append(f"signature: {'; '.join(map(str, faults))}")
-    checked = tuple(f"signature by key {key.keyid[:16]}" for key in signers)
-    missing = ["what it says of the certificate: verify that one, too"]
-    if all(key.valid_from is None for key in signers):
-        missing.append(UNDATED_KEY)
-    return VerificationResult(tuple(findings), tuple(missing), checked), receipt
+    found = standing(keys, said.keyids, signed)
+    if found.fault is not None:
+        findings.append(f"signature: {found.fault}")
+    checked = tuple(f"signature by key {keyid[:16]}" for keyid in said.keyids)
+    missing = ("what it says of the certificate: verify that one, too", *found.missing)
+    return VerificationResult(tuple(findings), missing, checked), receipt

@@ -9,6 +9,7 @@ from sqlalchemy.orm import Mapped, Session, mapped_column
 from expunge.append_only import APPEND_ONLY
 from expunge.database import Base, Database
 from expunge.errors import VerificationError
+from expunge.evidence.keyring import Keyring
 from expunge.evidence.keys import SigningKeys
 from expunge.evidence.ledger import (
     GENESIS,
@@ -46,6 +47,18 @@ class HeadRow(Base):
 
     lineage: Mapped[str] = mapped_column(String(100), primary_key=True)
     sequence: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    envelope: Mapped[dict[str, Any]] = mapped_column(JSON)
+
+
+class NewHeadRow(Base):
+    """A head that was signed anew: the key of the one that is there was revoked."""
+
+    __tablename__ = "ledger_heads_anew"
+    __table_args__ = ({"info": {APPEND_ONLY: True}},)
+
+    number: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
+    lineage: Mapped[str] = mapped_column(String(100), index=True)
+    sequence: Mapped[int]
     envelope: Mapped[dict[str, Any]] = mapped_column(JSON)
 
 
@@ -200,13 +213,37 @@ class LedgerStore:
             session.add(HeadRow(lineage=lineage, sequence=len(ledger.entries) - 1, envelope=head))
         return Ledger(lineage, ledger.entries, head)
 
-    def _require_intact(self, ledger: Ledger) -> None:
+    def sign_anew(self, lineage: str) -> Ledger:
+        """Sign the newest head with the key that signs now, where that of the head was revoked since.
+
+        Args:
+            lineage: Name of the registered model.
+
+        Returns:
+            The ledger, with a head that counts; one that has such a head is left as it is.
+
+        Raises:
+            VerificationError: If the ledger does not hold.
+            WorkspaceError: If there is no key to sign with.
+        """
+        ledger, ring = self.read(lineage), self._keys.keyring()
+        if ledger.head is None or head_fault(ledger.head, ledger, ring, whole=True) is None:
+            return ledger
+        self._require_intact(ledger, ring.before_revocations())
+        if findings := check_ledger(ledger.entries):
+            raise VerificationError("the ledger does not hold", got="; ".join(findings))
+        head = sign_head(self._keys.signer(), ledger.entries, datetime.now(UTC))
+        with self._database.transaction() as session:
+            session.add(NewHeadRow(lineage=lineage, sequence=len(ledger.entries) - 1, envelope=head))
+        return Ledger(lineage, ledger.entries, head)
+
+    def _require_intact(self, ledger: Ledger, ring: Keyring | None = None) -> None:
         """The newest head must hold; a ledger without any is of an earlier release, or empty."""
         entries, fault = ledger.entries, None
         if entries and entries[-1].sequence != len(entries) - 1:
             fault = "a gap"
         elif ledger.head is not None:
-            fault = head_fault(ledger.head, ledger, self._keys.keyring(), whole=True)
+            fault = head_fault(ledger.head, ledger, ring or self._keys.keyring(), whole=True)
         if fault is not None:
             raise VerificationError(
                 "the ledger is not as it was signed", got=fault, remedy="run `expunge ledger verify`"
@@ -214,10 +251,17 @@ class LedgerStore:
 
 
 def _head(session: Session, lineage: str, sequence: int | None) -> dict[str, Any] | None:
-    query = select(HeadRow.envelope).where(HeadRow.lineage == lineage).order_by(HeadRow.sequence.desc())
+    query = select(HeadRow).where(HeadRow.lineage == lineage).order_by(HeadRow.sequence.desc())
     if sequence is not None:
         query = query.where(HeadRow.sequence == sequence)
-    return session.scalars(query.limit(1)).first()
+    if (first := session.scalars(query.limit(1)).first()) is None:
+        return None
+    anew = (
+        select(NewHeadRow.envelope)
+        .where(NewHeadRow.lineage == lineage, NewHeadRow.sequence == first.sequence)
+        .order_by(NewHeadRow.number.desc())
+    )
+    return session.scalars(anew.limit(1)).first() or first.envelope
 
 
 def _what(content: dict[str, Any]) -> tuple[Any, ...]:

@@ -63,3 +63,18 @@ def stamped_at(stamp: bytes, message: bytes, roots: list[Certificate]) -> dateti
             remedy="ask for the original",
         ) from error
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def claimed_moment(stamp: bytes) -> datetime:
+    """When a stamp says that it was made, whoever made it.
+
+    Args:
+        stamp: A time-stamp response, DER.
+
+    Returns:
+        The authority's time; nothing of it is verified.
+    """
+    from rfc3161_client import decode_timestamp_response
+
+    moment = decode_timestamp_response(stamp).tst_info.gen_time
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)

@@ -6,14 +6,16 @@ himself rewrote.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from expunge.errors import VerificationError
-from expunge.evidence.keys import Keyring
+from expunge.evidence.keyring import Keyring, Standing, standing
 from expunge.evidence.ledger import check_ledger
-from expunge.evidence.ledger_file import Head, Ledger, head_of, read_head
+from expunge.evidence.ledger_file import Ledger, head_of, read_head
 from expunge.evidence.result import VerificationResult
 from expunge.evidence.statements import HEAD_PREDICATE, open_statement
+
+SIGNED_HEAD: Final = "the head is signed by a trusted key, and is of these entries"
 
 
 def verify_ledger(
@@ -43,21 +45,25 @@ def verify_ledger(
             "the head is not signed, though a key was given: the signature may have been taken away"
         )
     else:
-        fault = _fault(ledger.head, ledger, keys, whole=True)
-        if fault is not None:
-            findings.append(f"head: {fault}")
+        found = _look(ledger.head, ledger, keys, whole=True)
+        if found.fault is not None:
+            findings.append(f"head: {found.fault}")
         elif keys is None:
             missing.append("signature of the head: no key was given")
         else:
-            checked.append("the head is signed by a trusted key, and is of these entries")
+            missing += [f"head: {line}" for line in found.missing]
+            checked.append(SIGNED_HEAD)
+    signed = SIGNED_HEAD in checked
     for number, witness in enumerate(witnesses, 1):
-        if (fault := _fault(witness, ledger, keys, whole=False)) is not None:
-            findings.append(f"witness {number}: {fault}")
+        found = _look(witness, ledger, keys, whole=False, covered=signed)
+        if found.fault is not None:
+            findings.append(f"witness {number}: {found.fault}")
         else:
             head = read_head(witness)
             checked.append(
                 f"continues witness {number}, of {head.entries} entries at {head.issued_at.isoformat()}"
             )
+            missing += [f"witness {number}: {line}" for line in found.missing]
             if keys is None:
                 missing.append(f"signature of witness {number}: no key was given")
     if not witnesses:
@@ -68,7 +74,7 @@ def verify_ledger(
 
 
 def head_fault(
-    envelope: Mapping[str, Any], ledger: Ledger, keys: Keyring | None, *, whole: bool
+    envelope: Mapping[str, Any], ledger: Ledger, keys: Keyring | None, *, whole: bool, covered: bool = False
 ) -> str | None:
     """Why a head or a witness does not hold against a ledger.
 
@@ -77,44 +83,45 @@ def head_fault(
         ledger: That it should be of.
         keys: That are trusted; without, its signature is not looked at.
         whole: Whether it is the ledger's own head, not an earlier one that the ledger continues.
+        covered: Whether the ledger's own head counts: what an earlier one says follows from it, whoever signed that.
 
     Returns:
         In words; None if it holds.
     """
+    return _held(envelope, ledger, keys, whole=whole, covered=covered).fault
+
+
+def _held(
+    envelope: Mapping[str, Any], ledger: Ledger, keys: Keyring | None, *, whole: bool, covered: bool
+) -> Standing:
     try:
-        head = read_head(envelope) if keys is None else open_head(envelope, keys)
+        found = Standing(None)
+        if keys is None:
+            head = read_head(envelope)
+        else:
+            trusted = [key.key for key in keys.of("evidence")]
+            statement = open_statement(envelope, trusted, HEAD_PREDICATE)
+            head = head_of(statement)
+            found = standing(keys, statement.keyids, head.issued_at, covered=covered)
     except VerificationError as error:
-        return str(error)
-    return head.fault_against(ledger.entries, whole=whole)
+        return Standing(str(error))
+    if found.fault is not None:
+        return Standing(f"signed by a key that was not valid then: {found.fault}")
+    fault = head.fault_against(ledger.entries, whole=whole)
+    return found if fault is None else Standing(fault)
 
 
-def _fault(envelope: Mapping[str, Any], ledger: Ledger, keys: Keyring | None, *, whole: bool) -> str | None:
+def _look(
+    envelope: Mapping[str, Any],
+    ledger: Ledger,
+    keys: Keyring | None,
+    *,
+    whole: bool,
+    covered: bool = False,
+) -> Standing:
     """Dates too: whoever only appends is not stopped by a clock that was wrong once."""
-    fault = head_fault(envelope, ledger, keys, whole=whole)
-    return fault if fault is not None else read_head(envelope).date_fault(ledger.entries)
-
-
-def open_head(envelope: Mapping[str, Any], keys: Keyring) -> Head:
-    """Verify a head's signature, by a key that was valid when it was made.
-
-    Args:
-        envelope: As plain data.
-        keys: That are trusted.
-
-    Returns:
-        The head.
-
-    Raises:
-        VerificationError: If none signed it, or none that was valid.
-    """
-    trusted = {key.keyid: key for key in keys.of("evidence")}
-    statement = open_statement(envelope, [key.key for key in trusted.values()], HEAD_PREDICATE)
-    head = head_of(statement)
-    faults = [trusted[keyid].fault_at(head.issued_at) for keyid in statement.keyids]
-    if all(fault is not None for fault in faults):
-        raise VerificationError(
-            "the head was signed by a key that was not valid then",
-            got="; ".join(filter(None, faults)),
-            remedy="ask for the current keyring",
-        )
-    return head
+    found = _held(envelope, ledger, keys, whole=whole, covered=covered)
+    if found.fault is not None:
+        return found
+    fault = read_head(envelope).date_fault(ledger.entries)
+    return found if fault is None else Standing(fault)

@@ -5,7 +5,7 @@ from typing import Any
 
 from expunge.errors import InputError, VerificationError
 from expunge.evidence.canonical import read_json
-from expunge.evidence.keys import Keyring
+from expunge.evidence.keyring import Keyring
 from expunge.evidence.ledger_file import Ledger, parse_witness
 from expunge.evidence.verify_ledger import head_fault
 from expunge.files import write_json
@@ -34,13 +34,14 @@ def read_witness(path: Path) -> dict[str, Any]:
         ) from error
 
 
-def write_witness(path: Path, ledger: Ledger, keys: Keyring) -> None:
+def write_witness(path: Path, ledger: Ledger, keys: Keyring, *, of_earlier: Keyring | None = None) -> None:
     """Write the ledger's head as a witness, in place of an earlier one that it continues.
 
     Args:
         path: The file, outside the workspace.
         ledger: With a signed head.
         keys: Of the workspace.
+        of_earlier: Keys that the one which is there is held against, if they are others.
 
     Raises:
         InputError: If the file is something else than a witness.
@@ -51,7 +52,9 @@ def write_witness(path: Path, ledger: Ledger, keys: Keyring) -> None:
     if (fault := head_fault(ledger.head, ledger, keys, whole=True)) is not None:
         raise VerificationError("the head of the ledger does not hold", got=fault)
     if path.exists():
-        fault = head_fault(read_witness(path), ledger, keys, whole=False)
+        fault = head_fault(
+            read_witness(path), ledger, of_earlier or keys, whole=False, covered=True
+        )  # the ledger's own head counts
         if fault is not None:
             raise VerificationError(
                 "the ledger does not continue the witness that is there",

@@ -11,12 +11,13 @@ from typing import Any
 from expunge.evidence.annex import create_auditor_keys, open_annex, seal
 from expunge.evidence.bundle import ENVELOPE_FILE
 from expunge.evidence.canonical import digest
-from expunge.evidence.keys import KEYRING_FILE, SigningKeys
+from expunge.evidence.keyring import KEYRING_FILE
+from expunge.evidence.keys import SigningKeys
 from expunge.evidence.ledger import GENESIS, LedgerEntry, parse_entries
 from expunge.evidence.ledger_file import Ledger, sign_head
 from expunge.evidence.model_check import MODEL_SIGNATURE_FILE
 from expunge.evidence.model_files import combined_digest, file_digests
-from expunge.evidence.statements import CERTIFICATE_PREDICATE, sign_statement
+from expunge.evidence.statements import CERTIFICATE_PREDICATE, KEY_PREDICATE, sign_statement
 from tasks.adapters.model_signing import sign_model
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "certificate-v1-signed-convex"
@@ -130,3 +131,38 @@ class Operator:
                 "uniform_error": s["uniform_error"],
             }
         )
+
+
+class Thief(Operator):
+    """Somebody with a private evidence key of an operator's, and keys of their own, which it vouches for.
+
+    Args:
+        place: For their keys.
+        victim: Whose oldest key was stolen.
+        more: How many keys lie between the stolen one and that which signs, each endorsed by the one before.
+    """
+
+    def __init__(self, place: Path, victim: Operator, more: int = 0) -> None:
+        """Endorse everything, dated long before the stolen key's end."""
+        super().__init__(place)
+        self.stolen = victim.keys.keyring().of("evidence")[0]
+        models = victim.keys.keyring().of("model")
+        signers = {
+            "evidence": victim.keys._signer(self.stolen),
+            "model": victim.keys._signer(models[0]),
+        }
+        keys, uris = self.keys.keyring().keys, self.keys._uris()
+        for number in range(more):
+            other = SigningKeys(place / f"more-{number}")
+            keys = [*other.create(datetime(2026, 1, 1, tzinfo=UTC)).of("evidence"), *keys]
+            uris |= {
+                keyid: f"file2:../more-{number}/{uri.partition(':')[2]}"
+                for keyid, uri in other._uris().items()
+            }
+        self.keys._write(keys, uris)
+        endorsed = []
+        for key in keys:
+            made = sign_statement(signers[key.use], KEY_PREDICATE, {"public key": key.keyid}, key.claim())
+            endorsed.append(key.model_copy(update={"endorsement": made}))
+            signers[key.use] = self.keys._signer(key)
+        self.keys._write([self.stolen, models[0], *endorsed], uris)

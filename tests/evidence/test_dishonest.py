@@ -12,7 +12,7 @@ import pytest
 from expunge.evidence.bundle import ENVELOPE_FILE, STAMP_FILE, Trust, Verifier, find_evidence
 from expunge.evidence.canonical import canonical_bytes, read_json
 from expunge.evidence.certificate import parse_certificate
-from expunge.evidence.keys import Keyring
+from expunge.evidence.keyring import Keyring
 from expunge.evidence.verify import EARLIER_GENERATORS, verify_certificate
 from expunge.privacy.accountant import compose_m
 from expunge.privacy.gaussian import gaussian_epsilon

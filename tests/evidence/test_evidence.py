@@ -13,7 +13,8 @@ from expunge.evidence.annex import PRIVATE_NAME, create_auditor_keys, open_annex
 from expunge.evidence.bundle import Trust, Verifier, find_evidence
 from expunge.evidence.canonical import canonical_bytes, digest
 from expunge.evidence.certificate import parse_certificate
-from expunge.evidence.keys import SigningKeys, load_keyring
+from expunge.evidence.keyring import load_keyring
+from expunge.evidence.keys import SigningKeys
 from expunge.evidence.ledger import check_ledger, parse_entries
 from expunge.evidence.ledger_file import Ledger, parse_ledger
 from expunge.evidence.scope import scope_of

@@ -10,7 +10,8 @@ from pydantic import ValidationError
 from expunge.database import open_database
 from expunge.errors import VerificationError
 from expunge.evidence.annex import as_text, create_auditor_keys, enclose, open_annex, seal
-from expunge.evidence.keys import SigningKeys, load_keyring
+from expunge.evidence.keyring import load_keyring
+from expunge.evidence.keys import SigningKeys
 from expunge.evidence.ledger import LedgerEntry, check_ledger, parse_entries, suspects_of
 from expunge.evidence.ledger_file import parse_ledger
 from expunge.evidence.store import LedgerStore

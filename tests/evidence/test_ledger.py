@@ -15,7 +15,8 @@ import pytest
 from expunge.database import open_database
 from expunge.errors import InputError, VerificationError, WorkspaceError
 from expunge.evidence.canonical import canonical_bytes
-from expunge.evidence.keys import Keyring, SigningKeys
+from expunge.evidence.keyring import Keyring
+from expunge.evidence.keys import SigningKeys
 from expunge.evidence.ledger import GENESIS, LedgerEntry, left_of, parse_entries, serving_version
 from expunge.evidence.ledger_file import Ledger, parse_ledger, parse_witness, read_head, sign_head
 from expunge.evidence.result import VerificationResult

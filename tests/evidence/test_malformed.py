@@ -10,10 +10,11 @@ import pytest
 
 from expunge.errors import InputError, VerificationError, WorkspaceError
 from expunge.evidence.annex import open_annex
-from expunge.evidence.bundle import UNDATED_KEY, Trust, Verifier, differing, find_evidence
+from expunge.evidence.bundle import Trust, Verifier, differing, find_evidence
 from expunge.evidence.canonical import canonical_bytes, parse_json
 from expunge.evidence.certificate import parse_certificate
-from expunge.evidence.keys import Keyring, SigningKeys, load_keyring
+from expunge.evidence.keyring import UNDATED_KEY, Keyring, load_keyring
+from expunge.evidence.keys import SigningKeys
 from expunge.evidence.model_files import WEIGHTS_FILE, read_weights
 from expunge.evidence.realised import verify_realised
 from expunge.evidence.signed_receipt import verify_receipt

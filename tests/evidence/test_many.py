@@ -11,7 +11,7 @@ from cli.main import invoke
 from expunge.evidence import bundle
 from expunge.evidence.bundle import Trust, Verifier, find_evidence
 from expunge.evidence.canonical import read_json
-from expunge.evidence.keys import load_keyring
+from expunge.evidence.keyring import load_keyring
 from expunge.evidence.model_files import WEIGHTS_FILE, file_digest, read_weights
 from tests.evidence.forging import GOLDEN
 

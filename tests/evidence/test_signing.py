@@ -11,7 +11,8 @@ from securesystemslib.signer import SIGNER_FOR_URI_SCHEME, CryptoSigner
 
 from expunge.errors import InputError, VerificationError, WorkspaceError
 from expunge.evidence.canonical import canonical_bytes
-from expunge.evidence.keys import KEYRING_FILE, SigningKeys, load_keyring
+from expunge.evidence.keyring import KEYRING_FILE, load_keyring
+from expunge.evidence.keys import SigningKeys
 from expunge.evidence.statements import (
     CERTIFICATE_PREDICATE,
     HEAD_PREDICATE,
@@ -134,7 +135,7 @@ def test_a_bare_public_key_will_do(keys, tmp_path):
     (tmp_path / "model.pem").write_text(keys.keyring().of("model")[0].public)
     assert load_keyring(tmp_path / "model.pem").keys[0].use == "model"
     ring = json.loads((tmp_path / "keys" / KEYRING_FILE).read_text())
-    for spoiled in ("x", json.dumps({**ring, "version": 2})):
+    for spoiled in ("x", json.dumps({**ring, "version": 3}), json.dumps({**ring, "keys": ring["keys"] * 2})):
         (tmp_path / "bad").write_text(spoiled)
         with pytest.raises(InputError, match="public key cannot be read"):
             load_keyring(tmp_path / "bad")

@@ -1,7 +1,7 @@
 """The database itself refuses to change the ledger, on SQLite and on PostgreSQL, in old databases too."""
 
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -94,6 +94,29 @@ def test_nothing_is_changed_and_nothing_removed(store: LedgerStore, database: Da
         assert rows(database) == before, statement
     store.append(LINEAGE, kind="purge", batch="b-9", issued_at=AT)
     assert len(store.entries(LINEAGE)) == 5
+
+
+def test_a_head_that_is_signed_anew_stays_too(
+    store: LedgerStore, database: Database, keys: SigningKeys
+) -> None:
+    now = datetime.now(UTC)
+    old = keys.keyring().of("evidence")[0]
+    keys.rotate("evidence", now, timedelta(0))
+    keys.revoke(old.keyid, now - timedelta(hours=1), "theft", now)
+    with pytest.raises(VerificationError, match="not as it was signed"):
+        store.append(LINEAGE, kind="purge", batch="b-9", issued_at=AT)
+    first, again = store.sign_anew(LINEAGE), store.sign_anew(LINEAGE)
+    assert first == again == store.read(LINEAGE)
+    for statement in (
+        "UPDATE ledger_heads_anew SET sequence = 9",
+        "DELETE FROM ledger_heads_anew",
+        "INSERT INTO ledger_heads_anew SELECT * FROM ledger_heads_anew",
+    ):
+        refused(database, statement)
+    assert verify_ledger(store.read(LINEAGE), keys=keys.keyring()).verified
+    store.append(LINEAGE, kind="purge", batch="b-9", issued_at=AT)
+    assert verify_ledger(store.read(LINEAGE), keys=keys.keyring()).verified
+    assert store.read(LINEAGE, 3) == first
 
 
 def test_an_older_database_is_protected_when_it_is_opened(
