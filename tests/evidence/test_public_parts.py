@@ -10,7 +10,7 @@ import pytest
 
 from expunge.evidence.bundle import Trust, Verifier, find_evidence
 from expunge.evidence.certificate import Certificate2, parse_certificate
-from expunge.evidence.keys import Keyring
+from expunge.evidence.keyring import Keyring
 from expunge.evidence.model_files import combined_digest, file_digests, is_part, model_digest
 from expunge.evidence.public_parts import INITIAL, assumptions_of, declare
 from expunge.evidence.scope import scope_of
