@@ -39,7 +39,10 @@ def pin(state: State, batch: Batch) -> Batch:
     if batch.done(BatchStage.CERTIFIED):
         return batch
     if not _begun(batch) and "policy" in batch.data and _differences(state, batch):
-        batch = state.batches.record(batch.batch_id, policy=_pinned(state))
+        # the guards of the other policy have refused what they refused: they look again
+        batch = state.batches.record(
+            batch.batch_id, policy=_pinned(state), guards=None, refused=[], refusals=[]
+        )
     batch = require_policy(state, batch)
     record_policy(state, batch.data["policy"])
     return batch
