@@ -111,19 +111,6 @@ class CheckedLedger:
         signed = self.outcome.verified and SIGNED_HEAD in self.outcome.checked
         return signed and [entry.certificate_digest for entry in entries] == [digest(certificate.to_json())]
 
-    def vouches_for(self, certificate: Certificate) -> bool:
-        """Whether a key that counts signs that this certificate is the one that was issued.
-
-        Args:
-            certificate: The certificate.
-
-        Returns:
-            Whether nothing is wrong with the ledger, its head is signed, and it has the certificate's digest.
-        """
-        entries = self.releases.get(certificate.certificate_id, ())
-        signed = self.outcome.verified and SIGNED_HEAD in self.outcome.checked
-        return signed and [entry.certificate_digest for entry in entries] == [digest(certificate.to_json())]
-
     def disagreements(self, certificate: Certificate) -> Iterator[str]:
         """What the ledger says otherwise than a certificate, field by field.
 

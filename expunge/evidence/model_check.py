@@ -55,19 +55,6 @@ def require_folder(folder: Path) -> None:
         raise InputError("no such folder", expected=f"one with {' and '.join(MODEL_FILES)}", got=str(folder))
 
 
-def require_folder(folder: Path) -> None:
-    """Refuse what is no folder, before anything long begins.
-
-    Args:
-        folder: That should be of a model.
-
-    Raises:
-        InputError: If it is none.
-    """
-    if not folder.is_dir():
-        raise InputError("no such folder", expected=f"one with {' and '.join(MODEL_FILES)}", got=str(folder))
-
-
 def verify_model(
     folder: Path, certificate: Certificate, signed: Mapping[str, str] | None
 ) -> tuple[VerificationResult, str | None]:
