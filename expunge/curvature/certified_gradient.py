@@ -251,8 +251,7 @@ class _ActivationStep:
     def forward(self, state: _State) -> _State:
         """Values, and tangents times derivatives."""
         layer = self.layer
-        self.seen, self.value = state, layer.value(state.value)
-        self.slope: Tensor | None = None
+        self.seen, self.value, self.slope = state, layer.value(state.value), None
         error = layer.lipschitz * state.error + _TINY
         if layer.value_error:
             error += layer.value_error * _U * (_row_norms(self.value) + _row_norms(state.value))
