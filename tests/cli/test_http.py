@@ -433,7 +433,7 @@ def test_the_subject_is_in_no_log_and_no_answer(intake: Intake, caplog, capfd, m
         intake.get("/metrics"),
     ]
 
-    def broken(*arguments):
+    def broken(*arguments, **options):
         raise RuntimeError(f"broken at {arguments}")
 
     monkeypatch.setattr(application, "file_keyed", broken)
@@ -451,7 +451,7 @@ def test_the_subject_is_in_no_log_and_no_answer(intake: Intake, caplog, capfd, m
 
 
 def test_what_the_operator_must_mend_is_503(intake: Intake, monkeypatch):
-    def broken(*arguments):
+    def broken(*arguments, **options):
         raise DatasetError("the dataset is not here", got="a secret place")
 
     monkeypatch.setattr(application, "file_keyed", broken)
