@@ -152,9 +152,11 @@ def use_workspace(path: Path | None) -> Any:
         The state.
     """
     from expunge.state import open_state
+    from tasks.adapters.prefect_access import take_up
 
     state = open_state(path)
     os.environ["EXPUNGE_WORKSPACE"] = str(state.workspace.root)
+    take_up(state.workspace)
     return state
 
 
