@@ -32,6 +32,7 @@ def run_checks(path: Path | None) -> list[dict[str, Any]]:
     checks.append(opened)
     if opened["ok"]:
         state = open_state(path)
+        checks.append(_try("files are private", lambda: _private(state)))
         checks.append(_try("keys are private", lambda: _keys(state)))
         checks.append(_try("signing keys", lambda: _signing(state)))
         checks.append(_try("sealed annexes", lambda: _annexes(state)))
@@ -72,6 +73,16 @@ def _keys(state: State) -> str:
     ]
     if open_to_others:
         raise ExpungeError("others can read", got=", ".join(open_to_others), remedy="chmod 600")
+    return "yes"
+
+
+def _private(state: State) -> str:
+    from expunge.permissions import is_open, require_private
+
+    require_private(state.workspace)
+    if is_open(state.workspace):
+        root = state.workspace.root
+        raise ExpungeError("other accounts can enter the workspace", remedy=f"chmod 700 {root}")
     return "yes"
 
 

@@ -26,6 +26,7 @@ from cli import (
 )
 from cli.output import begin_output, emit, err, shown
 from expunge.errors import ExpungeError, storage_full
+from expunge.permissions import tighten_umask
 
 # Typer brings its own copy of Click from some version on: the base of its usage errors, whichever it is.
 _UsageError: Any = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
@@ -64,6 +65,7 @@ def main(arguments: list[str] | None = None) -> None:
     Args:
         arguments: Of the command line.
     """
+    tighten_umask()
     sys.exit(invoke(sys.argv[1:] if arguments is None else arguments))
 
 

@@ -45,12 +45,14 @@ def up(
     """Start Prefect, MLflow, the workers and the intake, and deploy the flows."""
     from cli import services
     from expunge.errors import InputError, ServiceUnavailableError
+    from expunge.permissions import require_private
     from tasks.adapters import supervisor
     from tasks.adapters.mlflow_accounts import AUDITOR, OPERATOR, Accounts
     from tasks.adapters.prefect_access import secret_path
     from tasks.adapters.temporary_server import end_orphans
 
     opened = use_workspace(workspace).workspace
+    require_private(opened)
     if auth is None:
         auth = not os.environ.get("MLFLOW_TRACKING_URI")
     accounts = Accounts(opened.accounts_dir) if auth else None

@@ -51,6 +51,8 @@ def init(
     out.print(
         "  .expunge/keys/auditor.key opens sealed annexes: hand it to your auditor and remove it from here."
     )
+    if made["others_shut_out"]:
+        out.print("  The folder is yours alone now (mode 700): personal data is in it.")
     out.print("Next: expunge train")
 
 
