@@ -58,9 +58,11 @@ def init(
 
 def train(workspace: WorkspaceOption = None, json: JsonOption = False) -> None:
     """Train and register the first model."""
+    from expunge.permissions import require_private
     from tasks.adapters.prefect_server import prefect_server
 
     state = use_workspace(workspace)
+    require_private(state.workspace)  # the model's code is run
     with showing_progress(), prefect_server(state.workspace.prefect_home):
         from flows.train import train as flow
 
