@@ -101,12 +101,9 @@ def take_up(workspace: Workspace) -> None:
     """Let this process use the stack's server where ``PREFECT_API_URL`` names it, or `expunge status` looks at it.
 
     Args:
-        workspace: Whose stack.
-
-    Raises:
-        WorkspaceError: If the file of the secret is damaged.
+        workspace: Whose stack; where its file of the secret is damaged, whoever asks the server is refused by it.
     """
-    with suppress(OSError, ValueError, KeyError):
+    with suppress(OSError, ValueError, KeyError, TypeError, WorkspaceError):
         content = json.loads((workspace.stack_dir / STACK_FILE).read_text(encoding="utf-8"))
         url, secret = str(content["prefect"]), read_secret(workspace)
         if secret is None:

@@ -102,6 +102,8 @@ def test_the_secret_is_taken_up_for_the_stacks_own_server_alone(tmp_path, bare, 
     take_up(workspace)
     expected = {"stack": read_secret(workspace), "elsewhere": None, "own secret": "mine:own"}
     assert os.environ.get(CLIENT) == expected[named]
+    secret_path(workspace).write_text("damaged")
+    take_up(workspace)  # `expunge down` goes on
     os.environ.pop(CLIENT, None)
 
 
