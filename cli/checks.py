@@ -32,6 +32,7 @@ def run_checks(path: Path | None) -> list[dict[str, Any]]:
     checks.append(opened)
     if opened["ok"]:
         state = open_state(path)
+        checks.append(_try("files are private", lambda: _private(state)))
         checks.append(_try("keys are private", lambda: _keys(state)))
         checks.append(_try("signing keys", lambda: _signing(state)))
         checks.append(_try("sealed annexes", lambda: _annexes(state)))
@@ -40,7 +41,7 @@ def run_checks(path: Path | None) -> list[dict[str, Any]]:
         checks.append(_try("ledger", lambda: _ledger(state)))
         checks.append(_try("other models of the same people", lambda: _lineages(state)))
         checks.append(_try("guard against purged versions", lambda: _guard(state)))
-        checks.append(_try("Prefect", _prefect))
+        checks.append(_try("Prefect", lambda: _prefect(state)))
         free = shutil.disk_usage(state.workspace.root).free
         checks.append({"check": "disk", "ok": free > 1 << 30, "detail": f"{free / 2**30:.1f} GiB free"})
     return checks
@@ -72,6 +73,16 @@ def _keys(state: State) -> str:
     ]
     if open_to_others:
         raise ExpungeError("others can read", got=", ".join(open_to_others), remedy="chmod 600")
+    return "yes"
+
+
+def _private(state: State) -> str:
+    from expunge.permissions import is_open, require_private
+
+    require_private(state.workspace)
+    if is_open(state.workspace):
+        root = state.workspace.root
+        raise ExpungeError("other accounts can enter the workspace", remedy=f"chmod 700 {root}")
     return "yes"
 
 
@@ -143,6 +154,13 @@ def _guard(state: State) -> str:
     return "installed"
 
 
-def _prefect() -> str:
+def _prefect(state: State) -> str:
+    from tasks.adapters.prefect_access import take_up
+    from tasks.adapters.prefect_api import api
+
     url = os.environ.get("PREFECT_API_URL")
-    return f"server at {url}" if url else "embedded: started when needed"
+    if not url:
+        return "embedded: started when needed"
+    take_up(state.workspace)
+    api(url, "/flows/count", {}, at_most_s=5.0)  # its health it tells anybody
+    return f"server at {url}"

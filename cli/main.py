@@ -26,10 +26,12 @@ from cli import (
 )
 from cli.output import begin_output, emit, err, shown
 from expunge.errors import ExpungeError, storage_full
+from expunge.permissions import tighten_umask
 
 # Typer brings its own copy of Click from some version on: the base of its usage errors, whichever it is.
 _UsageError: Any = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
 
+_MEMORY = "there is not enough memory for this: give less data at once, or use a machine with more"
 _NEEDS_MORE = "this command needs the full installation: pip install 'expunge[full]'"
 
 app = typer.Typer(
@@ -64,6 +66,7 @@ def main(arguments: list[str] | None = None) -> None:
     Args:
         arguments: Of the command line.
     """
+    tighten_umask()
     sys.exit(invoke(sys.argv[1:] if arguments is None else arguments))
 
 
@@ -87,6 +90,8 @@ def invoke(arguments: list[str]) -> int:
         if full is None:
             raise
         return _failed(arguments, str(full), full.exit_code)
+    except MemoryError:
+        return _failed(arguments, _MEMORY, 2)
     except _UsageError as error:
         message = str(error.format_message())
         if "Usage:" in message:  # a group without a command: that is its help

@@ -151,10 +151,16 @@ def use_workspace(path: Path | None) -> Any:
     Returns:
         The state.
     """
+    from expunge.permissions import is_open
     from expunge.state import open_state
+    from tasks.adapters.prefect_access import take_up
 
     state = open_state(path)
     os.environ["EXPUNGE_WORKSPACE"] = str(state.workspace.root)
+    if is_open(state.workspace):
+        root = state.workspace.root
+        err.print(f"note: other accounts can enter the workspace: chmod 700 {root}", markup=False)
+    take_up(state.workspace)
     return state
 
 

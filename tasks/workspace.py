@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import stat
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from expunge.datasets.placement import Placement
 from expunge.errors import WorkspaceError
 from expunge.evidence.annex import create_auditor_keys
 from expunge.evidence.keys import SigningKeys
+from expunge.permissions import private_folder
 from expunge.pseudonyms import create_key
 from expunge.settings import Workspace, template
 from expunge.state import PARTITION_KEY, PLACEMENT_FILE, PSEUDONYM_KEY, WORKSPACE_FILE, open_state
@@ -61,7 +63,10 @@ def create(root: Path, dataset: str, source: Path | None) -> dict[str, Any]:
         dataset, source
     )  # everything that can be wrong with the data is found before a file is made
     made = [path for path in (workspace.state, workspace.dataset_dir, root / ".dvc") if not path.exists()]
+    mode = stat.S_IMODE(root.stat().st_mode) if existed else None
+    private_folder(root)  # before anything is in it
     try:
+        private_folder(workspace.state)
         create_key(workspace.keys_dir / PSEUDONYM_KEY)
         create_auditor_keys(workspace.keys_dir)
         SigningKeys(workspace.keys_dir).create(datetime.now(UTC))
@@ -97,6 +102,8 @@ def create(root: Path, dataset: str, source: Path | None) -> dict[str, Any]:
     except BaseException:
         for path in made if existed else [root]:
             shutil.rmtree(path, ignore_errors=True)
+        if mode is not None:
+            root.chmod(mode)
         raise
     return {
         "workspace": str(root),
@@ -108,6 +115,7 @@ def create(root: Path, dataset: str, source: Path | None) -> dict[str, Any]:
         "partitions": len(files),
         "dataset_md5": version.md5,
         "git_revision": version.git_revision,
+        "others_shut_out": mode is not None and bool(mode & 0o077),
     }
 
 

@@ -4,6 +4,7 @@ A field that the table does not know fails, and so does an entry of the table th
 """
 
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -51,15 +52,17 @@ class Run:
 @pytest.fixture(scope="module")
 def server(tmp_path_factory) -> Iterator[str]:
     """A Prefect server of this module's own: nobody else's runs are on it."""
-    from prefect.settings import PREFECT_API_URL, temporary_settings
+    from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 
     from tasks.adapters.prefect_server import prefect_server
 
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("PREFECT_API_URL", raising=False)
         home = tmp_path_factory.mktemp("prefect")
-        with prefect_server(home) as url, temporary_settings({PREFECT_API_URL: url}):
-            yield url
+        with prefect_server(home) as url:
+            secret = os.environ["PREFECT_API_AUTH_STRING"]
+            with temporary_settings({PREFECT_API_URL: url, PREFECT_API_AUTH_STRING: secret}):
+                yield url
 
 
 @pytest.fixture(scope="module")
