@@ -20,7 +20,7 @@ from cli.output import (
     use_workspace,
     write_files,
 )
-from cli.trust import AcceptEndorsedOption, TsaRootOption, trusted_keys
+from cli.trust import AcceptEndorsedOption, KeyOption, TsaRootOption, trusted_keys
 
 app = typer.Typer(help="File, look at and steer deletion tickets.", no_args_is_help=True)
 _TicketArgument = Annotated[str, typer.Argument(help="Ticket id, t-...")]
@@ -198,14 +198,12 @@ def verify_receipt(
     file: Annotated[
         Path, typer.Argument(help="A signed receipt: `expunge ticket receipt ID --signed FILE`.")
     ],
-    key: Annotated[
-        Path, typer.Option(help="Public keys that are trusted, and no others: a keyring, or one key as PEM.")
-    ],
+    key: KeyOption = None,
     accept_endorsed: AcceptEndorsedOption = None,
     tsa_root: TsaRootOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Verify a signed receipt alone, without a workspace; exit code 1 if it does not hold."""
+    """Verify a signed receipt alone: exit code 1 if it does not hold, 4 if its signature was not checked."""
     from expunge.errors import InputError, VerificationError
     from expunge.evidence.canonical import read_json
     from expunge.evidence.signed_receipt import verify_receipt as verify

@@ -1,6 +1,5 @@
 """The receipt of a closed ticket: what became of the person, when backups forget, and what is not covered."""
 
-import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -18,11 +17,9 @@ from expunge.reports.document import (
     Tag,
 )
 from expunge.reports.plain_words import CLASS_WORDS, bound, figure, verdict
+from expunge.reports.purged import DATA, is_declared
 
 _DESTROYED = ("purge pending", "purged")  # at issue of the certificate; the purge entry proves the rest
-_DATA = "rows in earlier dataset versions"  # of which a purge may have had to leave some to somebody else
-
-_DECLARED = re.compile(r"\(a-[0-9a-f]{12}\)\Z")  # an artefact's id: its fate is what the operator said
 
 
 def make_receipt(
@@ -47,7 +44,7 @@ def make_receipt(
     removed_at = next((event["at"] for event in reversed(history) if event["to"] == "removed"), None)
     purged_at, details = datetime.fromisoformat(purge["issued_at"]), purge["details"]
     coverage, kept = certificate["coverage"], details.get("kept", [])
-    in_part = [item for item in coverage if kept and item["artefact"].startswith(_DATA)]
+    in_part = [item for item in coverage if kept and item["artefact"].startswith(DATA)]
     return {
         **{
             name: ticket[name]
@@ -69,9 +66,7 @@ def make_receipt(
             "what": [
                 item["artefact"]
                 for item in coverage
-                if item["status"] in _DESTROYED
-                and item not in in_part
-                and not _DECLARED.search(item["artefact"])
+                if item["status"] in _DESTROYED and item not in in_part and not is_declared(item["artefact"])
             ],
         },
         "scan": {
@@ -89,9 +84,7 @@ def make_receipt(
             for backup in backups
         ],
         "declared": [
-            item
-            for item in coverage
-            if item["status"] != "not covered" and _DECLARED.search(item["artefact"])
+            item for item in coverage if item["status"] != "not covered" and is_declared(item["artefact"])
         ],
         "not_covered": [
             *(
