@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from expunge.reports.decision import decision_document
 from expunge.reports.document import (
     Block,
     Bullets,
@@ -112,12 +113,14 @@ def receipt_document(receipt: Mapping[str, Any], signed_by: str | None = None) -
     """Say to the person what was done, in plain language, and what was not.
 
     Args:
-        receipt: From :func:`make_receipt`.
+        receipt: From :func:`make_receipt`, or :func:`expunge.reports.decision.make_decision`.
         signed_by: Id of the key that signed it; None for one without a signature.
 
     Returns:
         The document.
     """
+    if "decision" in receipt:
+        return decision_document(receipt, _signed(signed_by))
     r, guarantee = receipt, receipt["guarantee"]
     vacuous = guarantee["verdict"].startswith("VACUOUS")
     return Document(
