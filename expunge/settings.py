@@ -11,7 +11,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from expunge.errors import PolicyError, WorkspaceError
-from expunge.tickets.regimes import LAWS, NAME, Regime
+from expunge.regimes import LAWS, NAME, Regime
 
 GuaranteeClass = Literal["exact", "unconditional", "convex", "conditional"]
 _Model = TypeVar("_Model", bound=BaseModel)

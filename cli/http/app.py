@@ -17,10 +17,10 @@ from cli.http.metrics import render
 from cli.http.problems import KEY_HEADER, add_handlers, documented
 from cli.http.queries import known_query
 from cli.http.security import Guard, HttpSettings, allow
+from expunge.regimes import NAME
 from expunge.state import State
 from expunge.tickets.intake import receipt_moment
 from expunge.tickets.lifecycle import TicketState
-from expunge.tickets.regimes import NAME
 from expunge.tickets.store import Ticket
 from expunge.tickets.tokens import Role, TokenStore
 from tasks.adapters.events import emit_received

@@ -76,7 +76,7 @@ def since_issued(certificate: Mapping[str, Any], entries: Sequence[Mapping[str, 
     if purge is None:
         return "The ledger that this was made with has no purge entry of this batch yet."
     kept = purge["details"].get("kept", [])
-    left = f" {len(kept)} objects were kept, because another dataset needs them." if kept else ""
+    left = f" Of it were kept, because another dataset needs them: {len(kept)} objects." if kept else ""
     return (
         f"The ledger that this was made with has the purge entry of this batch: entry {purge['sequence']} of "
         f"{purge['issued_at']}. So what was pending when the certificate was issued is destroyed since; the "

@@ -11,9 +11,9 @@ from sqlalchemy import select
 
 from expunge.database import Database
 from expunge.errors import TicketError
+from expunge.regimes import LAWS, Regime
 from expunge.tickets.intake import check_reason
 from expunge.tickets.lifecycle import FINAL, RUNNING, TicketState, due_at
-from expunge.tickets.regimes import LAWS, Regime
 from expunge.tickets.steps import held_since
 from expunge.tickets.tables import DeadlineRow, TicketEventRow, TicketRow
 

@@ -8,8 +8,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from expunge.errors import TicketError
+from expunge.regimes import LAWS
 from expunge.subjects import folded
-from expunge.tickets.regimes import LAWS
 
 COLUMNS = ("subject", "regime", "idempotency_key", "received_at")
 _OLDEST = timedelta(days=366)  # a request that is older is a mistyped date

@@ -10,7 +10,7 @@ from datetime import datetime
 from enum import StrEnum
 
 from expunge.errors import TicketError
-from expunge.tickets.regimes import LAWS, Regime
+from expunge.regimes import LAWS, Regime
 
 
 class TicketState(StrEnum):
@@ -114,7 +114,7 @@ def due_at(
         laws: By name; those of policy.yaml, or the known ones.
 
     Returns:
-        As :meth:`expunge.tickets.regimes.Regime.due_at` counts.
+        As :meth:`expunge.regimes.Regime.due_at` counts.
 
     Raises:
         TicketError: If the regime is unknown; it is not repeated, for it may be anything.

@@ -13,10 +13,10 @@ from sqlalchemy.orm import Session
 from expunge.database import Database, plain
 from expunge.errors import TicketConflictError, TicketError, UnknownTicketError
 from expunge.pseudonyms import Pseudonymiser
+from expunge.regimes import LAWS, Regime
 from expunge.tickets.holds import put_on_hold
 from expunge.tickets.intake import check_reason, check_subject
 from expunge.tickets.lifecycle import FINAL, OPEN, TicketState, due_at
-from expunge.tickets.regimes import LAWS, Regime
 from expunge.tickets.steps import held_since, move
 from expunge.tickets.tables import TicketEventRow, TicketRow
 
