@@ -130,11 +130,12 @@ def _ledger(state: State) -> str:
     if not ledger.entries:
         return "none yet"
     outcome = verify_own_ledger(state, ledger)
-    if not outcome.verified:
+    if not outcome.consistent:
         raise ExpungeError(
             "the ledger does not verify", got=outcome.findings[0], remedy="see `expunge ledger verify`"
         )
-    return f"{len(ledger.entries)} entries, verified"
+    word = "verified" if outcome.verified else "consistent, and no signature on it was checked"
+    return f"{len(ledger.entries)} entries, {word}"
 
 
 def _lineages(state: State) -> str:

@@ -61,6 +61,7 @@ def show(certificate: _IdArgument, workspace: WorkspaceOption = None, json: Json
         emit(content)
         return
     from expunge.reports.plain_words import gate_words, verdict
+    from expunge.reports.purged import fate, purge_of, since_issued
 
     out.print(verdict(content), markup=False)
     from tasks.verification import rolled_back
@@ -80,7 +81,14 @@ def show(certificate: _IdArgument, workspace: WorkspaceOption = None, json: Json
         out.print(
             f"Gate {outcome}: {gate['name']}: {gate_words(gate['name'])} ({gate['limit']})", markup=False
         )
-    rows = [(item["artefact"], item["status"], item["reason"]) for item in content["coverage"]]
+    entries = [entry.to_json() for entry in state.ledger.entries(state.lineage)]
+    purge = purge_of(content, entries)
+    rows = [
+        (item["artefact"], " then ".join(filter(None, (item["status"], fate(item, purge)))), item["reason"])
+        for item in content["coverage"]
+    ]
+    if since := since_issued(content, entries):
+        out.print(since, markup=False)
     table("Coverage", ("artefact", "status", "reason"), rows)
 
 
@@ -111,7 +119,11 @@ def verify(
     workspace: WorkspaceOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Recompute everything a certificate states; exit code 1 if something does not hold."""
+    """Recompute everything a certificate states; exit code 1 if something does not hold, 4 if no signature was checked.
+
+    A file without --key is at best consistent: anybody can have written it. An id in a workspace is verified with the
+    workspace's own keys, which is the operator's own word.
+    """
     from expunge import progress
     from expunge.errors import InputError
     from expunge.evidence.bundle import Trust, Verifier, find_evidence
@@ -163,12 +175,13 @@ def _report(answers: list[Any], json: bool) -> None:
         ((name, evidence, outcome),) = answers
         report_outcome(outcome, json, f"certificate {name}", {"taken": evidence.taken})
         return
-    from expunge.evidence.result import VerificationResult
+    from expunge.evidence.result import VerificationResult, least
 
     every = VerificationResult(
         tuple(f"{name}: {line}" for name, _, outcome in answers for line in outcome.findings),
         tuple(dict.fromkeys(line for _, _, outcome in answers for line in outcome.missing)),
-        (f"{sum(outcome.verified for _, _, outcome in answers)} of {len(answers)} certificates",),
+        (f"{sum(outcome.consistent for _, _, outcome in answers)} of {len(answers)} certificates",),
+        least(outcome.vouched for _, _, outcome in answers),
     )
     told = [
         {"certificate": name, **outcome.to_json(), "taken": evidence.taken}

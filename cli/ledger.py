@@ -56,7 +56,10 @@ def verify(
     workspace: WorkspaceOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Verify the ledger's chain, arithmetic, head and witnesses; exit code 1 if something does not hold."""
+    """Verify the ledger's chain, arithmetic, head and witnesses.
+
+    Exit code 1 if something does not hold, 4 if no signature was checked.
+    """
     from expunge.evidence.time_stamp import load_roots
     from expunge.evidence.witness import read_witness
 

@@ -61,7 +61,9 @@ worker.add_to(app)
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command and exit with its code: 0 done, 1 refused, 2 bad input, 3 a service is unreachable.
+    """Run the command and exit with its code.
+
+    0 done, 1 refused, 2 bad input, 3 a service is unreachable, 4 evidence is consistent and its signature not checked.
 
     Args:
         arguments: Of the command line.

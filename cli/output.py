@@ -75,13 +75,14 @@ def report_outcome(outcome: Any, json: bool, what: str, more: dict[str, Any] | N
 
     Raises:
         VerificationError: If it does not hold.
+        SignatureNotCheckedError: If it may hold, and no signature was checked.
     """
-    from expunge.errors import VerificationError
+    from expunge.errors import SignatureNotCheckedError, VerificationError
 
     if json:
         emit({**outcome.to_json(), **(more or {})})
     else:
-        out.print(shown(f"{what}: {'VERIFIED' if outcome.verified else 'DOES NOT HOLD'}"), markup=False)
+        out.print(shown(f"{what}: {outcome.verdict}"), markup=False)
         for mark, lines in (
             ("read", [", ".join((more or {}).get("taken", []))]),
             ("holds", outcome.checked),
@@ -90,8 +91,14 @@ def report_outcome(outcome: Any, json: bool, what: str, more: dict[str, Any] | N
         ):
             for line in filter(None, lines):
                 out.print(shown(f"  {mark}: {line}".replace("\n", " ")), markup=False)
-    if not outcome.verified:
+    if not outcome.consistent:
         raise VerificationError(f"the {what} does not hold", got="; ".join(outcome.findings))
+    if not outcome.verified:
+        raise SignatureNotCheckedError(
+            f"{what}: no signature was checked, so anybody can have written it",
+            expected="--key with the operator's public keys",
+            remedy="get them on another way than the evidence",
+        )
 
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")

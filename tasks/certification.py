@@ -120,7 +120,7 @@ def certify(batch_id: str) -> str:
         signed_by = write_signed(state, envelope, model, folder)
         trust = Trust(keys=state.signing.keyring(), ledger=checked)
         outcome = Verifier(trust).verify(find_evidence(folder), model=model)
-        if not outcome.verified:
+        if not outcome.consistent:
             shutil.rmtree(folder)  # nothing lies among the evidence that does not hold
         _require_verified(outcome)
     document = certificate_document(content, [entry.to_json() for entry in entries], signed_by=signed_by)
@@ -137,7 +137,7 @@ def certify(batch_id: str) -> str:
 
 
 def _require_verified(outcome: VerificationResult) -> None:
-    if not outcome.verified:
+    if not outcome.consistent:
         raise CertificateRefusedError(
             "the certificate does not verify",
             got="; ".join(outcome.findings),

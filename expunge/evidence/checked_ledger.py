@@ -108,7 +108,7 @@ class CheckedLedger:
             Whether nothing is wrong with the ledger, its head is signed, and it has the certificate's digest.
         """
         entries = self.releases.get(certificate.certificate_id, ())
-        signed = self.outcome.verified and SIGNED_HEAD in self.outcome.checked
+        signed = self.outcome.consistent and SIGNED_HEAD in self.outcome.checked
         return signed and [entry.certificate_digest for entry in entries] == [digest(certificate.to_json())]
 
     def disagreements(self, certificate: Certificate) -> Iterator[str]:

@@ -12,7 +12,7 @@ from expunge.errors import VerificationError
 from expunge.evidence.keyring import Keyring, Standing, standing
 from expunge.evidence.ledger import check_ledger
 from expunge.evidence.ledger_file import Ledger, head_of, read_head
-from expunge.evidence.result import VerificationResult
+from expunge.evidence.result import VerificationResult, Voucher
 from expunge.evidence.statements import HEAD_PREDICATE, open_statement
 
 SIGNED_HEAD: Final = "the head is signed by a trusted key, and is of these entries"
@@ -70,7 +70,8 @@ def verify_ledger(
         missing.append(
             "witness: none was given; whether this is an old copy, or signed anew, was not checked"
         )
-    return VerificationResult(tuple(findings), tuple(missing), tuple(checked))
+    vouched: Voucher = "given keys" if signed else "nobody"
+    return VerificationResult(tuple(findings), tuple(missing), tuple(checked), vouched)
 
 
 def head_fault(
