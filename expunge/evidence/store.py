@@ -275,5 +275,5 @@ def _head(session: Session, lineage: str, sequence: int | None) -> dict[str, Any
 
 def _what(content: dict[str, Any]) -> tuple[Any, ...]:
     """What an entry is about: a batch may move the alias more than once."""
-    details = content["details"] if content["kind"] in ("alias", "incident", "policy") else None
+    details = content["details"] if content["kind"] in ("alias", "incident", "policy", "fork") else None
     return content["kind"], content.get("batch"), content.get("certificate_id"), details

@@ -15,7 +15,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from expunge.errors import InputError, ServiceUnavailableError
+from expunge.errors import InputError, ServiceUnavailableError, WorkspaceError
+from expunge.evidence.model_files import MODEL_FILE, WEIGHTS_FILE
 from tasks.adapters.artifact_folders import folder_of
 from tasks.adapters.mlflow_artifacts import (
     artifact_bytes,
@@ -146,6 +147,7 @@ class Registry:
         champion, locations = self.champion(), experiment_locations(self.client)
         if champion is not None:
             weights = self.client.get_logged_model(champion.logged_model_id).artifact_location
+            self._require_own(weights)
             require_seen(weights, trusted=self._trusted)
             locations.append(weights)
         return None not in [folder_of(location, trusted=self._trusted) for location in locations]
@@ -188,6 +190,7 @@ class Registry:
             for model in self.client.search_logged_models(
                 [self.experiment_id], filter_string=f"source_run_id = '{run.info.run_id}'"
             ):
+                self._require_own(model.artifact_location)
                 destroy_artifacts(model.artifact_location, trusted=self._trusted)
                 self.client.delete_logged_model(model.model_id)
             self.client.set_tag(run.info.run_id, BATCH_TAG, f"{batch} (abandoned)")
@@ -415,6 +418,79 @@ class Registry:
         folder = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=str(destination)))
         return next(path.parent for path in folder.rglob("model.json"))
 
+    def _embedded(self) -> bool:
+        """Whether MLflow is a database beside its artifacts, as in a workspace without a server."""
+        file = self._uri.removeprefix("sqlite:///")
+        return file != self._uri and Path(file).resolve().parent == self._artifacts.resolve().parent
+
+    def _require_own(self, location: str) -> None:
+        """Refuse to destroy what lies outside of the workspace's own artifacts: it may be another workspace's.
+
+        Raises:
+            WorkspaceError: If it does; nothing is changed then.
+        """
+        folder = folder_of(location, trusted=self._trusted) if self._embedded() else None
+        if folder is not None and not folder.resolve().is_relative_to(self._artifacts.resolve()):
+            raise WorkspaceError(
+                "MLflow has weights outside of this workspace, and no purge destroys what may be another one's",
+                expected=f"a folder below {self._artifacts}",
+                got=str(folder),
+                remedy="run `expunge workspace relocate` if the workspace was moved; else move the weights back",
+            )
+
+    @translated
+    def require_weights(self, number: int) -> None:
+        """Refuse a version whose weights are not where MLflow has them: what is absent was not purged.
+
+        Args:
+            number: Of a version that is not purged.
+
+        Raises:
+            WorkspaceError: If nothing lies there; nothing is changed then.
+        """
+        location = self.client.get_logged_model(self.get(number).logged_model_id).artifact_location
+        self._require_own(location)
+        folder = folder_of(location, trusted=self._trusted)
+        # A folder that is there and empty was emptied by somebody: then this is known.
+        if artifact_bytes(location) or (folder is not None and folder.is_dir()):
+            return
+        raise WorkspaceError(
+            f"the weights of version {number} are not there, and what is absent was not purged",
+            expected="files where MLflow has them",
+            got=f"no folder {folder}" if folder is not None else "none listed",
+            remedy="restore them from a backup; or, if somebody deleted them, say so by an empty folder in their place",
+        )
+
+    @translated
+    def unnamed_weights(self) -> list[Path]:
+        """Weights in the workspace's own artifacts that belong to no version with weights, of whatever model.
+
+        Returns:
+            Folders of saved models; none where MLflow is not the workspace's own.
+        """
+        if not self._embedded() or not self._artifacts.is_dir():
+            return []
+        import mlflow
+
+        named: list[Path] = []
+        for version in pages(self.client.search_model_versions):
+            if PURGED_TAG in version.tags:
+                continue
+            try:
+                found = self.client.get_logged_model(version.tags.get(_MODEL_TAG) or version.model_id)
+            except mlflow.MlflowException as error:
+                if error.error_code not in _ABSENT:
+                    raise
+                continue
+            if (folder := folder_of(found.artifact_location, trusted=self._trusted)) is not None:
+                named.append(folder.resolve())
+        there = sorted(
+            path.parent
+            for path in self._artifacts.rglob(WEIGHTS_FILE)
+            if path.with_name(MODEL_FILE).is_file()
+        )
+        return [one for one in there if not any(one.resolve().is_relative_to(folder) for folder in named)]
+
     @translated
     def weights_size(self, number: int) -> int | None:
         """How many bytes the weights of a version take.
@@ -452,6 +528,7 @@ class Registry:
 
         try:
             location = self.client.get_logged_model(version.logged_model_id).artifact_location
+            self._require_own(location)
             destroy_artifacts(location, trusted=self._trusted)
             # after the bytes: an interrupted purge finds it again
             self.client.delete_logged_model(version.logged_model_id)
