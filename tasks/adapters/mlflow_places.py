@@ -105,6 +105,26 @@ def rewrite(database: Path, old: Path, new: Path) -> int:
     return changed
 
 
+def require_sound(database: Path) -> None:
+    """Refuse a SQLite file that cannot be read, before a library is asked that answers with its own trace.
+
+    Args:
+        database: The file, there or not.
+
+    Raises:
+        WorkspaceError: If it is no database, or its table of contents is damaged.
+    """
+    if not database.is_file():
+        return
+    try:
+        with closing(sqlite3.connect(database, timeout=10)) as connection:
+            connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    except sqlite3.OperationalError:
+        return  # in use, or not ours to read: whoever opens it says so
+    except sqlite3.DatabaseError as error:
+        raise damaged(database, error) from error
+
+
 def damaged(database: Path, error: Exception) -> WorkspaceError:
     """What a database that cannot be read means.
 

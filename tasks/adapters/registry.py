@@ -26,6 +26,7 @@ from tasks.adapters.mlflow_artifacts import (
     require_seen,
     translated,
 )
+from tasks.adapters.mlflow_places import require_sound
 from tasks.adapters.mlflow_runs import VersionSpec, log_run
 
 if TYPE_CHECKING:
@@ -101,7 +102,9 @@ class Registry:
             for noisy in ("mlflow", "alembic"):
                 logging.getLogger(noisy).setLevel(logging.ERROR)
             if self._uri.startswith("sqlite:///"):
-                Path(self._uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+                file = Path(self._uri.removeprefix("sqlite:///"))
+                file.parent.mkdir(parents=True, exist_ok=True)
+                require_sound(file)
             named = os.environ.get("MLFLOW_TRACKING_URI")
             mlflow.set_tracking_uri(self._uri)
             mlflow.set_registry_uri(self._uri)
@@ -392,6 +395,7 @@ class Registry:
 
         Raises:
             InputError: If its weights were purged, or are in quarantine and it does not serve.
+            WorkspaceError: If nothing lies where they should be.
         """
         if QUARANTINE_TAG in version.tags and PURGED_TAG not in version.tags:
             champion = self.champion()
@@ -414,9 +418,17 @@ class Registry:
         import mlflow
 
         uri = self.client.get_logged_model(version.logged_model_id).artifact_location
+        if not artifact_bytes(uri):
+            raise WorkspaceError(
+                f"the weights of version {version.version} are not there",
+                expected="the files of a saved model where MLflow has them",
+                got="none",
+                remedy="restore them from a backup into MLflow's artifacts",
+            )
         os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
         folder = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=str(destination)))
-        return next(path.parent for path in folder.rglob("model.json"))
+        files = [*folder.rglob(MODEL_FILE), *folder.rglob(WEIGHTS_FILE)]
+        return files[0].parent if files else folder
 
     def _embedded(self) -> bool:
         """Whether MLflow is a database beside its artifacts, as in a workspace without a server."""
