@@ -7,6 +7,7 @@ from expunge.errors import VerificationError
 from expunge.evidence.ledger import LedgerEntry
 from expunge.evidence.model_files import model_digest
 from expunge.state import State
+from expunge.tickets.batches import Batch, BatchStage
 from tasks.adapters import access
 from tasks.adapters.registry import Version
 
@@ -31,6 +32,24 @@ def recorded_digest(entries: Sequence[LedgerEntry], version: int) -> str | None:
             if released.model_digest and released.certificate_id == entry.certificate_id:
                 return released.model_digest
     return None
+
+
+def from_recorded_parent(state: State, batch: Batch) -> Batch:
+    """Let a release be made anew that an earlier Expunge made from damaged files: no certificate of it ever holds.
+
+    Args:
+        state: The workspace.
+        batch: Any.
+
+    Returns:
+        The batch, back at removed if its release was such a one; the draw stays charged.
+    """
+    if batch.stage not in (BatchStage.UNLEARNED, BatchStage.VALIDATED):
+        return batch
+    expected = recorded_digest(state.ledger.entries(state.lineage), batch.data["parent_version"])
+    if expected in (None, batch.data["parent_digest"]):
+        return batch
+    return state.batches.step_back(batch.batch_id, "its release was made from files that were damaged")
 
 
 def fetch(state: State, version: Version, place: Path) -> Path:

@@ -23,7 +23,7 @@ from tasks.effort import effort_of
 from tasks.ingest import finish_import
 from tasks.ledger import require_recorded
 from tasks.lineages import on_the_same_people
-from tasks.parent import fetch
+from tasks.parent import fetch, from_recorded_parent
 from tasks.policy import pin
 from tasks.step import log, step, warn
 from tasks.unlearning import spent
@@ -139,7 +139,7 @@ def plan(batch_id: str) -> list[str]:
         state.lineage
     )  # what is removed is certified and purged: refused now, if it could not be dated
     finish_import(state)  # one that was killed: a batch begins on a whole version
-    batch = pin(state, state.batches.get(batch_id))
+    batch = pin(state, from_recorded_parent(state, state.batches.get(batch_id)))
     catch_up(state)
     refused = batch.data.get("refused", [])
     # what is validated goes on: another batch may have made its mechanism suspect since

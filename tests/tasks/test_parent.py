@@ -9,9 +9,10 @@ from cli.checks import run_checks
 from expunge.datasets.partitions import count_rows, count_training_rows, partition_files, read_dataset
 from expunge.errors import DatasetError, ServiceUnavailableError, VerificationError, WorkspaceError
 from expunge.state import open_state
+from expunge.tickets.batches import ORDER, BatchStage
 from tasks.adapters import access
 from tasks.ledger import append, record_move
-from tasks.parent import fetch, recorded_digest
+from tasks.parent import fetch, from_recorded_parent, recorded_digest
 from tasks.planning import champion_context
 from tests import workspaces
 from tests.tasks.test_registry import spec_of
@@ -89,6 +90,21 @@ def test_the_ledger_tells_which_files_a_version_has_also_after_a_rollback(root):
         recorded_digest(entries, 1) == first == access.registry(state).get(1).tags.get("model_digest", first)
     )
     assert recorded_digest(entries, 3) is None
+
+
+@pytest.mark.parametrize("stage", [BatchStage.UNLEARNED, BatchStage.VALIDATED])
+def test_a_release_that_an_earlier_one_made_from_damaged_files_is_made_anew(root, stage):
+    state = open_state(root)
+    batch = state.batches.open_batch([state.tickets.submit(workspaces.ANN).ticket.ticket_id])
+    right = recorded_digest(state.ledger.entries(state.lineage), 1)
+    state.batches.record(batch.batch_id, parent_version=1, parent_digest=right, certificate={}, envelope={})
+    for name in ORDER[1 : ORDER.index(stage) + 1]:
+        state.batches.advance(batch.batch_id, name)
+    assert from_recorded_parent(state, state.batches.get(batch.batch_id)).stage is stage
+    state.batches.record(batch.batch_id, parent_digest="sha256:" + "f" * 64)
+    again = from_recorded_parent(state, state.batches.get(batch.batch_id))
+    assert again.stage is BatchStage.REMOVED
+    assert not {"certificate", "envelope"} & set(again.data)
 
 
 @pytest.mark.parametrize("left", [0, 3, 200])
