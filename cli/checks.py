@@ -33,6 +33,7 @@ def run_checks(path: Path | None) -> list[dict[str, Any]]:
     if opened["ok"]:
         state = open_state(path)
         checks.append(_try("files are private", lambda: _private(state)))
+        checks.append(_try("place", lambda: _place(state)))
         checks.append(_try("keys are private", lambda: _keys(state)))
         checks.append(_try("signing keys", lambda: _signing(state)))
         checks.append(_try("sealed annexes", lambda: _annexes(state)))
@@ -113,7 +114,29 @@ def _champion(state: State) -> str:
     from tasks.adapters import access
 
     champion = access.registry(state).champion()
-    return f"version {champion.version} serves" if champion else "none yet: run `expunge train`"
+    if champion is None:
+        return "none yet: run `expunge train`"
+    from expunge.scratch import scratch
+    from tasks.ledger import require_recorded
+    from tasks.parent import fetch
+
+    require_recorded(state, champion.version)
+    with scratch(state.workspace.scratch_dir) as place:
+        fetch(state, champion, place)  # there, not purged, and what the ledger speaks of
+    return f"version {champion.version} serves, and its files are those of the ledger"
+
+
+def _place(state: State) -> str:
+    from tasks.place import place_fault
+
+    if (elsewhere := place_fault(state)) is not None:
+        raise ExpungeError(
+            "this workspace was copied or moved",
+            expected=elsewhere,
+            got=str(state.workspace.root),
+            remedy="`expunge workspace relocate` if it was moved, `expunge workspace fork` if it is a copy",
+        )
+    return "where it says that it is"
 
 
 def _artifacts(state: State) -> str:

@@ -26,7 +26,7 @@ _IdArgument = Annotated[str, typer.Argument(help="Certificate id, c-...")]
 @certificates.command(name="list")
 def list_certificates(workspace: WorkspaceOption = None, json: JsonOption = False) -> None:
     """List certificates, oldest first."""
-    state = use_workspace(workspace)
+    state = use_workspace(workspace, reading=True)
     found = [_read(path) for path in state.workspace.evidence_dir.glob("c-*/certificate.json")]
     found.sort(key=lambda c: (c["issued_at"], c["model"]["version"] or 0))
     if json:
@@ -55,7 +55,7 @@ def list_certificates(workspace: WorkspaceOption = None, json: JsonOption = Fals
 @certificates.command()
 def show(certificate: _IdArgument, workspace: WorkspaceOption = None, json: JsonOption = False) -> None:
     """Show a certificate: the verdict first, or the certificate itself with --json."""
-    state = use_workspace(workspace)
+    state = use_workspace(workspace, reading=True)
     content = _read(_folder(state, certificate) / "certificate.json")
     if json:
         emit(content)
@@ -163,7 +163,7 @@ def _own_evidence(names: list[str], workspace: Path | None, trust: Any) -> Any:
     wrong = next((name for name in names if not Path(name).exists() and not name.startswith("c-")), None)
     if wrong is not None:
         raise _unknown(wrong)
-    state = use_workspace(workspace)
+    state = use_workspace(workspace, reading=True)
     from tasks.verification import OwnEvidence
 
     return OwnEvidence(state, trust)
@@ -205,7 +205,7 @@ def annex(
 
     path = Path(certificate)
     if not path.is_file():
-        path = _folder(use_workspace(workspace), certificate) / ANNEX_FILE
+        path = _folder(use_workspace(workspace, reading=True), certificate) / ANNEX_FILE
     content = open_annex(path.read_bytes(), annex_key)
     if json:
         emit(content)
@@ -236,7 +236,7 @@ def export(
 
     if html is None and pdf is None:
         raise InputError("nothing to export to", expected="--html FILE or --pdf FILE", remedy="name a file")
-    state = use_workspace(workspace)
+    state = use_workspace(workspace, reading=True)
     document = document_of(state, _folder(state, certificate))
     files: dict[Path, bytes] = {}
     if html is not None:

@@ -12,6 +12,7 @@ from cli import (
     keys,
     ledger,
     mechanism,
+    place,
     policy,
     purge,
     report,
@@ -42,6 +43,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 workspace.add_to(app)
+app.add_typer(place.app, name="workspace")
 app.add_typer(tickets.app, name="ticket")
 run.add_to(app)
 stack.add_to(app)

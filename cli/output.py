@@ -149,20 +149,28 @@ def write_files(files: Mapping[Path, bytes]) -> None:
         part.replace(path)
 
 
-def use_workspace(path: Path | None) -> Any:
+def use_workspace(path: Path | None, *, reading: bool = False) -> Any:
     """Open the workspace and make it that of everything below this command.
 
     Args:
         path: From the option.
+        reading: Whether the command only reads: then a copy will do, and one that was moved.
 
     Returns:
         The state.
+
+    Raises:
+        WorkspaceError: If the command may write, and the workspace was copied or moved.
     """
     from expunge.permissions import is_open
     from expunge.state import open_state
     from tasks.adapters.prefect_access import take_up
 
     state = open_state(path)
+    if not reading:
+        from tasks.place import require_place
+
+        require_place(state)
     os.environ["EXPUNGE_WORKSPACE"] = str(state.workspace.root)
     if is_open(state.workspace):
         root = state.workspace.root

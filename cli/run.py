@@ -31,7 +31,7 @@ def plan(
     from tasks.planning import plan_for
     from tasks.preview import records_of
 
-    state = use_workspace(workspace)
+    state = use_workspace(workspace, reading=True)
     chosen = [state.tickets.get(name) for name in ticket] if ticket else state.tickets.due_for_batch()
     made, context = plan_for(state)
     limits = context.limits

@@ -104,7 +104,7 @@ def up(
 
 def down(workspace: WorkspaceOption = None, json: JsonOption = False) -> None:
     """Stop the stack; doing it twice does no harm."""
-    ran = _stop(use_workspace(workspace).workspace)
+    ran = _stop(use_workspace(workspace, reading=True).workspace)
     if json:
         emit({"stopped": ran})
         return
@@ -116,7 +116,7 @@ def status(workspace: WorkspaceOption = None, json: JsonOption = False) -> None:
     from cli.activity import print_activity, read_activity
     from expunge.errors import ServiceUnavailableError
 
-    state = use_workspace(workspace)
+    state = use_workspace(workspace, reading=True)
     found, queue = _services(state.workspace), _queue(state)
     activity = read_activity(state, found["prefect_api"])
     healthy = bool(found["services"]) and all(service["up"] for service in found["services"])

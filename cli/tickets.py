@@ -157,7 +157,7 @@ def list_tickets(
         before = datetime.now(UTC) + timedelta(days=int(match[1]))
     if state_name is not None and state_name not in list(TicketState):
         raise TicketError("unknown state", expected=_STATES, got=state_name)
-    opened = use_workspace(workspace)
+    opened = use_workspace(workspace, reading=True)
     tickets = opened.tickets.select(
         states=[state_name] if state_name else None, due_before=before, search=search
     )
@@ -174,7 +174,7 @@ def list_tickets(
 @app.command()
 def show(ticket: TicketArgument, workspace: WorkspaceOption = None, json: JsonOption = False) -> None:
     """Show a ticket and its history."""
-    state = use_workspace(workspace)
+    state = use_workspace(workspace, reading=True)
     found, history = state.tickets.get(ticket), state.tickets.history(ticket)
     if json:
         emit({**found.to_json(), "history": history})
@@ -201,7 +201,7 @@ def receipt(
     from tasks.receipt import receipt_of
     from tasks.signing import sign_receipt
 
-    state = use_workspace(workspace)
+    state = use_workspace(workspace, reading=True)
     found, files = receipt_of(state, ticket), dict[Path, bytes]()
     signed_by = state.signing.signer().public_key.keyid if signed is not None else None
     document = receipt_document(found, signed_by)

@@ -3,7 +3,6 @@
 import hashlib
 import secrets
 import shutil
-from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -156,7 +155,7 @@ def _certificate(state: State, batch: Batch) -> Certificate:
     return Certificate2.model_validate(
         {
             "certificate_id": f"c-{secrets.token_hex(8)}",
-            "issued_at": datetime.now(UTC).isoformat(timespec="seconds"),
+            "issued_at": state.ledger.now(state.lineage).isoformat(timespec="seconds"),
             "batch": batch.batch_id,
             "model": {
                 "name": state.lineage,

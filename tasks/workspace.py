@@ -22,6 +22,7 @@ from expunge.state import PARTITION_KEY, PLACEMENT_FILE, PSEUDONYM_KEY, WORKSPAC
 from tasks.adapters import git, guard
 from tasks.adapters.versioning import Repository
 from tasks.coverage import record_dataset
+from tasks.place import identity
 
 _IGNORED = ("/.expunge/", "/build/", "__pycache__/")
 _TEMPLATES = ("policy.yaml", "params.yaml", "dvc.yaml")
@@ -93,6 +94,7 @@ def create(root: Path, dataset: str, source: Path | None) -> dict[str, Any]:
         guard.install(root)
         content = {
             "version": 1,
+            **identity(root),
             "lineage": f"expunge-{loaded.contract.name}",
             "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
             "salted": True,

@@ -8,14 +8,16 @@ from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from expunge.append_only import APPEND_ONLY
 from expunge.database import Base, Database
-from expunge.errors import VerificationError
+from expunge.errors import RefusedError, VerificationError
 from expunge.evidence.keyring import Keyring
 from expunge.evidence.keys import SigningKeys
 from expunge.evidence.ledger import (
+    CLOCKS,
     GENESIS,
     LedgerEntry,
     account_of,
     check_ledger,
+    moment_of,
     parse_entries,
     serving_version,
     version_of,
@@ -142,6 +144,30 @@ class LedgerStore:
                 if found[-1].kind in ("opening", "retraining"):
                     break
         return found[::-1]
+
+    def now(self, lineage: str) -> datetime:
+        """The date of what is issued now: never before the newest entry, where the clock was set back since.
+
+        Args:
+            lineage: Name of the registered model.
+
+        Returns:
+            Now, or the date of the newest entry, if that is later.
+
+        Raises:
+            RefusedError: If the clock is behind it by more than what clocks may differ: no such date would verify.
+        """
+        now = datetime.now(UTC)
+        latest = max((moment_of(entry.issued_at) for entry in self.entries(lineage)), default=now)
+        if latest - now > CLOCKS:
+            raise RefusedError(
+                "this machine's clock is behind the ledger",
+                expected=f"a time after {latest.isoformat()}, the date of an entry",
+                got=now.isoformat(timespec="seconds"),
+                remedy="nothing was changed; set the clock. If it is right, that entry was dated by one that was not: "
+                "wait until then, or restore the backup from before",
+            )
+        return max(now, latest)
 
     def append(self, lineage: str, **content: Any) -> LedgerEntry:
         """Append an entry and sign the new head: sequence, chain and accumulated figures are filled in here.
@@ -275,5 +301,5 @@ def _head(session: Session, lineage: str, sequence: int | None) -> dict[str, Any
 
 def _what(content: dict[str, Any]) -> tuple[Any, ...]:
     """What an entry is about: a batch may move the alias more than once."""
-    details = content["details"] if content["kind"] in ("alias", "incident", "policy") else None
+    details = content["details"] if content["kind"] in ("alias", "incident", "policy", "fork") else None
     return content["kind"], content.get("batch"), content.get("certificate_id"), details

@@ -53,6 +53,11 @@ def verify_ledger(
         else:
             missing += [f"head: {line}" for line in found.missing]
             checked.append(SIGNED_HEAD)
+    missing += [
+        f"fork: since entry {entry.sequence} this is the ledger of a copy; another one tells what the original did"
+        for entry in entries
+        if entry.kind == "fork"
+    ]
     signed = SIGNED_HEAD in checked
     for number, witness in enumerate(witnesses, 1):
         found = _look(witness, ledger, keys, whole=False, covered=signed)

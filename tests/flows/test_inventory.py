@@ -5,7 +5,6 @@ A field that the table does not know fails, and so does an entry of the table th
 
 import json
 import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -183,7 +182,7 @@ def test_an_exact_release_is_the_same_whoever_left(tmp_path, monkeypatch):
     told: list[Fields] = []
     for number, factor in enumerate((0.99, 1.01)):
         twin = tmp_path / str(number) / "workspace"
-        shutil.copytree(root, twin, symlinks=True)
+        workspaces.copied(root, twin)
         monkeypatch.setenv("EXPUNGE_WORKSPACE", str(twin))
         moved(twin, factor)
         told.append(erased_exactly(twin))
