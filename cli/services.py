@@ -57,10 +57,10 @@ def environment(workspace: Workspace, accounts: Accounts | None = None) -> dict[
     host = own["EXPUNGE_HOST"] if own["EXPUNGE_HOST"] != "0.0.0.0" else "127.0.0.1"
     own.setdefault("PREFECT_HOME", str(workspace.prefect_home))
     if not own.get("PREFECT_API_URL"):  # else that server has its own secret, which the variables name
-        port = own["EXPUNGE_PREFECT_PORT"]
-        own["PREFECT_API_URL"] = f"http://{host}:{port}/api"
+        listening = own["EXPUNGE_PREFECT_PORT"]
+        own["PREFECT_API_URL"] = f"http://{host}:{listening}/api"
         own[prefect_access.SERVER] = own[prefect_access.CLIENT] = prefect_access.prepare(workspace)
-        own.setdefault(prefect_access.ORIGINS, prefect_access.origins(host, port))
+        own.setdefault(prefect_access.ORIGINS, prefect_access.origins(host, listening))
     own.setdefault("EXPUNGE_GPU_POOL", "gpu")
     own["EXPUNGE_LOG_FORMAT"] = log_format("json")
     if not own.get("MLFLOW_TRACKING_URI"):  # our own server shows the database that the tasks write to
