@@ -21,7 +21,7 @@ from expunge.evidence.certificate import Certificate, parse_certificate
 from expunge.evidence.checked_ledger import CheckedLedger
 from expunge.evidence.keyring import Keyring
 from expunge.evidence.ledger_file import Ledger
-from expunge.evidence.result import VerificationResult
+from expunge.evidence.result import VerificationResult, Voucher
 from expunge.evidence.verify import undone
 from expunge.evidence.verify_ledger import verify_ledger
 from expunge.evidence.witness import read_witness
@@ -162,7 +162,7 @@ def verify_own_ledger(
 
 def _by_own_keys(outcome: VerificationResult, own: bool, missing: Sequence[str]) -> VerificationResult:
     """An outcome that says whose keys those were, and what else is missing."""
-    vouched = "own keys" if own and outcome.vouched != "nobody" else outcome.vouched
+    vouched: Voucher = "own keys" if own and outcome.vouched != "nobody" else outcome.vouched
     return replace(outcome, missing=(*outcome.missing, *missing), vouched=vouched)
 
 

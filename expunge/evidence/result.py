@@ -76,7 +76,8 @@ def least(vouchers: Iterable[Voucher]) -> Voucher:
         >>> least(["given keys", "own keys"])
         'own keys'
     """
-    return min(vouchers, key=_ORDER.index, default="nobody")
+    given = list(vouchers)
+    return min(given, key=_ORDER.index) if given else "nobody"
 
 
 @dataclass
