@@ -5,9 +5,12 @@ import shutil
 import stat
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from expunge.errors import WorkspaceError
-from expunge.settings import Workspace
+
+if TYPE_CHECKING:  # settings need YAML, which the verifier alone has not
+    from expunge.settings import Workspace
 
 SITE_CACHE = "dvc-site-cache"
 _OTHERS, _WRITE = stat.S_IRWXG | stat.S_IRWXO, stat.S_IWGRP | stat.S_IWOTH
@@ -40,7 +43,7 @@ def private_folder(folder: Path) -> None:
         ) from error
 
 
-def tighten(workspace: Workspace) -> None:
+def tighten(workspace: "Workspace") -> None:
     """Shut others out of the state folder, which earlier releases left as the umask had it.
 
     Args:
@@ -72,7 +75,7 @@ def private_site_cache(state: Path) -> Path:
     return cache
 
 
-def is_open(workspace: Workspace) -> bool:
+def is_open(workspace: "Workspace") -> bool:
     """Whether other accounts may enter the workspace's folder.
 
     Args:
@@ -84,7 +87,7 @@ def is_open(workspace: Workspace) -> bool:
     return bool(workspace.root.stat().st_mode & _OTHERS)
 
 
-def require_private(workspace: Workspace) -> None:
+def require_private(workspace: "Workspace") -> None:
     """Refuse a workspace that others could have changed: its code is run, its data and keys are believed.
 
     Args:

@@ -12,7 +12,7 @@ from expunge.errors import CertificateRefusedError
 from expunge.evidence.annex import ANNEX_FILE, ATTACK_GATES, annex_digest, recipient
 from expunge.evidence.bundle import Trust, Verifier, find_evidence
 from expunge.evidence.canonical import digest
-from expunge.evidence.certificate import Certificate, Certificate2, parse_certificate
+from expunge.evidence.certificate import NEWEST, Certificate, Certificate2, parse_certificate
 from expunge.evidence.checked_ledger import CheckedLedger
 from expunge.evidence.ledger import account_of
 from expunge.evidence.public_parts import assumptions_of
@@ -67,7 +67,7 @@ def certify(batch_id: str) -> str:
         )
     record_policy(state, batch.data["policy"])
     model = state.workspace.releases_dir / batch_id / MODEL_FOLDER
-    if "certificate" not in batch.data:  # written once: a resumed batch issues the same one
+    if not _issued(state, batch):  # written once: a resumed batch issues the same one
         issued = _certificate(state, batch).to_json()
         batch = state.batches.record(
             batch_id, certificate=issued, envelope=sign_certificate(state, issued, model)
@@ -133,6 +133,15 @@ def certify(batch_id: str) -> str:
     )
     log(f"batch {batch_id}: certificate {certificate.certificate_id}")
     return certificate.certificate_id
+
+
+def _issued(state: State, batch: Batch) -> bool:
+    """Whether its certificate is written; one of an earlier version that the ledger does not have is issued anew."""
+    stored = batch.data.get("certificate")
+    if stored is None or stored["version"] >= NEWEST:
+        return stored is not None
+    known = (entry.certificate_id for entry in state.ledger.entries(state.lineage))
+    return stored["certificate_id"] in known
 
 
 def _require_verified(outcome: VerificationResult) -> None:

@@ -276,9 +276,12 @@ class _ActivationStep:
         self.slope = layer.slope(state.value, self.value)
         self.unsure: Tensor | None = None
         if layer.bend is None:  # where the sign is not certain the derivative is off by at most 1
-            near = (state.value.abs().amin(1) <= state.largest) & (state.largest > 0)
+            largest = (
+                state.largest * _OUTWARD
+            )  # a comparison is no part of the chain that is widened at the end
+            near = (state.value.abs().amin(1) <= largest) & (largest > 0)
             if bool(near.any()):
-                self.unsure = (state.value.abs() <= state.largest[:, None]) & near[:, None]
+                self.unsure = (state.value.abs() <= largest[:, None]) & near[:, None]
             slack = torch.zeros_like(state.error)
         else:
             slack = layer.bend * state.largest + layer.slope_error * _U
@@ -322,11 +325,12 @@ class _Sweep:
         """Divide, add the l2 term, and put the errors together."""
         mean, decay = self.gradient / records, l2 * vector
         gradient = mean + decay
-        squares = [
-            ((float(step.data_error) + _gamma(depth) * float(step.sum_size)) / records) ** 2
+        errors = [
+            (float(step.data_error) + _gamma(depth) * float(step.sum_size)) / records
             for step in self._linear()
         ]
-        rounding = math.sqrt(sum(squares)) + _U * (_norm(mean) + _norm(decay) + _norm(gradient)) + _TINY
+        # hypot: squares of large errors would overflow, and be an exception instead of no claim
+        rounding = math.hypot(*errors) + _U * (_norm(mean) + _norm(decay) + _norm(gradient)) + _TINY
         if not all(float(step.peak) <= _LARGEST for step in self._linear()):
             rounding = math.inf
         return CertifiedGradient(gradient, rounding * _OUTWARD)
