@@ -42,6 +42,7 @@ def issued(*policies, change=lambda content: None):
     content = golden_certificate()
     named = digest(content_of(content))
     content |= {"version": 2, "public_parts": [], "scope": scope_of(content["guarantee"])}
+    content["attack_gates"] = {"false_alarm": 0.0, "exchanged_delta": content["delta"]}
     content["policy"] = {"digest": named, "pinned_at": content["issued_at"]}
     change(content)
     certificate = parse_certificate(json.loads(json.dumps(content)))

@@ -156,8 +156,7 @@ def test_the_history_of_a_repository_in_the_workspace(state: State) -> None:
 
 
 def test_the_column_of_people_as_the_dataset_s_source_calls_it(state: State) -> None:
-    column = state.contract.subject
-    assert column is not None
+    (column,) = state.contract.subject_columns
     export = state.workspace.root / "export"
     pd.DataFrame({column: ["x7"]}).to_parquet(export)
     report = scan_workspace(state, Target(frozenset({"x7"})))  # too short to be found in any other column
