@@ -47,13 +47,13 @@ def champion_context(state: State, batch: Batch | None = None) -> tuple[Context,
         VerificationError: If its files are not those that were registered.
     """
     registry = access.registry(state)
-    registry.require_artifacts_seen()
     champion = registry.champion()
     if champion is None:
         raise WorkspaceError(
             "there is no model yet", expected="a champion version", got="none", remedy="run `expunge train`"
         )
     require_recorded(state, champion.version)
+    registry.require_artifacts_seen()  # of the version that should serve, and no purged one
     with scratch(state.workspace.scratch_dir) as place:
         folder = fetch(state, champion, place)
         model, effort = load_model(folder, state.workspace.root), effort_of(state, champion, folder)
