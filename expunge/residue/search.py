@@ -214,10 +214,6 @@ class Scanner:
                         continue
                     if name in self.target.subject_columns:
                         self._people(people, name, values)
-                        if (
-                            self.target.settled
-                        ):  # cells are ids, and an id within another one is another person's
-                            continue
                     if not people.seen and "subject-id" not in kinds and self._in_values(values):
                         kinds.add("subject-id")
             if self.target.subject_parts and set(self.target.subject_parts) <= set(names):

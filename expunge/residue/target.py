@@ -49,11 +49,6 @@ class Target:
         """Names of columns that hold people: short ids count there."""
         return (*SUBJECT_COLUMNS, *([self.subject_column] if self.subject_column else []))
 
-    @property
-    def settled(self) -> bool:
-        """Whether the contract says which spellings are one person."""
-        return self.pseudonymiser is not None and self.pseudonymiser.identity.settled
-
     @cached_property
     def by_form(self) -> Mapping[str, str]:
         """Subjects by their folded forms, as far as those are searched for."""
