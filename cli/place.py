@@ -1,5 +1,9 @@
 """Commands that say what became of a workspace that lies elsewhere than it says: moved, or copied."""
 
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
 import typer
 
 from cli.output import JsonOption, WorkspaceOption, emit, out, use_workspace
@@ -13,12 +17,9 @@ app = typer.Typer(
 @app.command()
 def relocate(workspace: WorkspaceOption = None, json: JsonOption = False) -> None:
     """This is the workspace, and it was moved here: by `mv`, from a backup, by another mount."""
-    from tasks.leases import lineage_lease
     from tasks.place import relocate as settle
 
-    state = use_workspace(workspace, reading=True)
-    with lineage_lease(state, anywhere=True):
-        done = settle(state)
+    done = _alone(workspace, settle)
     if json:
         emit(done)
         return
@@ -29,12 +30,9 @@ def relocate(workspace: WorkspaceOption = None, json: JsonOption = False) -> Non
 @app.command()
 def fork(workspace: WorkspaceOption = None, json: JsonOption = False) -> None:
     """This is a copy of another workspace, and goes its own way: a new identity, which its ledger tells."""
-    from tasks.leases import lineage_lease
     from tasks.place import fork as settle
 
-    state = use_workspace(workspace, reading=True)
-    with lineage_lease(state, anywhere=True):
-        done = settle(state)
+    done = _alone(workspace, settle)
     if json:
         emit(done)
         return
@@ -42,3 +40,12 @@ def fork(workspace: WorkspaceOption = None, json: JsonOption = False) -> None:
     out.print(
         "  Evidence up to now is of both. A deletion here deletes nothing there: remove whoever asked from both."
     )
+
+
+def _alone(workspace: Path | None, settle: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+    """Settle a workspace, wherever it lies, while no batch is at work on it."""
+    from tasks.leases import lineage_lease
+
+    state = use_workspace(workspace, reading=True)
+    with lineage_lease(state, anywhere=True):
+        return settle(state)

@@ -230,7 +230,7 @@ class _LinearStep:
         self.sum_size += (size * inputs).sum()
 
     def backward(self, residual: Tensor, error: Tensor) -> tuple[Tensor, Tensor]:
-        """What the layer before is told."""
+        """Return the residuals for the layer before, with bounds on their errors."""
         size = self._counted(residual)
         moved = self.spectral * error + self.backward_gamma * self.norm * size + _TINY
         return _product(residual, self.weight), moved

@@ -114,7 +114,7 @@ def _writer(path: Path, schema: pa.Schema) -> Iterator[pq.ParquetWriter]:
 
 
 def salted(files: Iterable[Path]) -> bool:
-    """Whether each of these partitions carries a nonce; reads no row.
+    """Tell whether each of these partitions carries a nonce; reads no row.
 
     Args:
         files: Partitions.
@@ -127,7 +127,7 @@ def salted(files: Iterable[Path]) -> bool:
 
 @contextmanager
 def readable(path: Path) -> Iterator[None]:
-    """What a partition that cannot be read means, in one sentence.
+    """Say in one sentence that a partition cannot be read, and what to do.
 
     Args:
         path: The partition that is read within.

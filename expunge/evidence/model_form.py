@@ -1,12 +1,11 @@
 """The form of a model's files: from version 2 on nothing is in them but what a release may tell, and a nonce each."""
 
-import json
 import re
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from expunge.evidence.certificate import Certificate
-from expunge.evidence.model_files import MODEL_FILE, WEIGHTS_FILE, part_digests
+from expunge.evidence.model_files import description, part_digests, weights_nonce
 from expunge.evidence.result import VerificationResult
 
 _FIELDS: Final = {"version", "nonce", "spec", "preprocessing", "parts"}
@@ -29,7 +28,10 @@ def verify_form(folder: Path, certificate: Certificate) -> VerificationResult:
     Returns:
         The outcome.
     """
-    content = _description(folder)
+    try:
+        content = description(folder)
+    except (TypeError, ValueError, RecursionError):
+        content = {}
     version = content.get("version")
     if certificate.version < 2:
         later = version != 1 or bool(part_digests(folder))
@@ -41,27 +43,10 @@ def verify_form(folder: Path, certificate: Certificate) -> VerificationResult:
     if version != 2 or set(content) != _FIELDS:
         findings.append("model: its description has other fields than a release has")
     if not all(
-        isinstance(one, str) and _NONCE.fullmatch(one) for one in (content.get("nonce"), _drawn(folder))
+        isinstance(one, str) and _NONCE.fullmatch(one)
+        for one in (content.get("nonce"), weights_nonce(folder))
     ):
         findings.append(
             "model: a file of it carries no nonce, so that its digest is a function of rows alone"
         )
     return VerificationResult(tuple(findings), (_ORIGIN,))
-
-
-def _description(folder: Path) -> dict[str, Any]:
-    try:
-        content = json.loads((folder / MODEL_FILE).read_text(encoding="utf-8"))
-    except (ValueError, RecursionError):
-        return {}
-    return content if isinstance(content, dict) else {}
-
-
-def _drawn(folder: Path) -> Any:
-    """The nonce of the weights' file; whatever is wrong with its header is found by who reads the weights."""
-    with (folder / WEIGHTS_FILE).open("rb") as file:
-        size = int.from_bytes(file.read(8), "little")
-        try:
-            return json.loads(file.read(min(size, 1 << 20)))["__metadata__"]["nonce"]
-        except (ValueError, KeyError, TypeError, RecursionError):
-            return None

@@ -241,12 +241,7 @@ class LedgerStore:
         if not ledger.entries or ledger.head is not None:
             return ledger
         self._require_intact(ledger)
-        if findings := check_ledger(ledger.entries):
-            raise VerificationError("the ledger does not hold", got="; ".join(findings))
-        head = sign_head(self._keys.signer(), ledger.entries, datetime.now(UTC))
-        with self._database.transaction() as session:
-            session.add(HeadRow(lineage=lineage, sequence=len(ledger.entries) - 1, envelope=head))
-        return Ledger(lineage, ledger.entries, head)
+        return self._sign(ledger, HeadRow)
 
     def sign_anew(self, lineage: str) -> Ledger:
         """Sign the newest head with the key that signs now, where that of the head was revoked since.
@@ -265,12 +260,16 @@ class LedgerStore:
         if ledger.head is None or head_fault(ledger.head, ledger, ring, whole=True) is None:
             return ledger
         self._require_intact(ledger, ring.before_revocations())
+        return self._sign(ledger, NewHeadRow)
+
+    def _sign(self, ledger: Ledger, row: type[HeadRow] | type[NewHeadRow]) -> Ledger:
+        """Sign the head of entries that hold, and keep it as such a row."""
         if findings := check_ledger(ledger.entries):
             raise VerificationError("the ledger does not hold", got="; ".join(findings))
         head = sign_head(self._keys.signer(), ledger.entries, datetime.now(UTC))
         with self._database.transaction() as session:
-            session.add(NewHeadRow(lineage=lineage, sequence=len(ledger.entries) - 1, envelope=head))
-        return Ledger(lineage, ledger.entries, head)
+            session.add(row(lineage=ledger.lineage, sequence=len(ledger.entries) - 1, envelope=head))
+        return Ledger(ledger.lineage, ledger.entries, head)
 
     def _require_intact(self, ledger: Ledger, ring: Keyring | None = None) -> None:
         """The newest head must hold; a ledger without any is of an earlier release, or empty."""
