@@ -32,6 +32,8 @@ def run_checks(path: Path | None) -> list[dict[str, Any]]:
     checks.append(opened)
     if opened["ok"]:
         state = open_state(path)
+        checks.append(_try("files are private", lambda: _private(state)))
+        checks.append(_try("place", lambda: _place(state)))
         checks.append(_try("keys are private", lambda: _keys(state)))
         checks.append(_try("signing keys", lambda: _signing(state)))
         checks.append(_try("sealed annexes", lambda: _annexes(state)))
@@ -40,7 +42,7 @@ def run_checks(path: Path | None) -> list[dict[str, Any]]:
         checks.append(_try("ledger", lambda: _ledger(state)))
         checks.append(_try("other models of the same people", lambda: _lineages(state)))
         checks.append(_try("guard against purged versions", lambda: _guard(state)))
-        checks.append(_try("Prefect", _prefect))
+        checks.append(_try("Prefect", lambda: _prefect(state)))
         free = shutil.disk_usage(state.workspace.root).free
         checks.append({"check": "disk", "ok": free > 1 << 30, "detail": f"{free / 2**30:.1f} GiB free"})
     return checks
@@ -75,6 +77,16 @@ def _keys(state: State) -> str:
     return "yes"
 
 
+def _private(state: State) -> str:
+    from expunge.permissions import is_open, require_private
+
+    require_private(state.workspace)
+    if is_open(state.workspace):
+        root = state.workspace.root
+        raise ExpungeError("other accounts can enter the workspace", remedy=f"chmod 700 {root}")
+    return "yes"
+
+
 def _signing(state: State) -> str:
     from tasks.signing import require_signer
 
@@ -102,7 +114,29 @@ def _champion(state: State) -> str:
     from tasks.adapters import access
 
     champion = access.registry(state).champion()
-    return f"version {champion.version} serves" if champion else "none yet: run `expunge train`"
+    if champion is None:
+        return "none yet: run `expunge train`"
+    from expunge.scratch import scratch
+    from tasks.ledger import require_recorded
+    from tasks.parent import fetch
+
+    require_recorded(state, champion.version)
+    with scratch(state.workspace.scratch_dir) as place:
+        fetch(state, champion, place)  # there, not purged, and what the ledger speaks of
+    return f"version {champion.version} serves, and its files are those of the ledger"
+
+
+def _place(state: State) -> str:
+    from tasks.place import place_fault
+
+    if (elsewhere := place_fault(state)) is not None:
+        raise ExpungeError(
+            "this workspace was copied or moved",
+            expected=elsewhere,
+            got=str(state.workspace.root),
+            remedy="`expunge workspace relocate` if it was moved, `expunge workspace fork` if it is a copy",
+        )
+    return "where it says that it is"
 
 
 def _artifacts(state: State) -> str:
@@ -119,11 +153,12 @@ def _ledger(state: State) -> str:
     if not ledger.entries:
         return "none yet"
     outcome = verify_own_ledger(state, ledger)
-    if not outcome.verified:
+    if not outcome.consistent:
         raise ExpungeError(
             "the ledger does not verify", got=outcome.findings[0], remedy="see `expunge ledger verify`"
         )
-    return f"{len(ledger.entries)} entries, verified"
+    word = "verified" if outcome.verified else "consistent, and no signature on it was checked"
+    return f"{len(ledger.entries)} entries, {word}"
 
 
 def _lineages(state: State) -> str:
@@ -143,6 +178,13 @@ def _guard(state: State) -> str:
     return "installed"
 
 
-def _prefect() -> str:
+def _prefect(state: State) -> str:
+    from tasks.adapters.prefect_access import take_up
+    from tasks.adapters.prefect_api import api
+
     url = os.environ.get("PREFECT_API_URL")
-    return f"server at {url}" if url else "embedded: started when needed"
+    if not url:
+        return "embedded: started when needed"
+    take_up(state.workspace)
+    api(url, "/flows/count", {}, at_most_s=5.0)  # its health it tells anybody
+    return f"server at {url}"

@@ -15,7 +15,7 @@ app = typer.Typer(
 @app.command(name="list")
 def list_artefacts(workspace: WorkspaceOption = None, json: JsonOption = False) -> None:
     """List every artefact that saw people, and what became of it."""
-    state = use_workspace(workspace)
+    state = use_workspace(workspace, reading=True)
     waiting = state.coverage.resolutions(None)
     found = [
         {**item.to_json(), "next_batch": _next_batch(item, waiting.get(item.artefact_id))}

@@ -26,7 +26,7 @@ _IdArgument = Annotated[str, typer.Argument(help="Certificate id, c-...")]
 @certificates.command(name="list")
 def list_certificates(workspace: WorkspaceOption = None, json: JsonOption = False) -> None:
     """List certificates, oldest first."""
-    state = use_workspace(workspace)
+    state = use_workspace(workspace, reading=True)
     found = [_read(path) for path in state.workspace.evidence_dir.glob("c-*/certificate.json")]
     found.sort(key=lambda c: (c["issued_at"], c["model"]["version"] or 0))
     if json:
@@ -55,12 +55,13 @@ def list_certificates(workspace: WorkspaceOption = None, json: JsonOption = Fals
 @certificates.command()
 def show(certificate: _IdArgument, workspace: WorkspaceOption = None, json: JsonOption = False) -> None:
     """Show a certificate: the verdict first, or the certificate itself with --json."""
-    state = use_workspace(workspace)
+    state = use_workspace(workspace, reading=True)
     content = _read(_folder(state, certificate) / "certificate.json")
     if json:
         emit(content)
         return
     from expunge.reports.plain_words import gate_words, verdict
+    from expunge.reports.purged import fate, purge_of, since_issued
 
     out.print(verdict(content), markup=False)
     from tasks.verification import rolled_back
@@ -80,7 +81,14 @@ def show(certificate: _IdArgument, workspace: WorkspaceOption = None, json: Json
         out.print(
             f"Gate {outcome}: {gate['name']}: {gate_words(gate['name'])} ({gate['limit']})", markup=False
         )
-    rows = [(item["artefact"], item["status"], item["reason"]) for item in content["coverage"]]
+    entries = [entry.to_json() for entry in state.ledger.entries(state.lineage)]
+    purge = purge_of(content, entries)
+    rows = [
+        (item["artefact"], " then ".join(filter(None, (item["status"], fate(item, purge)))), item["reason"])
+        for item in content["coverage"]
+    ]
+    if since := since_issued(content, entries):
+        out.print(since, markup=False)
     table("Coverage", ("artefact", "status", "reason"), rows)
 
 
@@ -111,7 +119,11 @@ def verify(
     workspace: WorkspaceOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Recompute everything a certificate states; exit code 1 if something does not hold."""
+    """Recompute everything a certificate states; exit code 1 if something does not hold, 4 if no signature was checked.
+
+    A file without --key is at best consistent: anybody can have written it. An id in a workspace is verified with the
+    workspace's own keys, which is the operator's own word.
+    """
     from expunge import progress
     from expunge.errors import InputError
     from expunge.evidence.bundle import Trust, Verifier, find_evidence
@@ -151,7 +163,7 @@ def _own_evidence(names: list[str], workspace: Path | None, trust: Any) -> Any:
     wrong = next((name for name in names if not Path(name).exists() and not name.startswith("c-")), None)
     if wrong is not None:
         raise _unknown(wrong)
-    state = use_workspace(workspace)
+    state = use_workspace(workspace, reading=True)
     from tasks.verification import OwnEvidence
 
     return OwnEvidence(state, trust)
@@ -163,12 +175,13 @@ def _report(answers: list[Any], json: bool) -> None:
         ((name, evidence, outcome),) = answers
         report_outcome(outcome, json, f"certificate {name}", {"taken": evidence.taken})
         return
-    from expunge.evidence.result import VerificationResult
+    from expunge.evidence.result import VerificationResult, least
 
     every = VerificationResult(
         tuple(f"{name}: {line}" for name, _, outcome in answers for line in outcome.findings),
         tuple(dict.fromkeys(line for _, _, outcome in answers for line in outcome.missing)),
-        (f"{sum(outcome.verified for _, _, outcome in answers)} of {len(answers)} certificates",),
+        (f"{sum(outcome.consistent for _, _, outcome in answers)} of {len(answers)} certificates",),
+        least(outcome.vouched for _, _, outcome in answers),
     )
     told = [
         {"certificate": name, **outcome.to_json(), "taken": evidence.taken}
@@ -192,7 +205,7 @@ def annex(
 
     path = Path(certificate)
     if not path.is_file():
-        path = _folder(use_workspace(workspace), certificate) / ANNEX_FILE
+        path = _folder(use_workspace(workspace, reading=True), certificate) / ANNEX_FILE
     content = open_annex(path.read_bytes(), annex_key)
     if json:
         emit(content)
@@ -223,7 +236,7 @@ def export(
 
     if html is None and pdf is None:
         raise InputError("nothing to export to", expected="--html FILE or --pdf FILE", remedy="name a file")
-    state = use_workspace(workspace)
+    state = use_workspace(workspace, reading=True)
     document = document_of(state, _folder(state, certificate))
     files: dict[Path, bytes] = {}
     if html is not None:

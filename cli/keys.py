@@ -139,7 +139,7 @@ def revoke(
 @app.command(name="list")
 def list_keys(workspace: WorkspaceOption = None, json: JsonOption = False) -> None:
     """List the public keys, oldest first, with their ends and revocations."""
-    _show(use_workspace(workspace).signing.keyring(), json)
+    _show(use_workspace(workspace, reading=True).signing.keyring(), json)
 
 
 @app.command(name="export-public")
@@ -151,7 +151,7 @@ def export_public(
     """Write the public keyring for auditors: they verify with `--key FILE`."""
     from expunge.errors import InputError, storage_full
 
-    ring = use_workspace(workspace).signing.keyring()
+    ring = use_workspace(workspace, reading=True).signing.keyring()
     try:
         file.write_text(dumps(ring.to_json(), indent=1), encoding="utf-8")
     except OSError as error:

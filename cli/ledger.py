@@ -14,7 +14,7 @@ app = typer.Typer(help="Show, verify, export and witness the ledger.", no_args_i
 @app.command()
 def show(workspace: WorkspaceOption = None, json: JsonOption = False) -> None:
     """Show the ledger of the workspace's model."""
-    state = use_workspace(workspace)
+    state = use_workspace(workspace, reading=True)
     entries = [entry.to_json() for entry in state.ledger.entries(state.lineage)]
     if json:
         emit(entries)
@@ -56,7 +56,10 @@ def verify(
     workspace: WorkspaceOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Verify the ledger's chain, arithmetic, head and witnesses; exit code 1 if something does not hold."""
+    """Verify the ledger's chain, arithmetic, head and witnesses.
+
+    Exit code 1 if something does not hold, 4 if no signature was checked.
+    """
     from expunge.evidence.time_stamp import load_roots
     from expunge.evidence.witness import read_witness
 
@@ -69,7 +72,7 @@ def verify(
     else:
         from tasks.verification import verify_own_ledger
 
-        state = use_workspace(workspace)
+        state = use_workspace(workspace, reading=True)
         outcome = verify_own_ledger(state, state.ledger.read(state.lineage), keys, found)
     report_outcome(outcome, json, "ledger")
 
@@ -81,7 +84,7 @@ def export(
     """Write the ledger with its signed head to a file, for whoever verifies it elsewhere."""
     from expunge.files import write_json
 
-    ledger = _signed(use_workspace(workspace))
+    ledger = _signed(use_workspace(workspace, reading=True))
     try:
         write_json(file, ledger.to_json())
     except OSError as error:
@@ -97,7 +100,7 @@ def witness(
     """Write the ledger's signed head to a file, which is to be kept where the operator cannot change it."""
     from expunge.evidence.witness import write_witness
 
-    state = use_workspace(workspace)
+    state = use_workspace(workspace, reading=True)
     ledger = _signed(state)
     try:
         write_witness(file, ledger, state.signing.keyring())

@@ -12,6 +12,7 @@ from cli import (
     keys,
     ledger,
     mechanism,
+    place,
     policy,
     purge,
     report,
@@ -26,10 +27,12 @@ from cli import (
 )
 from cli.output import begin_output, emit, err, shown
 from expunge.errors import ExpungeError, storage_full
+from expunge.permissions import tighten_umask
 
 # Typer brings its own copy of Click from some version on: the base of its usage errors, whichever it is.
 _UsageError: Any = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
 
+_MEMORY = "there is not enough memory for this: give less data at once, or use a machine with more"
 _NEEDS_MORE = "this command needs the full installation: pip install 'expunge[full]'"
 
 app = typer.Typer(
@@ -40,6 +43,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 workspace.add_to(app)
+app.add_typer(place.app, name="workspace")
 app.add_typer(tickets.app, name="ticket")
 run.add_to(app)
 stack.add_to(app)
@@ -59,11 +63,14 @@ worker.add_to(app)
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command and exit with its code: 0 done, 1 refused, 2 bad input, 3 a service is unreachable.
+    """Run the command and exit with its code.
+
+    0 done, 1 refused, 2 bad input, 3 a service is unreachable, 4 evidence is consistent and its signature not checked.
 
     Args:
         arguments: Of the command line.
     """
+    tighten_umask()
     sys.exit(invoke(sys.argv[1:] if arguments is None else arguments))
 
 
@@ -87,6 +94,8 @@ def invoke(arguments: list[str]) -> int:
         if full is None:
             raise
         return _failed(arguments, str(full), full.exit_code)
+    except MemoryError:
+        return _failed(arguments, _MEMORY, 2)
     except _UsageError as error:
         message = str(error.format_message())
         if "Usage:" in message:  # a group without a command: that is its help

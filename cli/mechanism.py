@@ -15,7 +15,7 @@ def list_mechanisms(workspace: WorkspaceOption = None, json: JsonOption = False)
     from expunge.evidence.ledger import suspects_of
     from expunge.mechanisms.planner import MECHANISMS
 
-    state = use_workspace(workspace)
+    state = use_workspace(workspace, reading=True)
     entries = state.ledger.entries(state.lineage)
     suspects = suspects_of(entries)
     found = [

@@ -75,13 +75,14 @@ def report_outcome(outcome: Any, json: bool, what: str, more: dict[str, Any] | N
 
     Raises:
         VerificationError: If it does not hold.
+        SignatureNotCheckedError: If it may hold, and no signature was checked.
     """
-    from expunge.errors import VerificationError
+    from expunge.errors import SignatureNotCheckedError, VerificationError
 
     if json:
         emit({**outcome.to_json(), **(more or {})})
     else:
-        out.print(shown(f"{what}: {'VERIFIED' if outcome.verified else 'DOES NOT HOLD'}"), markup=False)
+        out.print(shown(f"{what}: {outcome.verdict}"), markup=False)
         for mark, lines in (
             ("read", [", ".join((more or {}).get("taken", []))]),
             ("holds", outcome.checked),
@@ -90,8 +91,14 @@ def report_outcome(outcome: Any, json: bool, what: str, more: dict[str, Any] | N
         ):
             for line in filter(None, lines):
                 out.print(shown(f"  {mark}: {line}".replace("\n", " ")), markup=False)
-    if not outcome.verified:
+    if not outcome.consistent:
         raise VerificationError(f"the {what} does not hold", got="; ".join(outcome.findings))
+    if not outcome.verified:
+        raise SignatureNotCheckedError(
+            f"{what}: no signature was checked, so anybody can have written it",
+            expected="--key with the operator's public keys",
+            remedy="get them on another way than the evidence",
+        )
 
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
@@ -142,19 +149,33 @@ def write_files(files: Mapping[Path, bytes]) -> None:
         part.replace(path)
 
 
-def use_workspace(path: Path | None) -> Any:
+def use_workspace(path: Path | None, *, reading: bool = False) -> Any:
     """Open the workspace and make it that of everything below this command.
 
     Args:
         path: From the option.
+        reading: Whether the command only reads: then a copy will do, and one that was moved.
 
     Returns:
         The state.
+
+    Raises:
+        WorkspaceError: If the command may write, and the workspace was copied or moved.
     """
+    from expunge.permissions import is_open
     from expunge.state import open_state
+    from tasks.adapters.prefect_access import take_up
 
     state = open_state(path)
+    if not reading:
+        from tasks.place import require_place
+
+        require_place(state)
     os.environ["EXPUNGE_WORKSPACE"] = str(state.workspace.root)
+    if is_open(state.workspace):
+        root = state.workspace.root
+        err.print(f"note: other accounts can enter the workspace: chmod 700 {root}", markup=False)
+    take_up(state.workspace)
     return state
 
 

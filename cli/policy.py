@@ -17,7 +17,7 @@ def show(workspace: WorkspaceOption = None, json: JsonOption = False) -> None:
     from expunge.evidence.canonical import digest
     from expunge.evidence.ledger import policy_of
 
-    state = use_workspace(workspace)
+    state = use_workspace(workspace, reading=True)
     last = policy_of(state.ledger.entries(state.lineage))
     stated = last.policy.new if last is not None and last.policy is not None else None
     batches = [

@@ -17,7 +17,7 @@ def preview(workspace: WorkspaceOption = None, json: JsonOption = False) -> None
     """Show what a purge would destroy now. Changes nothing."""
     from tasks.destruction import preview as look
 
-    found = look(use_workspace(workspace))
+    found = look(use_workspace(workspace, reading=True))
     if json:
         emit([item.to_json() for item in found])
         return
@@ -68,7 +68,7 @@ def verify(
     from expunge.errors import ResidueError
     from tasks.residue import erased, scan_workspace
 
-    state = use_workspace(workspace)
+    state = use_workspace(workspace, reading=True)
     target = erased(state, subject or ())
     with showing_progress():
         report = scan_workspace(state, target)

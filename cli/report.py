@@ -56,7 +56,7 @@ def report(
         if first is not None and last is not None
         else quarter_of(quarter if quarter is not None else f"{now.year}Q{(now.month + 2) // 3}")
     )
-    state = use_workspace(workspace)
+    state = use_workspace(workspace, reading=True)
     with showing_progress():
         found = collect(state, period, now)
     document = compliance_document(found.figures, found.times, found.entries)

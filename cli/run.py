@@ -31,7 +31,7 @@ def plan(
     from tasks.planning import plan_for
     from tasks.preview import records_of
 
-    state = use_workspace(workspace)
+    state = use_workspace(workspace, reading=True)
     chosen = [state.tickets.get(name) for name in ticket] if ticket else state.tickets.due_for_batch()
     made, context = plan_for(state)
     limits = context.limits
@@ -127,10 +127,12 @@ def run(
     json: JsonOption = False,
 ) -> int:
     """Process what is due; continues what was interrupted."""
+    from expunge.permissions import require_private
     from tasks.adapters.prefect_server import prefect_server
     from tasks.planning import champion_context
 
     state = use_workspace(workspace)
+    require_private(state.workspace)
     champion_context(state)
     done: list[dict[str, Any]] = []
     with showing_progress():

@@ -11,6 +11,7 @@ from typing import Any
 from expunge.errors import InputError, ServiceUnavailableError
 from expunge.logs import log_format
 from expunge.settings import Workspace, template
+from tasks.adapters import prefect_access
 from tasks.adapters.mlflow_accounts import Accounts, allowed_hosts, with_accounts
 from tasks.adapters.prefect_api import api
 from tasks.adapters.prefect_server import QUIET
@@ -55,14 +56,18 @@ def environment(workspace: Workspace, accounts: Accounts | None = None) -> dict[
         own.setdefault(f"EXPUNGE_{name.upper()}_PORT", str(port))
     host = own["EXPUNGE_HOST"] if own["EXPUNGE_HOST"] != "0.0.0.0" else "127.0.0.1"
     own.setdefault("PREFECT_HOME", str(workspace.prefect_home))
-    own.setdefault("PREFECT_API_URL", f"http://{host}:{own['EXPUNGE_PREFECT_PORT']}/api")
+    if not own.get("PREFECT_API_URL"):  # else that server has its own secret, which the variables name
+        listening = own["EXPUNGE_PREFECT_PORT"]
+        own["PREFECT_API_URL"] = f"http://{host}:{listening}/api"
+        own[prefect_access.SERVER] = own[prefect_access.CLIENT] = prefect_access.prepare(workspace)
+        own.setdefault(prefect_access.ORIGINS, prefect_access.origins(host, listening))
     own.setdefault("EXPUNGE_GPU_POOL", "gpu")
     own["EXPUNGE_LOG_FORMAT"] = log_format("json")
     if not own.get("MLFLOW_TRACKING_URI"):  # our own server shows the database that the tasks write to
         own["MLFLOW_BACKEND_STORE_URI"] = workspace.tracking_uri
         own.setdefault("MLFLOW_ARTIFACTS_DESTINATION", str(workspace.mlflow_artifacts))
-    if accounts is not None:
         own.setdefault("MLFLOW_SERVER_ALLOWED_HOSTS", allowed_hosts(host, own["EXPUNGE_MLFLOW_PORT"]))
+    if accounts is not None:
         own |= accounts.prepare()
     own |= {
         "MLFLOW_DISABLE_TELEMETRY": "true",

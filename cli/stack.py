@@ -32,21 +32,29 @@ def up(
         bool, typer.Option("--foreground", help="Stay, and stop all on Ctrl-C or SIGTERM.")
     ] = False,
     auth: Annotated[
-        bool,
+        bool | None,
         typer.Option(
-            "--auth", help="MLflow asks who one is: accounts `operator` and `auditor` (reads only)."
+            "--auth/--no-auth",
+            help="MLflow asks who one is: accounts `operator` and `auditor` (reads only). The default, unless its "
+            "server runs elsewhere; with --no-auth everyone on this machine may change what MLflow holds.",
         ),
-    ] = False,
+    ] = None,
     workspace: WorkspaceOption = None,
     json: JsonOption = False,
 ) -> None:
     """Start Prefect, MLflow, the workers and the intake, and deploy the flows."""
     from cli import services
     from expunge.errors import InputError, ServiceUnavailableError
+    from expunge.permissions import require_private
     from tasks.adapters import supervisor
     from tasks.adapters.mlflow_accounts import AUDITOR, OPERATOR, Accounts
+    from tasks.adapters.prefect_access import secret_path
+    from tasks.adapters.temporary_server import end_orphans
 
     opened = use_workspace(workspace).workspace
+    require_private(opened)
+    if auth is None:
+        auth = not os.environ.get("MLFLOW_TRACKING_URI")
     accounts = Accounts(opened.accounts_dir) if auth else None
     if supervisor.is_up(opened.stack_dir):
         raise InputError("the stack is up already", remedy="see `expunge status`, or stop it: `expunge down`")
@@ -55,6 +63,7 @@ def up(
 
         chosen_device()
     supervisor.shut_down(opened.stack_dir)  # orphans of a supervisor that was killed
+    end_orphans(opened.prefect_home)
     variables = services.environment(opened, accounts)
     wanted = services.services(variables, accounts)
     names = [service.name for service in wanted]
@@ -81,6 +90,8 @@ def up(
             out.print(f"{name:8} {url}", markup=False)
         for name, path in logins.items():
             out.print(f"MLflow account {name}: {path}", markup=False)
+        if "prefect" in names:
+            out.print(f"Prefect's secret: {secret_path(opened)}", markup=False)
         out.print("Logs in .expunge/logs; `expunge status` looks at them, `expunge down` stops them")
     if foreground:
         try:
@@ -93,7 +104,7 @@ def up(
 
 def down(workspace: WorkspaceOption = None, json: JsonOption = False) -> None:
     """Stop the stack; doing it twice does no harm."""
-    ran = _stop(use_workspace(workspace).workspace)
+    ran = _stop(use_workspace(workspace, reading=True).workspace)
     if json:
         emit({"stopped": ran})
         return
@@ -105,7 +116,7 @@ def status(workspace: WorkspaceOption = None, json: JsonOption = False) -> None:
     from cli.activity import print_activity, read_activity
     from expunge.errors import ServiceUnavailableError
 
-    state = use_workspace(workspace)
+    state = use_workspace(workspace, reading=True)
     found, queue = _services(state.workspace), _queue(state)
     activity = read_activity(state, found["prefect_api"])
     healthy = bool(found["services"]) and all(service["up"] for service in found["services"])
@@ -154,7 +165,8 @@ def _make_ready(
     workspace: Any, process: "subprocess.Popen[bytes]", variables: dict[str, str], names: list[str]
 ) -> None:
     from cli import services
-    from tasks.adapters.prefect_server import STACK_FILE, databases_digest
+    from tasks.adapters.prefect_access import STACK_FILE
+    from tasks.adapters.prefect_server import databases_digest
     from tasks.adapters.supervisor import answers
 
     url, urls = variables["PREFECT_API_URL"], services.addresses(variables, names)
@@ -213,7 +225,7 @@ def _deploy(url: str, variables: dict[str, str]) -> None:
 
 def _stop(workspace: Any) -> bool:
     from tasks.adapters import supervisor
-    from tasks.adapters.prefect_server import STACK_FILE
+    from tasks.adapters.prefect_access import STACK_FILE
 
     (workspace.stack_dir / STACK_FILE).unlink(missing_ok=True)
     return supervisor.shut_down(workspace.stack_dir)
@@ -222,14 +234,15 @@ def _stop(workspace: Any) -> bool:
 def _services(workspace: Any) -> dict[str, Any]:
     from cli import services
     from expunge.errors import ExpungeError
+    from tasks.adapters.prefect_access import STACK_FILE, take_up
     from tasks.adapters.prefect_api import api
-    from tasks.adapters.prefect_server import STACK_FILE
 
     try:
         content = json_format.loads((workspace.stack_dir / STACK_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         url = os.environ.get("PREFECT_API_URL")
         content = {"prefect": url, "urls": {}} if url else None
+    take_up(workspace)
     if content is None:
         return {"services": [], "late_runs": None, "urls": {}, "prefect_api": None}
     late = None

@@ -17,7 +17,7 @@ _RESTART = "Services that run (`expunge up`, `expunge serve`) hold the old keys 
 @app.command(name="list")
 def list_epochs(workspace: WorkspaceOption = None, json: JsonOption = False) -> None:
     """List key epochs: how many removed people are recognised under each, and which are past their retention."""
-    state = use_workspace(workspace)
+    state = use_workspace(workspace, reading=True)
     epochs = state.epochs.every(state.policy.suppression.retention_days)
     if json:
         emit([epoch.to_json() for epoch in epochs])

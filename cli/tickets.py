@@ -5,10 +5,11 @@ import sys
 from datetime import UTC, datetime, timedelta
 from json import dumps
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
+from cli import steering
 from cli.output import (
     JsonOption,
     WorkspaceOption,
@@ -20,25 +21,37 @@ from cli.output import (
     use_workspace,
     write_files,
 )
-from cli.trust import AcceptEndorsedOption, TsaRootOption, trusted_keys
+from cli.steering import TicketArgument
+from cli.trust import AcceptEndorsedOption, KeyOption, TsaRootOption, trusted_keys
+from expunge.tickets.lifecycle import TicketState
 
 app = typer.Typer(help="File, look at and steer deletion tickets.", no_args_is_help=True)
-_TicketArgument = Annotated[str, typer.Argument(help="Ticket id, t-...")]
-_ReasonOption = Annotated[str, typer.Option("--reason", help="Why; required.")]
+_STATES = ", ".join(TicketState)
 
 
 @app.command()
 def submit(
     subject: Annotated[str, typer.Option(help="Id of the person; `-` reads it from standard input.")],
-    regime: Annotated[str, typer.Option(help="gdpr or ccpa.")] = "gdpr",
+    regime: Annotated[str, typer.Option(help="gdpr, ccpa, uk-gdpr, lgpd, or one of policy.yaml.")] = "gdpr",
+    received_at: Annotated[
+        str | None,
+        typer.Option(
+            help="When the request came, such as 2026-03-02 or 2026-03-02T09:00+01:00: its deadline counts from "
+            "then. In UTC without a time zone; now by default.",
+            metavar="DATE",
+        ),
+    ] = None,
     idempotency_key: Annotated[str | None, typer.Option(help="The same key gives the same ticket.")] = None,
     workspace: WorkspaceOption = None,
     json: JsonOption = False,
 ) -> None:
     """File a ticket; filing it twice does no harm."""
     from expunge.errors import NearMatchError
+    from expunge.tickets.intake import receipt_moment
     from tasks.intake import require_known
 
+    now = datetime.now(UTC)
+    received = None if received_at is None else min(receipt_moment(received_at, now), now)
     subject = sys.stdin.readline().rstrip("\r\n") if subject == "-" else subject
     state = use_workspace(workspace)
     try:
@@ -47,23 +60,33 @@ def submit(
         for one in error.near[:5]:  # on the officer's terminal, and in no log
             err.print(f"{one!r} differs only in its form", markup=False, highlight=False)
         raise
-    done = state.tickets.submit(subject, regime=regime, idempotency_key=idempotency_key, present=present)
+    done = state.tickets.submit(
+        subject, regime=regime, idempotency_key=idempotency_key, received_at=received, present=present
+    )
     if json:
         emit(done.ticket.to_json())
         return
     t = done.ticket
     if not done.created:
         out.print(
-            f"{t.ticket_id} is there already for this person ({t.state}); nothing was filed.", markup=False
+            f"{t.ticket_id} is there already for this person ({t.state}, due {t.due_at:%Y-%m-%d}); nothing was filed.",
+            markup=False,
         )
         return
-    out.print(f"{t.ticket_id} {t.state}, due {t.due_at:%Y-%m-%d}, pseudonym {t.pseudonym}", markup=False)
+    came = "" if received is None else f"received {t.received_at:%Y-%m-%d %H:%M} UTC, "
+    late = " (overdue)" if t.due_at <= now else ""
+    out.print(
+        f"{t.ticket_id} {t.state}, {came}due {t.due_at:%Y-%m-%d}{late}, pseudonym {t.pseudonym}", markup=False
+    )
 
 
 @app.command(name="import")
 def import_file(
     file: Annotated[
-        Path, typer.Argument(help="CSV with a column subject, and optionally regime, idempotency_key.")
+        Path,
+        typer.Argument(
+            help="CSV with a column subject, and optionally regime, idempotency_key, received_at."
+        ),
     ],
     delete_file: Annotated[
         bool | None,
@@ -84,8 +107,13 @@ def import_file(
         lambda subjects: find_subjects(dataset, subjects, placement),
         canonical=state.contract.identity.canonical,
         near=lambda subjects: alike_in_dataset(state, subjects),
+        regimes=list(state.policy.laws),
     )
-    asked = ((row.subject, row.regime, row.idempotency_key) for row in rows)
+    now = datetime.now(UTC)
+    asked = (
+        (row.subject, row.regime, row.idempotency_key, min(row.received_at, now) if row.received_at else None)
+        for row in rows
+    )
     done = state.tickets.submit_all(asked, present=True)  # the file was refused if one of them is not
     inside = is_searched(state, file)
     if inside and delete_file is None and not json and sys.stdin.isatty():
@@ -109,13 +137,17 @@ def import_file(
 @app.command(name="list")
 def list_tickets(
     due: Annotated[str | None, typer.Option(help="Open tickets due within this time, such as 7d.")] = None,
-    state_name: Annotated[str | None, typer.Option("--state", help="Only tickets in this state.")] = None,
+    state_name: Annotated[
+        str | None, typer.Option("--state", help=f"Only tickets in this state: {_STATES}.", metavar="STATE")
+    ] = None,
+    search: Annotated[
+        str | None, typer.Option(help="Only tickets whose id or pseudonym has this in it.")
+    ] = None,
     workspace: WorkspaceOption = None,
     json: JsonOption = False,
 ) -> None:
     """List tickets, soonest deadline first."""
     from expunge.errors import TicketError
-    from expunge.tickets.lifecycle import TicketState
 
     before = None
     if due is not None:
@@ -124,9 +156,11 @@ def list_tickets(
             raise TicketError("invalid --due", expected="a number of days such as 7d", got=due)
         before = datetime.now(UTC) + timedelta(days=int(match[1]))
     if state_name is not None and state_name not in list(TicketState):
-        raise TicketError("unknown state", expected=", ".join(TicketState), got=state_name)
-    opened = use_workspace(workspace)
-    tickets = opened.tickets.select(states=[state_name] if state_name else None, due_before=before)
+        raise TicketError("unknown state", expected=_STATES, got=state_name)
+    opened = use_workspace(workspace, reading=True)
+    tickets = opened.tickets.select(
+        states=[state_name] if state_name else None, due_before=before, search=search
+    )
     if json:
         emit([ticket.to_json() for ticket in tickets])
         return
@@ -138,9 +172,9 @@ def list_tickets(
 
 
 @app.command()
-def show(ticket: _TicketArgument, workspace: WorkspaceOption = None, json: JsonOption = False) -> None:
+def show(ticket: TicketArgument, workspace: WorkspaceOption = None, json: JsonOption = False) -> None:
     """Show a ticket and its history."""
-    state = use_workspace(workspace)
+    state = use_workspace(workspace, reading=True)
     found, history = state.tickets.get(ticket), state.tickets.history(ticket)
     if json:
         emit({**found.to_json(), "history": history})
@@ -152,21 +186,22 @@ def show(ticket: _TicketArgument, workspace: WorkspaceOption = None, json: JsonO
 
 @app.command()
 def receipt(
-    ticket: _TicketArgument,
+    ticket: TicketArgument,
     html: Annotated[Path | None, typer.Option(help="Write the page here.")] = None,
     pdf: Annotated[Path | None, typer.Option(help="Write the PDF here.")] = None,
     signed: Annotated[Path | None, typer.Option(help="Write the signed receipt (DSSE) here.")] = None,
     workspace: WorkspaceOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Show what became of the person of a closed ticket; names nobody."""
+    """Show what became of a ticket that is closed, was rejected or withdrawn; names nobody."""
+    from expunge.reports.decision import NOTHING_ERASED
     from expunge.reports.page import render_page
     from expunge.reports.pdf import render_pdf
     from expunge.reports.receipt import receipt_document
     from tasks.receipt import receipt_of
     from tasks.signing import sign_receipt
 
-    state = use_workspace(workspace)
+    state = use_workspace(workspace, reading=True)
     found, files = receipt_of(state, ticket), dict[Path, bytes]()
     signed_by = state.signing.signer().public_key.keyid if signed is not None else None
     document = receipt_document(found, signed_by)
@@ -179,6 +214,14 @@ def receipt(
     write_files(files)
     if json:
         emit(found)
+        return
+    if "decision" in found:
+        out.print(
+            f"{found['ticket_id']} ({found['pseudonym']}) {found['decision']} {found['decided_at']}",
+            markup=False,
+        )
+        out.print(f"Reason: {found['reason']}", markup=False)
+        out.print(NOTHING_ERASED, markup=False)
         return
     purged, scan = found["purged"], found["scan"]
     out.print(f"{found['ticket_id']} ({found['pseudonym']}) closed {found['closed_at']}", markup=False)
@@ -198,14 +241,12 @@ def verify_receipt(
     file: Annotated[
         Path, typer.Argument(help="A signed receipt: `expunge ticket receipt ID --signed FILE`.")
     ],
-    key: Annotated[
-        Path, typer.Option(help="Public keys that are trusted, and no others: a keyring, or one key as PEM.")
-    ],
+    key: KeyOption = None,
     accept_endorsed: AcceptEndorsedOption = None,
     tsa_root: TsaRootOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Verify a signed receipt alone, without a workspace; exit code 1 if it does not hold."""
+    """Verify a signed receipt alone: exit code 1 if it does not hold, 4 if its signature was not checked."""
     from expunge.errors import InputError, VerificationError
     from expunge.evidence.canonical import read_json
     from expunge.evidence.signed_receipt import verify_receipt as verify
@@ -237,63 +278,4 @@ def file_rest_of(
     out.print(f"{len(created)} filed: {', '.join(created[:5])}; `expunge run` removes them", markup=False)
 
 
-@app.command()
-def hold(
-    ticket: _TicketArgument,
-    reason: _ReasonOption,
-    workspace: WorkspaceOption = None,
-    json: JsonOption = False,
-) -> None:
-    """Put a ticket on hold, a legal one too: at any state, until its purge has begun."""
-    _report(use_workspace(workspace).tickets.hold(ticket, reason), json)
-
-
-@app.command()
-def release(ticket: _TicketArgument, workspace: WorkspaceOption = None, json: JsonOption = False) -> None:
-    """Release a held ticket: its deadline moves by the time held, and its batch continues."""
-    _report(use_workspace(workspace).tickets.release(ticket), json)
-
-
-@app.command()
-def extend(
-    ticket: _TicketArgument,
-    reason: _ReasonOption,
-    workspace: WorkspaceOption = None,
-    json: JsonOption = False,
-) -> None:
-    """Extend a deadline, once: by two months (GDPR) or 45 days (CCPA). The person must be told why."""
-    state = use_workspace(workspace)
-    due = state.deadlines.extend(ticket, reason)
-    if json:
-        emit(state.tickets.get(ticket).to_json())
-        return
-    out.print(f"{ticket} is due {due:%Y-%m-%d} now; tell the person, and why", markup=False)
-
-
-@app.command()
-def withdraw(
-    ticket: _TicketArgument,
-    reason: _ReasonOption,
-    workspace: WorkspaceOption = None,
-    json: JsonOption = False,
-) -> None:
-    """Withdraw a ticket before removal."""
-    _report(use_workspace(workspace).tickets.withdraw(ticket, reason), json)
-
-
-@app.command()
-def reject(
-    ticket: _TicketArgument,
-    reason: _ReasonOption,
-    workspace: WorkspaceOption = None,
-    json: JsonOption = False,
-) -> None:
-    """Reject a ticket before removal."""
-    _report(use_workspace(workspace).tickets.reject(ticket, reason), json)
-
-
-def _report(ticket: Any, json: bool) -> None:
-    if json:
-        emit(ticket.to_json())
-        return
-    out.print(f"{ticket.ticket_id} {ticket.state}", markup=False)
+steering.add_to(app)

@@ -71,14 +71,18 @@ def init(
     out.print(
         "  .expunge/keys/auditor.key opens sealed annexes: hand it to your auditor and remove it from here."
     )
+    if made["others_shut_out"]:
+        out.print("  The folder is yours alone now (mode 700): personal data is in it.")
     out.print("Next: expunge train")
 
 
 def train(workspace: WorkspaceOption = None, json: JsonOption = False) -> None:
     """Train and register the first model."""
+    from expunge.permissions import require_private
     from tasks.adapters.prefect_server import prefect_server
 
     state = use_workspace(workspace)
+    require_private(state.workspace)  # the model's code is run
     with showing_progress(), prefect_server(state.workspace.prefect_home):
         from flows.train import train as flow
 

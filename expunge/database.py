@@ -95,6 +95,8 @@ class Database:
         except OperationalError as error:
             raise _unreachable(self._engine, error) from error
         except DatabaseError as error:
+            if damaged(str(error.orig)):
+                raise _unreachable(self._engine, error) from None
             # Not chained: PostgreSQL's message quotes the whole row, and a person's id with it.
             raise ExpungeError(
                 "the tickets database refused a statement",
@@ -208,13 +210,36 @@ def vacuum(path: Path) -> None:
             connection.execute("VACUUM")
             if connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]:
                 raise sqlite3.OperationalError("its log of changes is being read")
-    except sqlite3.OperationalError as error:
+    except sqlite3.DatabaseError as error:
+        if damaged(str(error)):
+            raise ServiceUnavailableError(
+                "a database is damaged",
+                expected=f"{path.name} as it was written",
+                got=str(error),
+                remedy="restore it from a backup",
+            ) from error
         raise storage_full_text(str(error)) or ServiceUnavailableError(
             "a database cannot be compacted",
             expected=f"{path.name} free for a moment",
             got=str(error),
             remedy="run `expunge run` again",
         ) from error
+
+
+def damaged(reason: str) -> bool:
+    """Whether SQLite says that a file is not what it wrote.
+
+    Args:
+        reason: What it said.
+
+    Returns:
+        Whether a backup is what helps.
+
+    Example:
+        >>> damaged("database disk image is malformed"), damaged("database is locked")
+        (True, False)
+    """
+    return "malformed" in reason or "not a database" in reason
 
 
 def _configure_sqlite(connection: Any, _record: Any) -> None:
@@ -245,6 +270,13 @@ def _unreachable(engine: Engine, error: DatabaseError) -> ServiceUnavailableErro
     if storage_full_text(str(error.orig)) is not None:
         return StorageFullError(
             "the disk of the tickets database is full", remedy="make room, then run the same command again"
+        )
+    if damaged(str(error.orig)):
+        return ServiceUnavailableError(
+            "the tickets database is damaged",
+            expected=engine.url.render_as_string(hide_password=True),
+            got=" ".join(str(error.orig).split())[:200],
+            remedy="restore it from a backup; nothing was changed",
         )
     return ServiceUnavailableError(
         "the tickets database cannot be reached",

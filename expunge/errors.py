@@ -19,6 +19,7 @@ ExpungeError                    exit 1
 │   ├── CoverageError                   nothing was said of an artefact that saw the people
 │   ├── ResidueError                    bytes of an erased person were found
 │   └── VerificationError               evidence does not hold
+├── SignatureNotCheckedError    exit 4  evidence agrees with itself, and nobody's signature on it was checked
 └── ServiceUnavailableError     exit 3  a server or database cannot be reached
     └── StorageFullError                a disk is full; work continues where it was once there is room
 """
@@ -142,6 +143,12 @@ class ResidueError(RefusedError):
 
 class VerificationError(RefusedError):
     """Evidence does not hold."""
+
+
+class SignatureNotCheckedError(ExpungeError):
+    """Evidence agrees with itself, and nobody's signature on it was checked: anybody can have written it."""
+
+    exit_code = 4
 
 
 class ServiceUnavailableError(ExpungeError):

@@ -11,6 +11,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from expunge.errors import PolicyError, WorkspaceError
+from expunge.regimes import LAWS, NAME, Regime
 
 GuaranteeClass = Literal["exact", "unconditional", "convex", "conditional"]
 _Model = TypeVar("_Model", bound=BaseModel)
@@ -359,7 +360,22 @@ class SuppressionPolicy(_Strict):
     retention_days: int | None = Field(None, ge=0)
 
 
-_OPERATIONAL = {"batch", "retention", "alarms", "suppression", "evidence", "backups"}
+class RegimePolicy(_Strict):
+    """A law's period to answer, and its one extension."""
+
+    months: int = Field(0, ge=0, le=12)
+    days: int = Field(0, ge=0, le=366)
+    extension_months: int = Field(0, ge=0, le=12)
+    extension_days: int = Field(0, ge=0, le=366)
+
+    @model_validator(mode="after")
+    def _some_time(self) -> Self:
+        if self.months + self.days == 0:
+            raise ValueError("a period of months or days is needed")
+        return self
+
+
+_OPERATIONAL = {"batch", "retention", "alarms", "suppression", "evidence", "backups", "regimes"}
 
 
 class Policy(_Strict):
@@ -382,6 +398,24 @@ class Policy(_Strict):
     suppression: SuppressionPolicy = SuppressionPolicy()
     evidence: EvidencePolicy = EvidencePolicy()
     backups: tuple[BackupPolicy, ...] = ()
+    regimes: dict[str, RegimePolicy] = {}
+
+    @field_validator("regimes")
+    @classmethod
+    def _own_names(cls, value: dict[str, RegimePolicy]) -> dict[str, RegimePolicy]:
+        for name in value:
+            if name in LAWS:
+                raise ValueError(
+                    f"{name} is known already, and stays what its law says: use a name of your own"
+                )
+            if not NAME.fullmatch(name):
+                raise ValueError("a name has 1 to 10 of a-z, 0-9 and -, and begins with a letter")
+        return value
+
+    @property
+    def laws(self) -> dict[str, Regime]:
+        """The known laws, and the operator's own."""
+        return {**LAWS, **{name: Regime(**one.model_dump()) for name, one in self.regimes.items()}}
 
     def guarantee_content(self) -> dict[str, Any]:
         """What a certificate's guarantee, its gates and its statements depend on.

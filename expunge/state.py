@@ -12,6 +12,7 @@ from expunge.errors import BatchWaitsError, WorkspaceError
 from expunge.evidence.coverage_store import CoverageStore
 from expunge.evidence.keys import SigningKeys
 from expunge.evidence.store import LedgerStore
+from expunge.permissions import tighten
 from expunge.pseudonyms import Pseudonymiser, load_key, load_keyring
 from expunge.settings import Params, Policy, Workspace, load_params, load_policy
 from expunge.tickets.batches import BatchStore
@@ -131,6 +132,7 @@ def open_state(path: Path | None = None) -> State:
         ServiceUnavailableError: If the database cannot be reached.
     """
     workspace = Workspace.find(path)
+    tighten(workspace)
     try:
         content = json.loads((workspace.state / WORKSPACE_FILE).read_text(encoding="utf-8"))
         lineage = str(content["lineage"])
@@ -155,8 +157,8 @@ def open_state(path: Path | None = None) -> State:
         contract=contract,
         database=database,
         pseudonymiser=pseudonymiser,
-        tickets=TicketStore(database, pseudonymiser),
-        deadlines=Deadlines(database),
+        tickets=TicketStore(database, pseudonymiser, policy.laws),
+        deadlines=Deadlines(database, policy.laws),
         batches=BatchStore(database),
         purges=PurgeJournal(database),
         holds=Holds(database),

@@ -3,7 +3,6 @@
 import hashlib
 import secrets
 import shutil
-from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from expunge.errors import CertificateRefusedError
 from expunge.evidence.annex import ANNEX_FILE, ATTACK_GATES, annex_digest, recipient
 from expunge.evidence.bundle import Trust, Verifier, find_evidence
 from expunge.evidence.canonical import digest
-from expunge.evidence.certificate import Certificate, Certificate2, parse_certificate
+from expunge.evidence.certificate import NEWEST, Certificate, Certificate2, parse_certificate
 from expunge.evidence.checked_ledger import CheckedLedger
 from expunge.evidence.ledger import account_of
 from expunge.evidence.public_parts import assumptions_of
@@ -68,7 +67,7 @@ def certify(batch_id: str) -> str:
         )
     record_policy(state, batch.data["policy"])
     model = state.workspace.releases_dir / batch_id / MODEL_FOLDER
-    if "certificate" not in batch.data:  # written once: a resumed batch issues the same one
+    if not _issued(state, batch):  # written once: a resumed batch issues the same one
         issued = _certificate(state, batch).to_json()
         batch = state.batches.record(
             batch_id, certificate=issued, envelope=sign_certificate(state, issued, model)
@@ -120,7 +119,7 @@ def certify(batch_id: str) -> str:
         signed_by = write_signed(state, envelope, model, folder)
         trust = Trust(keys=state.signing.keyring(), ledger=checked)
         outcome = Verifier(trust).verify(find_evidence(folder), model=model)
-        if not outcome.verified:
+        if not outcome.consistent:
             shutil.rmtree(folder)  # nothing lies among the evidence that does not hold
         _require_verified(outcome)
     document = certificate_document(content, [entry.to_json() for entry in entries], signed_by=signed_by)
@@ -136,8 +135,17 @@ def certify(batch_id: str) -> str:
     return certificate.certificate_id
 
 
+def _issued(state: State, batch: Batch) -> bool:
+    """Whether its certificate is written; one of an earlier version that the ledger does not have is issued anew."""
+    stored = batch.data.get("certificate")
+    if stored is None or stored["version"] >= NEWEST:
+        return stored is not None
+    known = (entry.certificate_id for entry in state.ledger.entries(state.lineage))
+    return stored["certificate_id"] in known
+
+
 def _require_verified(outcome: VerificationResult) -> None:
-    if not outcome.verified:
+    if not outcome.consistent:
         raise CertificateRefusedError(
             "the certificate does not verify",
             got="; ".join(outcome.findings),
@@ -156,7 +164,7 @@ def _certificate(state: State, batch: Batch) -> Certificate:
     return Certificate2.model_validate(
         {
             "certificate_id": f"c-{secrets.token_hex(8)}",
-            "issued_at": datetime.now(UTC).isoformat(timespec="seconds"),
+            "issued_at": state.ledger.now(state.lineage).isoformat(timespec="seconds"),
             "batch": batch.batch_id,
             "model": {
                 "name": state.lineage,

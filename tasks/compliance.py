@@ -14,13 +14,14 @@ from expunge.evidence.certificate import Certificate, parse_certificate
 from expunge.evidence.ledger import LedgerEntry, account_of, check_ledger
 from expunge.reports.compliance import REPORT_TYPE
 from expunge.state import State
-from expunge.tickets.lifecycle import FINAL, REGIMES, RUNNING, TicketState
+from expunge.tickets.lifecycle import FINAL, RUNNING, TicketState
 from expunge.tickets.period import TicketCourse, batches_before, count_tickets, courses
 
 _LATE: Final = (("up to 7 days", 7), ("8 to 30 days", 30), ("more than 30 days", float("inf")))
 _FINDINGS: Final = 20
 _EPSILONS: Final = (0.01, 0.05, 0.1, 0.5, 1.0, 10.0)
 _DAY_S = 86400
+_ALWAYS: Final = ("gdpr", "ccpa")  # in every report; others where there are requests of theirs
 
 
 @dataclass(frozen=True)
@@ -163,10 +164,11 @@ def _tickets(
         for name in ("received", "open_at_start", "open_at_end", "states", "rejected", "withdrawn")
     }
     held = extended = overdue = 0
-    times: dict[str, list[tuple[datetime, float, float]]] = {regime: [] for regime in REGIMES}
+    times: dict[str, list[tuple[datetime, float, float]]] = {regime: [] for regime in _ALWAYS}
     for done, one in enumerate(courses(state.database, until), 1):
         if done % 500 == 0 or done == total:
             progress.report("reading tickets", done, total)
+        times.setdefault(one.regime, [])
         was_open = one.received_at < start and (one.closed_at is None or one.closed_at >= start)
         counts["open_at_start"][one.regime] += was_open
         counts["received"][one.regime] += one.received_at >= start
@@ -183,7 +185,7 @@ def _tickets(
     figures = {
         "tickets": {
             **{
-                name: {regime: counts[name][regime] for regime in REGIMES}
+                name: {regime: counts[name][regime] for regime in times}
                 for name in ("received", "open_at_start", "open_at_end")
             },
             "states": {str(s): counts["states"][s] for s in TicketState},
@@ -192,10 +194,10 @@ def _tickets(
             "holds": held,
             "extensions": extended,
         },
-        "closed": {regime: _closing(times[regime]) for regime in REGIMES},
+        "closed": {regime: _closing(times[regime]) for regime in times},
         "refused_requests": {name: dict(sorted(counts[name].items())) for name in ("rejected", "withdrawn")},
     }
-    return figures, [one for regime in REGIMES for one in times[regime]]
+    return figures, [one for regime in times for one in times[regime]]
 
 
 def _time(one: TicketCourse) -> tuple[datetime, float, float]:

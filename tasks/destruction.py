@@ -18,6 +18,8 @@ from tasks.adapters.versioning import Repository
 from tasks.effort import superseded_efforts
 
 WEIGHTS = "weights"
+UNNAMED = "unnamed weights"
+DESTROYING = "destroying"  # of a batch: weights whose destruction began
 
 
 def preview(state: State, batch_id: str | None = None) -> list[Item]:
@@ -123,10 +125,16 @@ def _weights(state: State, batch: Batch | None) -> Iterator[Item]:
             got=f"version {serving}",
             remedy="move the alias to the version that unlearned, then run `expunge run` again",
         )
+    # What a purge that was interrupted has destroyed is not there; that it began to is on record.
+    begun = {what for other in state.batches.every() for what in other.data.get(DESTROYING, ())}
     for number in range(1, last):
         if PURGED_TAG not in registry.get(number).tags:
-            size = registry.weights_size(number)
-            yield Item(WEIGHTS, f"version {number}", "MLflow", size, "superseded: saw removed people")
+            what, size = f"version {number}", registry.weights_size(number)
+            if size is not None and what not in begun:
+                registry.require_weights(number)
+            yield Item(WEIGHTS, what, "MLflow", size, "superseded: saw removed people")
+    for folder in registry.unnamed_weights():
+        yield dvc_objects.file_item(state.workspace.root, folder, UNNAMED, "no version names them")
 
 
 def quarantine(state: State, entries: list[Entry], until: str) -> None:
@@ -141,6 +149,29 @@ def quarantine(state: State, entries: list[Entry], until: str) -> None:
     for entry in entries:
         if entry.item.kind == WEIGHTS and entry.state == PENDING:
             registry.tag(_version(entry.item), QUARANTINE_TAG, until)
+
+
+def begin_weights(state: State, batch_id: str, item: Item) -> None:
+    """Look once more whether weights are there, and write down that they are being destroyed.
+
+    Args:
+        state: The workspace.
+        batch_id: Whose purge it is.
+        item: Of its plan; one of another kind needs nothing.
+
+    Raises:
+        WorkspaceError: If they are gone, and no purge has begun to destroy them.
+    """
+    begun = state.batches.get(batch_id).data.get(DESTROYING, [])
+    if item.kind != WEIGHTS or item.what in begun:
+        return
+    registry = access.registry(state)
+    if (
+        registry.weights_size(_version(item)) is not None
+        and PURGED_TAG not in registry.get(_version(item)).tags
+    ):
+        registry.require_weights(_version(item))
+    state.batches.record(batch_id, **{DESTROYING: [*begun, item.what]})
 
 
 def _version(item: Item) -> int:

@@ -83,15 +83,22 @@ def waiting_for(due: Sequence[Ticket], policy: BatchPolicy, now: datetime, *, fe
 
 
 def file_keyed(
-    state: State, subject_id: str, regime: str, idempotency_key: str, *, near: bool = False
+    state: State,
+    subject_id: str,
+    regime: str,
+    idempotency_key: str,
+    *,
+    received_at: datetime | None = None,
+    near: bool = False,
 ) -> Submission:
     """File a request that another program may repeat: the same key and content give the same ticket for ever.
 
     Args:
         state: The workspace.
         subject_id: The person.
-        regime: gdpr or ccpa.
+        regime: Name of a law.
         idempotency_key: Of the request.
+        received_at: When it came, checked; now by default.
         near: Whether the caller may be told ids that differ from an unknown one in their form only.
 
     Returns:
@@ -102,15 +109,22 @@ def file_keyed(
         TicketConflictError: If the key was used for another request, or the subject is erased already.
     """
     check_subject(subject_id)
+    state.tickets.require_regime(regime)
     requests = RequestStore(state.database, state.pseudonymiser)
-    request = requests.request(idempotency_key, subject_id, regime)
+    request = requests.request(idempotency_key, subject_id, regime, received_at)
     answered = requests.ticket_of(request)
     if answered is not None:  # also when the person is erased by now
         return Submission(state.tickets.get(answered), False)
     present = require_known(state, subject_id, near=near)
     # A refused request binds no key: its caller may correct it and send it again.
     requests.reserve(request)
-    done = state.tickets.submit(subject_id, regime=regime, idempotency_key=idempotency_key, present=present)
+    done = state.tickets.submit(
+        subject_id,
+        regime=regime,
+        idempotency_key=idempotency_key,
+        received_at=min(received_at, datetime.now(UTC)) if received_at else None,
+        present=present,
+    )
     requests.answer(request, done.ticket.ticket_id)
     return done
 

@@ -9,13 +9,14 @@ from expunge.errors import ExpungeError, LeaseHeldError
 from expunge.processes import may_be_alive, process_name
 from expunge.state import State
 from expunge.tickets.activity import live_leases
+from tasks.place import require_place
 
 _LEASE_S, _HEARTBEAT_S = 180.0, 30.0
 _HELD: set[str] = set()  # leases of this process
 
 
 def lineage_lease(
-    state: State, *, seconds: float = _LEASE_S, every: float = _HEARTBEAT_S
+    state: State, *, seconds: float = _LEASE_S, every: float = _HEARTBEAT_S, anywhere: bool = False
 ) -> AbstractContextManager[None]:
     """Work on the workspace's lineage alone.
 
@@ -23,10 +24,16 @@ def lineage_lease(
         state: The workspace.
         seconds: How long the lease lasts without a heartbeat.
         every: Seconds between heartbeats.
+        anywhere: Whether the workspace may lie elsewhere than it says.
 
     Returns:
         A context that holds the lease.
+
+    Raises:
+        WorkspaceError: If the workspace was copied or moved.
     """
+    if not anywhere:
+        require_place(state)
     return _hold(state, state.lineage, seconds, every)
 
 

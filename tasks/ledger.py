@@ -5,7 +5,6 @@ after a crash in between finds the entry there and makes the move.
 """
 
 import json
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,7 @@ def append(state: State, **content: Any) -> LedgerEntry:
 
     Args:
         state: The workspace.
-        **content: Fields of the entry; issued now, if it does not say when.
+        **content: Fields of the entry; issued now, if it does not say when, and never before the newest one.
 
     Returns:
         The entry, or the one of the same content that is there.
@@ -35,7 +34,7 @@ def append(state: State, **content: Any) -> LedgerEntry:
         VerificationError: If the ledger is damaged.
         WorkspaceError: If there is no key to sign its head with.
     """
-    content.setdefault("issued_at", datetime.now(UTC).isoformat(timespec="seconds"))
+    content.setdefault("issued_at", state.ledger.now(state.lineage).isoformat(timespec="seconds"))
     entry = state.ledger.append(state.lineage, **content)
     _renew_witness(state)
     return entry

@@ -23,6 +23,7 @@ from tasks.effort import effort_of
 from tasks.ingest import finish_import
 from tasks.ledger import require_recorded
 from tasks.lineages import on_the_same_people
+from tasks.parent import fetch, from_recorded_parent
 from tasks.policy import pin
 from tasks.step import log, step, warn
 from tasks.unlearning import spent
@@ -43,17 +44,18 @@ def champion_context(state: State, batch: Batch | None = None) -> tuple[Context,
         RefusedError: If somebody else moved the alias.
         PolicyError: If nobody declared a model of own code to be public.
         CertificateRefusedError: If a part of it that no batch changes holds a row of the dataset.
+        VerificationError: If its files are not those that were registered.
     """
     registry = access.registry(state)
-    registry.require_artifacts_seen()
     champion = registry.champion()
     if champion is None:
         raise WorkspaceError(
             "there is no model yet", expected="a champion version", got="none", remedy="run `expunge train`"
         )
     require_recorded(state, champion.version)
+    registry.require_artifacts_seen()  # of the version that should serve, and no purged one
     with scratch(state.workspace.scratch_dir) as place:
-        folder = registry.download(champion, place)
+        folder = fetch(state, champion, place)
         model, effort = load_model(folder, state.workspace.root), effort_of(state, champion, folder)
     _require_public(state, model)
     # once the removal has begun, the files say nothing about what the batch began with
@@ -127,14 +129,17 @@ def plan(batch_id: str) -> list[str]:
 
     Raises:
         InputError: If ``EXPUNGE_DEVICE`` names no device of this machine.
-        RefusedError: If policy was changed since the batch began.
+        RefusedError: If policy was changed since the batch began; or if the clock is behind the ledger by a day.
         CertificateRefusedError: If policy admits none.
         CoverageError: If nothing was said of a declared artefact that saw the people, and policy refuses that.
     """
     chosen_device()  # the first step of a batch: refused before a record is removed
     state = open_state()
+    state.ledger.now(
+        state.lineage
+    )  # what is removed is certified and purged: refused now, if it could not be dated
     finish_import(state)  # one that was killed: a batch begins on a whole version
-    batch = pin(state, state.batches.get(batch_id))
+    batch = pin(state, from_recorded_parent(state, state.batches.get(batch_id)))
     catch_up(state)
     refused = batch.data.get("refused", [])
     # what is validated goes on: another batch may have made its mechanism suspect since

@@ -39,7 +39,10 @@ def pin(state: State, batch: Batch) -> Batch:
     if batch.done(BatchStage.CERTIFIED):
         return batch
     if not _begun(batch) and "policy" in batch.data and _differences(state, batch):
-        batch = state.batches.record(batch.batch_id, policy=_pinned(state))
+        # the guards of the other policy have refused what they refused: they look again
+        batch = state.batches.record(
+            batch.batch_id, policy=_pinned(state), guards=None, refused=[], refusals=[]
+        )
     batch = require_policy(state, batch)
     record_policy(state, batch.data["policy"])
     return batch
@@ -88,14 +91,15 @@ def record_policy(
     """
     pinned, entries = pinned or _pinned(state), state.ledger.entries(state.lineage)
     last = policy_of(entries)
-    if not entries or (last is not None and last.policy is not None and last.policy.new == pinned["digest"]):
+    held = last.policy.new if last is not None and last.policy is not None else None
+    if not entries or held == pinned["digest"]:
         return None
     details = {
-        "old": last.policy.new if last is not None and last.policy is not None else None,
+        "old": held,
         "new": pinned["digest"],
         "replaces": last.sequence if last is not None else None,
         "content": pinned["content"],
-        "requests_open": bool(state.tickets.select(states=OPEN)),
+        "requests_open": bool(state.tickets.select(states=OPEN, limit=1)),
         "accepted": reason,
     }
     return append(state, kind="policy", batch=batch_id, details=details)

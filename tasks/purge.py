@@ -16,7 +16,7 @@ from tasks.adapters import access
 from tasks.adapters.model_pages import PURGE_RECORD, SUPERSEDED_TAG, write_pages
 from tasks.coverage import declared_late, mark_purged
 from tasks.dataset_head import require_newest
-from tasks.destruction import WEIGHTS, destroy, plan, quarantine
+from tasks.destruction import UNNAMED, WEIGHTS, begin_weights, destroy, plan, quarantine
 from tasks.ingest import finish_import
 from tasks.ledger import append, publish_purge
 from tasks.residue import scan_workspace
@@ -91,7 +91,7 @@ def _destroy_all_but_weights(state: State, batch: Batch, entries: list[Entry], n
         return
     quarantine(state, entries, until.isoformat(timespec="seconds"))
     write_pages(access.registry(state))
-    _execute(state, batch.batch_id, [e for e in entries if e.item.kind not in (WEIGHTS, FREE_PAGES)])
+    _execute(state, batch.batch_id, [e for e in entries if e.item.kind not in (WEIGHTS, UNNAMED, FREE_PAGES)])
     batch = state.batches.record(batch.batch_id, only_weights_left=True)
     raise BatchWaitsError(str(reason_to_wait(batch, state.policy, now)))
 
@@ -101,6 +101,7 @@ def _execute(state: State, batch_id: str, entries: list[Entry]) -> None:
     needed = access.repository(state).needed()
     for entry in entries:
         if entry.state == PENDING:
+            begin_weights(state, batch_id, entry.item)
             destroy(state, entry.item, needed)
             state.purges.done(batch_id, entry.number)
 

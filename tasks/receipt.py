@@ -3,13 +3,14 @@
 from typing import Any
 
 from expunge.errors import TicketError, VerificationError
+from expunge.reports.decision import make_decision
 from expunge.reports.receipt import make_receipt
 from expunge.state import State
 from expunge.tickets.lifecycle import TicketState
 
 
 def receipt_of(state: State, ticket_id: str) -> dict[str, Any]:
-    """The receipt of a closed ticket.
+    """The receipt of a ticket that is closed, or was rejected or withdrawn.
 
     Args:
         state: The workspace.
@@ -19,14 +20,16 @@ def receipt_of(state: State, ticket_id: str) -> dict[str, Any]:
         Plain data, without a subject id.
 
     Raises:
-        TicketError: If the ticket is not closed.
+        TicketError: If the ticket is open.
         VerificationError: If the ledger has no entry of its purge.
     """
     ticket = state.tickets.get(ticket_id)
+    if ticket.state in (TicketState.REJECTED, TicketState.WITHDRAWN):
+        return make_decision(ticket.to_json(), state.tickets.history(ticket_id))
     if ticket.state != TicketState.CLOSED or ticket.batch_id is None:
         raise TicketError(
-            "there is a receipt only for what was erased",
-            expected="a closed ticket",
+            "there is no receipt of an open ticket",
+            expected="a rejected, a withdrawn or a closed ticket",
             got=ticket.state,
             remedy="see `expunge ticket show`",
         )

@@ -51,7 +51,7 @@ def revoke_key(state: State, keyid: str, since: datetime, reason: str) -> Revoke
     if key.use != "evidence" or not ledger.entries:
         return Revoked(key, None, False, ())
     outcome = verify_own_ledger(state, ledger, ring.before_revocations())
-    if not outcome.verified:
+    if not outcome.consistent:
         raise VerificationError(
             "the key is revoked, but the ledger does not hold, and is not signed anew",
             got="; ".join(outcome.findings),

@@ -24,6 +24,7 @@ from expunge.state import State, open_state
 from expunge.tickets.batches import Batch, BatchStage
 from tasks.adapters import access
 from tasks.alarms import alarm_of_batch
+from tasks.policy import require_policy
 from tasks.step import log, step
 
 _OTHERS = 2000  # rows of other people that tell what is usual
@@ -45,8 +46,13 @@ def screen(batch_id: str) -> list[str]:
     """
     state = open_state()
     batch = state.batches.get(batch_id)
-    if batch.stage is not BatchStage.PLANNED or "guards" in batch.data or "before" in batch.data:
-        return list(batch.data.get("guards", []))
+    if (
+        batch.stage is not BatchStage.PLANNED
+        or batch.data.get("guards") is not None
+        or "before" in batch.data
+    ):
+        return list(batch.data.get("guards") or [])
+    batch = require_policy(state, batch)
     fewest = state.policy.attacks.difference.minimum_people
     if len(batch.tickets) < fewest:
         raise GateError(

@@ -16,6 +16,7 @@ from tasks.adapters.model_pages import write_pages
 from tasks.coverage import record_dataset, record_model
 from tasks.ingest import finish_import
 from tasks.ledger import append, record_move
+from tasks.place import require_place
 from tasks.policy import record_policy
 from tasks.step import log, step
 
@@ -27,6 +28,7 @@ def reproduce() -> None:
     """Run the out-of-date stages of dvc.yaml; their processes choose the same device."""
     chosen_device()  # refused before anything is changed
     state = open_state()
+    require_place(state)
     registry = access.registry(state)
     registry.require_artifacts_seen()
     if registry.champion() is not None:

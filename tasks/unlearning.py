@@ -35,6 +35,7 @@ from tasks.adapters import access
 from tasks.dataset import require_dataset
 from tasks.effort import effort_of
 from tasks.leases import require_leases
+from tasks.parent import fetch
 from tasks.policy import require_policy
 from tasks.screening import require_cost
 from tasks.signing import require_signer
@@ -176,7 +177,7 @@ def _parent(state: State, batch: Batch) -> tuple[SavedModel, Effort | None]:
     registry = access.registry(state)
     version = registry.get(batch.data["parent_version"])
     with scratch(state.workspace.scratch_dir) as place:
-        folder = registry.download(version, place)
+        folder = fetch(state, version, place)
         state.batches.record(batch.batch_id, parent_digest=model_digest(folder))
         return load_model(folder, state.workspace.root), effort_of(state, version, folder)
 

@@ -21,7 +21,7 @@ from expunge.evidence.certificate import Certificate, parse_certificate
 from expunge.evidence.checked_ledger import CheckedLedger
 from expunge.evidence.keyring import Keyring
 from expunge.evidence.ledger_file import Ledger
-from expunge.evidence.result import VerificationResult
+from expunge.evidence.result import VerificationResult, Voucher
 from expunge.evidence.verify import undone
 from expunge.evidence.verify_ledger import verify_ledger
 from expunge.evidence.witness import read_witness
@@ -79,7 +79,7 @@ class OwnEvidence:
                 verifier = self._unsigned
                 note = ("signature: the certificate is older than the workspace's signing keys",)
         outcome = verifier.verify(evidence, model=model, rolled_back=undone)
-        return replace(outcome, missing=(*outcome.missing, *note))
+        return _by_own_keys(outcome, self._own, note)
 
     def _before_keys(self, certificate: Certificate) -> bool:
         try:
@@ -152,11 +152,18 @@ def verify_own_ledger(
         found.append(read_witness(Path(named)))
     elif named is not None:
         missing.append(f"the witness that policy names: {named} is not there")
-    if keys is None and state.signing.exist:
+    own = keys is None and state.signing.exist
+    if own:
         keys = state.signing.keyring()
         missing.append("a key from elsewhere: the workspace's own keyring was trusted")
     outcome = verify_ledger(ledger, keys=keys, witnesses=found)
-    return replace(outcome, missing=(*outcome.missing, *missing))
+    return _by_own_keys(outcome, own, missing)
+
+
+def _by_own_keys(outcome: VerificationResult, own: bool, missing: Sequence[str]) -> VerificationResult:
+    """An outcome that says whose keys those were, and what else is missing."""
+    vouched: Voucher = "own keys" if own and outcome.vouched != "nobody" else outcome.vouched
+    return replace(outcome, missing=(*outcome.missing, *missing), vouched=vouched)
 
 
 def signature_lost(ring: Keyring, folder: Path) -> bool:
@@ -190,7 +197,7 @@ def check_ledger() -> int:
     state = open_state()
     ledger = state.ledger.read(state.lineage)
     outcome = verify_own_ledger(state, ledger)
-    if not outcome.verified:
+    if not outcome.consistent:
         raise VerificationError("the ledger does not hold", got="; ".join(outcome.findings))
     log(f"ledger of {len(ledger.entries)} entries: verified")
     for line in outcome.missing:

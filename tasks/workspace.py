@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import stat
 import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,12 +16,14 @@ from expunge.datasets.placement import Placement
 from expunge.errors import ExpungeError, PolicyError, WorkspaceError
 from expunge.evidence.annex import create_auditor_keys
 from expunge.evidence.keys import SigningKeys
+from expunge.permissions import private_folder
 from expunge.pseudonyms import create_key
 from expunge.settings import Workspace, load_params, load_policy, template
 from expunge.state import PARTITION_KEY, PLACEMENT_FILE, PSEUDONYM_KEY, WORKSPACE_FILE, open_state
 from tasks.adapters import git, guard
 from tasks.adapters.versioning import Repository
 from tasks.coverage import record_dataset
+from tasks.place import identity
 
 _IGNORED = ("/.expunge/", "/build/", "__pycache__/")
 _TEMPLATES = ("policy.yaml", "params.yaml", "dvc.yaml")
@@ -73,8 +76,10 @@ def create(root: Path, dataset: str, source: Path | None) -> dict[str, Any]:
     kept = {name: (root / name).read_bytes() if (root / name).is_file() else None for name in _WRITTEN}
     made = [path for path in (workspace.state, workspace.dataset_dir, root / ".dvc") if not path.exists()]
     started = {"fresh": not (root / ".git").exists(), "head": before}
+    mode = stat.S_IMODE(root.stat().st_mode) if existed else None
+    private_folder(root)  # before anything is in it
     try:
-        workspace.state.mkdir(parents=True, exist_ok=True)
+        private_folder(workspace.state)
         (workspace.state / _STARTED).write_text(json.dumps(started), encoding="utf-8")
         create_key(workspace.keys_dir / PSEUDONYM_KEY)
         create_auditor_keys(workspace.keys_dir)
@@ -101,6 +106,7 @@ def create(root: Path, dataset: str, source: Path | None) -> dict[str, Any]:
         places.partitions_of(workspace.dataset_dir, ())
         content = {
             "version": 1,
+            **identity(root),
             "lineage": f"expunge-{loaded.contract.name}",
             "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
             "salted": True,
@@ -114,6 +120,8 @@ def create(root: Path, dataset: str, source: Path | None) -> dict[str, Any]:
             shutil.rmtree(path, ignore_errors=True)
         if existed:
             _put_back(root, kept, before, fresh=not before and started["fresh"] is True)
+        if mode is not None:
+            root.chmod(mode)
         raise
     return {
         "workspace": str(root),
@@ -127,6 +135,7 @@ def create(root: Path, dataset: str, source: Path | None) -> dict[str, Any]:
         "partitions": len(files),
         "dataset_md5": version.md5,
         "git_revision": version.git_revision,
+        "others_shut_out": mode is not None and bool(mode & 0o077),
     }
 
 

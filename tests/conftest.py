@@ -103,10 +103,11 @@ def prefect_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     from tasks.adapters.prefect_server import prefect_server
 
     with prefect_server(tmp_path_factory.mktemp("prefect")) as url:
-        from prefect.settings import PREFECT_API_URL, temporary_settings
+        from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 
         # A test module may have imported Prefect, and with it the settings of that moment.
-        with temporary_settings({PREFECT_API_URL: url}):
+        secret = os.environ["PREFECT_API_AUTH_STRING"]
+        with temporary_settings({PREFECT_API_URL: url, PREFECT_API_AUTH_STRING: secret}):
             yield url
 
 

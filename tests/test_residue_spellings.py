@@ -102,3 +102,14 @@ def test_a_person_of_several_columns(tmp_path: Path) -> None:
     assert len(hits(tmp_path, target)) == 1
     table[table["hospital"] != "H1"].to_csv(tmp_path / "p", index=False)
     assert hits(tmp_path, target) == []
+
+
+def test_an_id_in_a_longer_text_is_found_in_the_people_s_own_column_too(tmp_path: Path) -> None:
+    """Whatever the contract settles: a false alarm is the lesser evil."""
+    settled = replace(MAKER, identity=Identity(()))
+    target = Target(frozenset({EMAIL}), pseudonymiser=settled, subject_column="patient", forms=frozenset())
+    # among many others, so that neither a table's statistics nor its compressed bytes repeat it
+    cells = [f"call {n} about nothing at all" for n in range(2000)]
+    cells[1000] = f"call 1000 about {EMAIL}"
+    pd.DataFrame({"patient": cells}).to_parquet(tmp_path / "p", compression="zstd")
+    assert {hit["kind"] for hit in hits(tmp_path, target)} == {"subject-id"}

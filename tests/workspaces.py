@@ -1,11 +1,13 @@
 """Workspaces without a model: enough for whatever happens to the dataset."""
 
+import shutil
 from pathlib import Path
 
 from expunge.state import open_state
 from expunge.tickets.batches import ORDER
 from tasks.adapters import access
 from tasks.adapters.dvc_objects import destroy_object, superseded
+from tasks.place import fork
 from tasks.removal import remove
 from tasks.workspace import create
 from tests.conftest import make_clinic
@@ -33,3 +35,10 @@ def erase(root: Path, *people: str, purge: bool = True) -> None:
         for item in superseded(repo, partitions):
             destroy_object(repo, item, repo.needed())
     state.batches.close(batch.batch_id)
+
+
+def copied(root: Path, to: Path) -> Path:
+    """A copy that is a workspace of its own."""
+    shutil.copytree(root, to, symlinks=True)
+    fork(open_state(to))
+    return to

@@ -17,7 +17,9 @@ from cli.http.metrics import render
 from cli.http.problems import KEY_HEADER, add_handlers, documented
 from cli.http.queries import known_query
 from cli.http.security import Guard, HttpSettings, allow
+from expunge.regimes import NAME
 from expunge.state import State
+from expunge.tickets.intake import receipt_moment
 from expunge.tickets.lifecycle import TicketState
 from expunge.tickets.store import Ticket
 from expunge.tickets.tokens import Role, TokenStore
@@ -48,7 +50,17 @@ class TicketRequest(BaseModel):
     model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
 
     subject: Annotated[str, Field(min_length=1, max_length=_LONGEST_SUBJECT, description="Id of the person.")]
-    regime: Literal["gdpr", "ccpa"] = "gdpr"
+    regime: Annotated[
+        str,
+        Field(pattern=f"^{NAME.pattern}$", description="gdpr, ccpa, uk-gdpr, lgpd, or one of policy.yaml."),
+    ] = "gdpr"
+    received_at: Annotated[
+        str | None,
+        Field(
+            max_length=40,
+            description="When the request came, in ISO 8601; in UTC without a time zone. Now by default.",
+        ),
+    ] = None
 
 
 class SubjectSearch(BaseModel):
@@ -143,7 +155,10 @@ def _add_tickets(app: FastAPI, state: State) -> None:
     ) -> TicketAnswer:
         """File a ticket. The same key and body again give the same ticket."""
         officer = request.state.token.role == Role.OFFICER
-        done = file_keyed(state, body.subject, body.regime, key, near=officer)
+        received = (
+            receipt_moment(body.received_at, datetime.now(UTC)) if body.received_at is not None else None
+        )
+        done = file_keyed(state, body.subject, body.regime, key, received_at=received, near=officer)
         if done.created:
             background.add_task(emit_received, done.ticket.ticket_id)
         response.headers["Location"] = f"/v1/tickets/{done.ticket.ticket_id}"

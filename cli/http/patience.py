@@ -51,7 +51,7 @@ class Sparingly(logging.Filter):
         self._seen: dict[str, tuple[float, int]] = {}  # by message: when it passed last, how often since
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Whether a record passes.
+        """Tell whether a record passes.
 
         Args:
             record: Its message gets the count.

@@ -230,7 +230,7 @@ class _LinearStep:
         self.sum_size += (size * inputs).sum()
 
     def backward(self, residual: Tensor, error: Tensor) -> tuple[Tensor, Tensor]:
-        """What the layer before is told."""
+        """Return the residuals for the layer before, with bounds on their errors."""
         size = self._counted(residual)
         moved = self.spectral * error + self.backward_gamma * self.norm * size + _TINY
         return _product(residual, self.weight), moved
@@ -246,12 +246,12 @@ class _ActivationStep:
 
     def __init__(self, layer: Activation) -> None:
         self.layer = layer
+        self.slope: Tensor | None = None
 
     def forward(self, state: _State) -> _State:
         """Values, and tangents times derivatives."""
         layer = self.layer
-        self.seen, self.value = state, layer.value(state.value)
-        self.slope: Tensor | None = None
+        self.seen, self.value, self.slope = state, layer.value(state.value), None
         error = layer.lipschitz * state.error + _TINY
         if layer.value_error:
             error += layer.value_error * _U * (_row_norms(self.value) + _row_norms(state.value))
@@ -276,9 +276,12 @@ class _ActivationStep:
         self.slope = layer.slope(state.value, self.value)
         self.unsure: Tensor | None = None
         if layer.bend is None:  # where the sign is not certain the derivative is off by at most 1
-            near = (state.value.abs().amin(1) <= state.largest) & (state.largest > 0)
+            largest = (
+                state.largest * _OUTWARD
+            )  # a comparison is no part of the chain that is widened at the end
+            near = (state.value.abs().amin(1) <= largest) & (largest > 0)
             if bool(near.any()):
-                self.unsure = (state.value.abs() <= state.largest[:, None]) & near[:, None]
+                self.unsure = (state.value.abs() <= largest[:, None]) & near[:, None]
             slack = torch.zeros_like(state.error)
         else:
             slack = layer.bend * state.largest + layer.slope_error * _U
@@ -294,7 +297,7 @@ class _Sweep:
         self.gradient = torch.zeros_like(vector)
         parts = _Parts(*(network.unflatten(flat) for flat in (origin, vector, self.gradient)))
         last = len(layers) - 1
-        self.steps = [
+        self.steps: list[_LinearStep | _ActivationStep] = [
             _LinearStep(layer, parts, number == last) if isinstance(layer, Linear) else _ActivationStep(layer)
             for number, layer in enumerate(layers)
         ]
@@ -322,11 +325,12 @@ class _Sweep:
         """Divide, add the l2 term, and put the errors together."""
         mean, decay = self.gradient / records, l2 * vector
         gradient = mean + decay
-        squares = [
-            ((float(step.data_error) + _gamma(depth) * float(step.sum_size)) / records) ** 2
+        errors = [
+            (float(step.data_error) + _gamma(depth) * float(step.sum_size)) / records
             for step in self._linear()
         ]
-        rounding = math.sqrt(sum(squares)) + _U * (_norm(mean) + _norm(decay) + _norm(gradient)) + _TINY
+        # hypot: squares of large errors would overflow, and be an exception instead of no claim
+        rounding = math.hypot(*errors) + _U * (_norm(mean) + _norm(decay) + _norm(gradient)) + _TINY
         if not all(float(step.peak) <= _LARGEST for step in self._linear()):
             rounding = math.inf
         return CertifiedGradient(gradient, rounding * _OUTWARD)

@@ -137,7 +137,7 @@ class _Judge:
         return self._gradient
 
     def solution(self, point: Tensor, status: Status, products: int) -> ConvexSolution:
-        """What was reached, judged at this very point."""
+        """Judge the point that the solver has reached."""
         final = self._gradient if self._point is point else self.gradient(point)
         norm, point = float(final.norm()), point.cpu()
         if self._certified is not None:

@@ -114,7 +114,7 @@ def _writer(path: Path, schema: pa.Schema) -> Iterator[pq.ParquetWriter]:
 
 
 def salted(files: Iterable[Path]) -> bool:
-    """Whether each of these partitions carries a nonce; reads no row.
+    """Tell whether each of these partitions carries a nonce; reads no row.
 
     Args:
         files: Partitions.
@@ -122,7 +122,43 @@ def salted(files: Iterable[Path]) -> bool:
     Returns:
         False where one was written by an earlier release, or by hand.
     """
-    return all(nonces.NONCE.encode() in (pq.read_metadata(path).metadata or {}) for path in files)
+    return all(nonces.NONCE.encode() in (_metadata(path).metadata or {}) for path in files)
+
+
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """Say in one sentence that a partition cannot be read, and what to do.
+
+    Args:
+        path: The partition that is read within.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        DatasetError: If it is cut off, or is no Parquet file.
+    """
+    try:
+        yield
+    except (pa.ArrowException, OSError) as error:
+        if getattr(error, "errno", None) is not None:
+            raise  # of the operating system: not what the file holds
+        raise DatasetError(
+            "a partition of the dataset cannot be read",
+            expected=f"{path.name} as it was written",
+            got=" ".join(str(error).split())[:100],
+            remedy="remove the damaged file, then `dvc checkout --force data/dataset.dvc`, or restore it from a backup",
+        ) from error
+
+
+def _metadata(path: Path) -> pq.FileMetaData:
+    with readable(path):
+        return pq.read_metadata(path)
+
+
+def _table(path: Path, columns: list[str] | None = None) -> pa.Table:
+    with readable(path):
+        return pq.read_table(path, columns=columns)
 
 
 def partition_files(directory: Path) -> list[Path]:
@@ -167,7 +203,7 @@ def read_dataset(directory: Path) -> pd.DataFrame:
     Raises:
         DatasetError: If there is no partition.
     """
-    tables = [pq.read_table(path) for path in partition_files(directory)]
+    tables = [_table(path) for path in partition_files(directory)]
     frame: pd.DataFrame = pa.concat_tables(tables, promote_options="permissive").to_pandas()
     return frame.sort_values("record_id", ignore_index=True)
 
@@ -184,7 +220,7 @@ def count_rows(directory: Path) -> int:
     Raises:
         DatasetError: If there is no partition.
     """
-    return sum(pq.read_metadata(path).num_rows for path in partition_files(directory))
+    return sum(_metadata(path).num_rows for path in partition_files(directory))
 
 
 def count_training_rows(directory: Path) -> int:
@@ -199,7 +235,7 @@ def count_training_rows(directory: Path) -> int:
     Raises:
         DatasetError: If there is no partition.
     """
-    splits = (pq.read_table(path, columns=["split"])["split"] for path in partition_files(directory))
+    splits = (_table(path, ["split"])["split"] for path in partition_files(directory))
     return sum(int(pc.sum(pc.equal(split, "train")).as_py() or 0) for split in splits)
 
 
@@ -212,7 +248,7 @@ def subject_column(path: Path) -> Iterator[pa.Array]:
     Yields:
         Ids as text, some ten thousand rows at a time.
     """
-    with pq.ParquetFile(path) as source:
+    with readable(path), pq.ParquetFile(path) as source:
         for batch in source.iter_batches(columns=["subject_id"]):
             yield batch.column(0).cast(pa.string())
 
@@ -279,7 +315,7 @@ def rows_in(
 def _rows(files: Iterable[Path], wanted: set[str], identity: Identity) -> Iterator[pa.Table]:
     """Of each row group those that are wanted: one group is in memory at a time."""
     for path in files:
-        with pq.ParquetFile(path) as source:
+        with readable(path), pq.ParquetFile(path) as source:
             for number in range(source.num_row_groups):
                 group = source.read_row_group(number)
                 yield group.filter(_are_of(group, wanted, identity))
@@ -331,6 +367,7 @@ def rewrite_partition(path: Path, subject_ids: Iterable[str], identity: Identity
     staging = path.with_name(f".{path.name}.tmp")
     try:
         with (
+            readable(path),
             pq.ParquetFile(path) as source,
             _writer(staging, source.schema_arrow) as target,
         ):

@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import http.client
+import io
 import lzma
 import os
 import tempfile
@@ -17,6 +18,10 @@ from expunge.errors import DatasetError
 
 _TIMEOUT_S = 60
 _CHUNK = 1 << 20
+_MOST = (
+    1 << 28
+)  # bytes: five times the largest file of the catalogue; a few compressed ones can unfold to any number
+_XZ_MEMORY = 1 << 28  # what a file's head may ask for, whatever its size
 
 
 @dataclass(frozen=True)
@@ -82,22 +87,56 @@ def _find(file: SourceFile, source: Path) -> Path:
 
 def _uncompressed(path: Path, file: SourceFile) -> bytes:
     try:
+        if path.stat().st_size > _MOST:
+            raise _too_large(file)
         content = path.read_bytes()
         if content[:2] == b"\x1f\x8b":
-            return gzip.decompress(content)
-        return lzma.decompress(content) if content[:6] == b"\xfd7zXZ\x00" else content
+            with gzip.open(io.BytesIO(content)) as unfolded:
+                return _within(unfolded.read(_MOST + 1), file)
+        if content[:6] == b"\xfd7zXZ\x00":
+            stream = lzma.LZMADecompressor(memlimit=_XZ_MEMORY)
+            found = _within(stream.decompress(content, _MOST + 1), file)
+            if not stream.eof:
+                raise EOFError("it ends early")
+            return found
+        return content
     except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
         raise DatasetError(
             f"cannot read {file.name}", got=f"{type(error).__name__}: {error}", remedy="fetch the file again"
         ) from error
 
 
+def _within(content: bytes, file: SourceFile) -> bytes:
+    if len(content) > _MOST:
+        raise _too_large(file)
+    return content
+
+
+def _too_large(file: SourceFile) -> DatasetError:
+    return DatasetError(
+        f"{file.name} is not the original file",
+        expected=f"at most {_MOST >> 20} MiB, uncompressed",
+        got="more",
+        remedy="check --source",
+    )
+
+
 def _member(path: Path, file: SourceFile) -> bytes:
     try:
         with zipfile.ZipFile(path) as archive:
-            return archive.read(next(name for name in archive.namelist() if name.endswith(file.member)))
+            name = next(name for name in archive.namelist() if name.endswith(file.member))
+            with archive.open(name) as unfolded:
+                return _within(unfolded.read(_MOST + 1), file)
     # RuntimeError: an encrypted member, or a compression that Python does not know
-    except (zipfile.BadZipFile, StopIteration, OSError, EOFError, RuntimeError, zlib.error) as error:
+    except (
+        zipfile.BadZipFile,
+        StopIteration,
+        OSError,
+        EOFError,
+        RuntimeError,
+        zlib.error,
+        lzma.LZMAError,
+    ) as error:
         raise DatasetError(
             f"cannot read {file.name}",
             expected=f"a zip file with {file.member}",
@@ -129,6 +168,8 @@ def _download(file: SourceFile) -> bytes:
             while block := response.read(_CHUNK):
                 out.write(block)
                 done += len(block)
+                if done > _MOST:
+                    raise _too_large(file)
                 progress.report(f"downloading {file.name}", done, total)
         content = _checked(file, staging)
         os.replace(staging, path)

@@ -6,7 +6,7 @@ Whatever is given has to be met: with a key, a signature that is missing is a fi
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -175,7 +175,7 @@ class Verifier:
         )
         answer.add(outcome)
         self._annex(certificate, annex, spec, answer)
-        return answer.result()
+        return replace(answer.result(), vouched="given keys" if counts else "nobody")
 
     def _statement(self, evidence: Evidence, ring: Keyring | None, answer: Answer) -> Statement | None:
         """What the envelope says; signed where there is a key, and never believed otherwise."""
@@ -323,7 +323,7 @@ def _model(
     elif signed.ring is None:
         answer.missing.append(f"{MODEL_SIGNATURE_FILE} (no key given: --key)")
     elif signed.moment is not None:  # a certificate without a date is a finding already
-        covered = signed.counts and outcome.verified
+        covered = signed.counts and outcome.consistent
         answer.add(verify_model_signature(folder, signature, signed.ring, signed.moment, covered=covered))
     return digest, stated_spec(folder) if digest == certificate.model.digest else None
 

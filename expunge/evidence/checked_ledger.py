@@ -7,7 +7,7 @@ from typing import Any
 
 from expunge.evidence.canonical import digest
 from expunge.evidence.certificate import Certificate
-from expunge.evidence.ledger import LedgerEntry, check_ledger, moment_of
+from expunge.evidence.ledger import CLOCKS, LedgerEntry, check_ledger, moment_of
 from expunge.evidence.policy_change import certificate_faults, untold
 from expunge.evidence.result import VerificationResult
 from expunge.evidence.verify_ledger import SIGNED_HEAD
@@ -108,7 +108,7 @@ class CheckedLedger:
             Whether nothing is wrong with the ledger, its head is signed, and it has the certificate's digest.
         """
         entries = self.releases.get(certificate.certificate_id, ())
-        signed = self.outcome.verified and SIGNED_HEAD in self.outcome.checked
+        signed = self.outcome.consistent and SIGNED_HEAD in self.outcome.checked
         return signed and [entry.certificate_digest for entry in entries] == [digest(certificate.to_json())]
 
     def disagreements(self, certificate: Certificate) -> Iterator[str]:
@@ -135,7 +135,7 @@ class CheckedLedger:
         parent = self.models.get(certificate.model.parent_digest)
         if parent is None or parent.sequence >= entry.sequence:
             yield "the parent's digest is that of no earlier model in the ledger"
-        elif moment_of(parent.issued_at) > moment_of(certificate.issued_at):
+        elif moment_of(parent.issued_at) - moment_of(certificate.issued_at) > CLOCKS:
             yield "the certificate was issued before the model that it starts from"
         stated = self.policy_for(certificate)
         yield from certificate_faults(certificate, stated.policy if stated is not None else None)
@@ -203,7 +203,7 @@ def _check_purge(purge: LedgerEntry, release: LedgerEntry, certificate: Certific
         yield f"the purge entry {purge.sequence} states a residue scan that was not clean"
     if purge.sequence < release.sequence:
         yield f"the purge entry {purge.sequence} comes before the release that it follows, entry {release.sequence}"
-    if moment_of(purge.issued_at) < moment_of(certificate.issued_at):
+    if moment_of(certificate.issued_at) - moment_of(purge.issued_at) > CLOCKS:
         yield f"the purge entry {purge.sequence} is dated before the certificate that it follows"
 
 

@@ -224,9 +224,18 @@ class SigningKeys:
 
     def _newest(self, use: Use) -> PublicKey:
         key = self.keyring().of(use)[-1]
-        if (fault := key.fault_at(datetime.now(UTC))) is not None:
+        now = datetime.now(UTC)
+        if (fault := key.fault_at(now)) is not None:
+            early = key.valid_from is not None and now < key.valid_from
             raise WorkspaceError(
-                "the signing key is not valid", got=fault, remedy="run `expunge keys rotate`"
+                "the signing key is not valid yet: this machine's clock is behind"
+                if early
+                else "the signing key is not valid",
+                expected=f"a time after {key.valid_from}" if early else "",
+                got=now.isoformat(timespec="seconds") if early else fault,
+                remedy="set the clock, or wait until then; another key would not help"
+                if early
+                else "run `expunge keys rotate`, if this machine's clock is right",
             )
         return key
 

@@ -52,6 +52,15 @@ class Incident(BaseModel):
         return self
 
 
+class Fork(BaseModel):
+    """That the ledger is that of a copy from then on: what the original does later is told by another ledger."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    workspace: str = Field(min_length=1)  # identity of the copy
+    of: str = Field(min_length=1)  # of the original
+
+
 class LedgerEntry(BaseModel):
     """One event of a lineage.
 
@@ -60,17 +69,18 @@ class LedgerEntry(BaseModel):
     tells which version serves from then on: ``details`` are those of :class:`AliasMove`. Of one that was interrupted it
     may be there before the alias has moved. ``incident``, in entries of version 3 alone, makes a mechanism suspect from
     then on, or clears it: ``details`` are those of :class:`Incident`. ``policy``, in entries of version 4 alone, states
-    the policy that holds from then on: ``details`` are those of :class:`PolicyChange`.
+    the policy that holds from then on: ``details`` are those of :class:`PolicyChange`. ``fork``, in entries of
+    version 5 alone, says that a copy goes on from there: ``details`` are those of :class:`Fork`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
     type: Literal["https://expunge.dev/ledger-entry"] = LEDGER_TYPE
-    version: Literal[1, 2, 3, 4] = 1
+    version: Literal[1, 2, 3, 4, 5] = 1
     sequence: int = Field(ge=0)
     previous: str
     lineage: str
-    kind: Literal["opening", "release", "retraining", "purge", "alias", "incident", "policy"]
+    kind: Literal["opening", "release", "retraining", "purge", "alias", "incident", "policy", "fork"]
     issued_at: str
     batch: str | None = None
     certificate_id: str | None = None
@@ -103,6 +113,8 @@ class LedgerEntry(BaseModel):
             Incident.model_validate(self.details, strict=True)
         if self.kind == "policy":
             PolicyChange.model_validate(self.details, strict=True)
+        if self.kind == "fork":
+            Fork.model_validate(self.details, strict=True)
         return self
 
     @property
@@ -144,13 +156,13 @@ def version_of(kind: str) -> int:
         kind: Of the entry.
 
     Returns:
-        2 for ``alias``, 3 for ``incident``, 4 for ``policy``, else 1.
+        2 for ``alias``, 3 for ``incident``, 4 for ``policy``, 5 for ``fork``, else 1.
 
     Example:
         >>> version_of("alias")
         2
     """
-    return {"alias": 2, "incident": 3, "policy": 4}.get(kind, 1)
+    return {"alias": 2, "incident": 3, "policy": 4, "fork": 5}.get(kind, 1)
 
 
 def policy_of(entries: Sequence[LedgerEntry]) -> LedgerEntry | None:
@@ -401,7 +413,7 @@ def _check_dates(entries: Sequence[LedgerEntry]) -> Iterator[str]:
         if latest is not None and latest - moment > CLOCKS:
             yield f"entry {index}: dated {entry.issued_at}, and an entry before it {latest.isoformat()}"
         # A certificate keeps its date when its batch is resumed; what is no certificate may come in between.
-        if entry.kind not in ("purge", "incident", "policy"):
+        if entry.kind not in ("purge", "incident", "policy", "fork"):
             latest = moment if latest is None else max(latest, moment)
 
 

@@ -25,6 +25,7 @@ from expunge.evidence.model_files import (
     read_weights,
     stated_spec,
 )
+from expunge.evidence.model_form import verify_form
 from expunge.evidence.public_parts import differing_parts
 from expunge.evidence.result import VerificationResult
 from expunge.evidence.verify import constants_of
@@ -92,8 +93,10 @@ def verify_model(
             findings.append(f"model: {name} is not the file that was signed")
     if not set(MODEL_FILES) <= set(digests):
         return VerificationResult(tuple(findings)), None
+    form = verify_form(folder, certificate)
     checked = []
     try:
+        findings += form.findings
         findings += (said := _disagreements(folder, certificate))
         if not said:
             checked.append(
@@ -101,7 +104,7 @@ def verify_model(
             )
     except (VerificationError, InputError) as error:
         findings.append(f"model: {error}")
-    return VerificationResult(tuple(findings), checked=tuple(checked)), combined_digest(digests)
+    return VerificationResult(tuple(findings), form.missing, tuple(checked)), combined_digest(digests)
 
 
 def _disagreements(folder: Path, certificate: Certificate) -> list[str]:

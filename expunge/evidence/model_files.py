@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -139,10 +139,8 @@ def read_weights(folder: Path, name: str = "weights") -> Iterator[NDArray[np.flo
     """
     try:
         with (folder / WEIGHTS_FILE).open("rb") as file:
-            size = int.from_bytes(file.read(8), "little")
-            if size > _LARGEST_HEADER:
-                raise ValueError(f"a header of {size} bytes")
-            tensor = json.loads(file.read(size))[name]
+            size, header = _header(file)
+            tensor = header[name]
             (count,), (begin, end) = tensor["shape"], tensor["data_offsets"]
             whole = all(type(value) is int for value in (count, begin, end))
             if not whole or tensor["dtype"] != "F64" or end - begin != 8 * count or begin < 0:
@@ -161,6 +159,50 @@ def read_weights(folder: Path, name: str = "weights") -> Iterator[NDArray[np.flo
         ) from error
 
 
+def weights_nonce(folder: Path) -> Any:
+    """Read the nonce that the file of a model's weights carries.
+
+    Args:
+        folder: A model's folder.
+
+    Returns:
+        What stands in its place, of any type; None where the file carries none, or is not to be read.
+    """
+    try:
+        with (folder / WEIGHTS_FILE).open("rb") as file:
+            return _header(file)[1]["__metadata__"]["nonce"]
+    except (KeyError, TypeError, ValueError, RecursionError):
+        return None
+
+
+def _header(file: BinaryIO) -> tuple[int, Any]:
+    """Read the length of a safetensors header, and the header."""
+    size = int.from_bytes(file.read(8), "little")
+    if size > _LARGEST_HEADER:
+        raise ValueError(f"a header of {size} bytes")
+    return size, json.loads(file.read(size))
+
+
+def description(folder: Path) -> dict[str, Any]:
+    """Read a model's own description.
+
+    Args:
+        folder: A model's folder.
+
+    Returns:
+        Its fields.
+
+    Raises:
+        TypeError: If it is JSON of another kind.
+        ValueError: If it is no JSON.
+        RecursionError: If it is nested without end.
+    """
+    content = json.loads((folder / MODEL_FILE).read_text(encoding="utf-8"))
+    if not isinstance(content, dict):
+        raise TypeError(type(content).__name__)
+    return content
+
+
 def stated_spec(folder: Path) -> dict[str, Any]:
     """What the model's own description says of its training.
 
@@ -174,7 +216,7 @@ def stated_spec(folder: Path) -> dict[str, Any]:
         VerificationError: If there is none.
     """
     try:
-        spec = json.loads((folder / MODEL_FILE).read_text(encoding="utf-8"))["spec"]
+        spec = description(folder)["spec"]
         if not isinstance(spec, dict):
             raise TypeError(type(spec).__name__)
         return spec

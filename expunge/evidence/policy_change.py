@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from expunge.evidence.canonical import digest
 from expunge.evidence.certificate import Certificate, Certificate2
 
+_SLACK = 1e-9  # relative
 _OF_RELEASE = (
     "convex",
     "newton",
@@ -62,6 +63,8 @@ def certificate_faults(certificate: Certificate, change: PolicyChange | None) ->
         Findings in words.
     """
     if not isinstance(certificate, Certificate2):
+        if change is not None:  # who states policy issues certificates that name it
+            yield "the certificate is of version 1, and the ledger states a policy before its release"
         return
     if change is None:
         yield "the ledger states no policy before this release"
@@ -77,6 +80,9 @@ def certificate_faults(certificate: Certificate, change: PolicyChange | None) ->
     ):
         if said != held and (name != "sigma" or certificate.mechanism in _OF_RELEASE):
             yield f"the certificate and the policy that it names differ in {name}"
+    level, stated = _part(change, "attacks").get("false_alarm"), certificate.attack_gates.false_alarm
+    if stated and isinstance(level, int | float) and stated < level * (1 - _SLACK):
+        yield "the certificate states fewer false alarms of its attack gates than the policy that it names admits"
 
 
 def _part(change: PolicyChange, name: str) -> Mapping[str, Any]:

@@ -8,14 +8,16 @@ from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from expunge.append_only import APPEND_ONLY
 from expunge.database import Base, Database
-from expunge.errors import VerificationError
+from expunge.errors import RefusedError, VerificationError
 from expunge.evidence.keyring import Keyring
 from expunge.evidence.keys import SigningKeys
 from expunge.evidence.ledger import (
+    CLOCKS,
     GENESIS,
     LedgerEntry,
     account_of,
     check_ledger,
+    moment_of,
     parse_entries,
     serving_version,
     version_of,
@@ -143,6 +145,30 @@ class LedgerStore:
                     break
         return found[::-1]
 
+    def now(self, lineage: str) -> datetime:
+        """The date of what is issued now: never before the newest entry, where the clock was set back since.
+
+        Args:
+            lineage: Name of the registered model.
+
+        Returns:
+            Now, or the date of the newest entry, if that is later.
+
+        Raises:
+            RefusedError: If the clock is behind it by more than what clocks may differ: no such date would verify.
+        """
+        now = datetime.now(UTC)
+        latest = max((moment_of(entry.issued_at) for entry in self.entries(lineage)), default=now)
+        if latest - now > CLOCKS:
+            raise RefusedError(
+                "this machine's clock is behind the ledger",
+                expected=f"a time after {latest.isoformat()}, the date of an entry",
+                got=now.isoformat(timespec="seconds"),
+                remedy="nothing was changed; set the clock. If it is right, that entry was dated by one that was not: "
+                "wait until then, or restore the backup from before",
+            )
+        return max(now, latest)
+
     def append(self, lineage: str, **content: Any) -> LedgerEntry:
         """Append an entry and sign the new head: sequence, chain and accumulated figures are filled in here.
 
@@ -215,12 +241,7 @@ class LedgerStore:
         if not ledger.entries or ledger.head is not None:
             return ledger
         self._require_intact(ledger)
-        if findings := check_ledger(ledger.entries):
-            raise VerificationError("the ledger does not hold", got="; ".join(findings))
-        head = sign_head(self._keys.signer(), ledger.entries, datetime.now(UTC))
-        with self._database.transaction() as session:
-            session.add(HeadRow(lineage=lineage, sequence=len(ledger.entries) - 1, envelope=head))
-        return Ledger(lineage, ledger.entries, head)
+        return self._sign(ledger, HeadRow)
 
     def sign_anew(self, lineage: str) -> Ledger:
         """Sign the newest head with the key that signs now, where that of the head was revoked since.
@@ -239,12 +260,16 @@ class LedgerStore:
         if ledger.head is None or head_fault(ledger.head, ledger, ring, whole=True) is None:
             return ledger
         self._require_intact(ledger, ring.before_revocations())
+        return self._sign(ledger, NewHeadRow)
+
+    def _sign(self, ledger: Ledger, row: type[HeadRow] | type[NewHeadRow]) -> Ledger:
+        """Sign the head of entries that hold, and keep it as such a row."""
         if findings := check_ledger(ledger.entries):
             raise VerificationError("the ledger does not hold", got="; ".join(findings))
         head = sign_head(self._keys.signer(), ledger.entries, datetime.now(UTC))
         with self._database.transaction() as session:
-            session.add(NewHeadRow(lineage=lineage, sequence=len(ledger.entries) - 1, envelope=head))
-        return Ledger(lineage, ledger.entries, head)
+            session.add(row(lineage=ledger.lineage, sequence=len(ledger.entries) - 1, envelope=head))
+        return Ledger(ledger.lineage, ledger.entries, head)
 
     def _require_intact(self, ledger: Ledger, ring: Keyring | None = None) -> None:
         """The newest head must hold; a ledger without any is of an earlier release, or empty."""
@@ -275,5 +300,5 @@ def _head(session: Session, lineage: str, sequence: int | None) -> dict[str, Any
 
 def _what(content: dict[str, Any]) -> tuple[Any, ...]:
     """What an entry is about: a batch may move the alias more than once."""
-    details = content["details"] if content["kind"] in ("alias", "incident", "policy") else None
+    details = content["details"] if content["kind"] in ("alias", "incident", "policy", "fork") else None
     return content["kind"], content.get("batch"), content.get("certificate_id"), details

@@ -327,6 +327,7 @@ def _check_statements(certificate: Certificate) -> Iterator[str]:
         yield "a validation gate was not passed"
     if isinstance(c, Certificate2):
         yield from _check_attack_gates(c)
+        yield from _check_pin(c)
     if not c.coverage:
         yield "the coverage map is empty"
     if c.model.version is not None and c.model.version <= c.model.parent_version:
@@ -337,6 +338,15 @@ def _check_statements(certificate: Certificate) -> Iterator[str]:
             yield "it is issued in the future"
     except (ValueError, TypeError):  # no date, or without a time zone
         yield "issued_at is no ISO 8601 date with a time zone"
+
+
+def _check_pin(c: Certificate2) -> Iterator[str]:
+    """Policy is pinned when the batch is planned, hence before its certificate is issued."""
+    try:
+        if datetime.fromisoformat(c.policy.pinned_at) - datetime.fromisoformat(c.issued_at) > CLOCKS:
+            yield "its policy was pinned after it was issued"
+    except (ValueError, TypeError):
+        yield "the date of its policy is no ISO 8601 date with a time zone"
 
 
 def _check_attack_gates(c: Certificate2) -> Iterator[str]:

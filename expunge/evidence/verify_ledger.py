@@ -12,7 +12,7 @@ from expunge.errors import VerificationError
 from expunge.evidence.keyring import Keyring, Standing, standing
 from expunge.evidence.ledger import check_ledger
 from expunge.evidence.ledger_file import Ledger, head_of, read_head
-from expunge.evidence.result import VerificationResult
+from expunge.evidence.result import VerificationResult, Voucher
 from expunge.evidence.statements import HEAD_PREDICATE, open_statement
 
 SIGNED_HEAD: Final = "the head is signed by a trusted key, and is of these entries"
@@ -53,6 +53,11 @@ def verify_ledger(
         else:
             missing += [f"head: {line}" for line in found.missing]
             checked.append(SIGNED_HEAD)
+    missing += [
+        f"fork: since entry {entry.sequence} this is the ledger of a copy; another one tells what the original did"
+        for entry in entries
+        if entry.kind == "fork"
+    ]
     signed = SIGNED_HEAD in checked
     for number, witness in enumerate(witnesses, 1):
         found = _look(witness, ledger, keys, whole=False, covered=signed)
@@ -70,7 +75,8 @@ def verify_ledger(
         missing.append(
             "witness: none was given; whether this is an old copy, or signed anew, was not checked"
         )
-    return VerificationResult(tuple(findings), tuple(missing), tuple(checked))
+    vouched: Voucher = "given keys" if signed else "nobody"
+    return VerificationResult(tuple(findings), tuple(missing), tuple(checked), vouched)
 
 
 def head_fault(

@@ -118,6 +118,7 @@ def release(mechanism: Mechanism, problem: Problem, unlearned: Unlearned, *, dra
         raise CertificateRefusedError("unlearned weights are not finite", remedy="retrain")
     context = problem.context
     size = len(unlearned.weights)
+    realised = unlearned.error_bound  # first: of what states no bound there is no release
     common: dict[str, Any] = {
         "mechanism": mechanism.name,
         "guarantee": unlearned.guarantee or mechanism.guarantee,
@@ -127,7 +128,7 @@ def release(mechanism: Mechanism, problem: Problem, unlearned: Unlearned, *, dra
         "parameters": size,
         "assumptions": (*mechanism.assumptions, *unlearned.assumptions),
     }
-    sealed = {**unlearned.sealed, "realised_error_bound": unlearned.error_bound}
+    sealed = {**unlearned.sealed, "realised_error_bound": realised}
     calibration = mechanism.calibrate(context)
     if calibration is None:
         record = ReleaseRecord(

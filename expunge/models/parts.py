@@ -2,6 +2,8 @@
 
 import functools
 import types
+from array import array
+from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +16,8 @@ from torch import Tensor, nn
 
 from expunge.errors import CertificateRefusedError, PolicyError
 from expunge.models.own_code import PREFIX
+
+_A_ROW = 4  # numbers; fewer tell nobody's row
 
 
 @dataclass(frozen=True)
@@ -176,8 +180,22 @@ def _hidden(value: Any, path: str, declared: set[int], seen: dict[int, Any]) -> 
         if id(value) not in declared:
             yield path
         return
+    if _is_row_of_numbers(value):
+        yield path
+        return
     for name, part in _inside(value):
         yield from _hidden(part, f"{path}.{name}", declared, seen)
+
+
+def _is_row_of_numbers(value: Any) -> bool:
+    """Whether plain numbers lie there that are as many as a row may have: those of a record look like that."""
+    if isinstance(value, array | bytes | bytearray):
+        return len(value) >= _A_ROW
+    if not isinstance(value, list | tuple | set | frozenset | deque) or len(value) < _A_ROW:
+        return False
+    return all(isinstance(one, int | float) and not isinstance(one, bool) for one in value) and any(
+        isinstance(one, float) for one in value
+    )
 
 
 def _inside(value: Any) -> Iterator[tuple[str, Any]]:
@@ -186,7 +204,9 @@ def _inside(value: Any) -> Iterator[tuple[str, Any]]:
         yield from vars(value).items()
     elif isinstance(value, Mapping):
         yield from ((str(name), part) for name, part in list(value.items()))
-    elif isinstance(value, list | tuple | set | frozenset):
+    elif isinstance(value, types.SimpleNamespace):
+        yield from vars(value).items()
+    elif isinstance(value, list | tuple | set | frozenset | deque):
         yield from ((str(index), part) for index, part in enumerate(value))
     elif isinstance(value, functools.partial):
         yield from (("args", value.args), ("keywords", value.keywords), ("func", value.func))

@@ -28,7 +28,7 @@ from expunge.reports.plots import (
 )
 
 REPORT_TYPE: Final = "https://expunge.dev/compliance-report"
-_LAWS: Final = {"gdpr": "GDPR", "ccpa": "CCPA"}
+_LAWS: Final = {"gdpr": "GDPR", "ccpa": "CCPA", "uk-gdpr": "UK GDPR", "lgpd": "LGPD"}
 _SHOWN: Final = 50  # exceptions
 
 

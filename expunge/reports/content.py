@@ -34,6 +34,7 @@ from expunge.reports.plain_words import (
     who,
 )
 from expunge.reports.plots import accumulated_error_plot, accumulated_error_words
+from expunge.reports.purged import fate, purge_of, since_issued
 
 STATUS_TONES: Final[dict[str, Tone]] = {
     "covered": "good",
@@ -190,7 +191,7 @@ def _constants(c: Mapping[str, Any]) -> Section:
 
 
 def _coverage(c: Mapping[str, Any], entries: Sequence[Mapping[str, Any]]) -> Section:
-    stated = {item["status"] for item in c["coverage"]}
+    stated, purge = {item["status"] for item in c["coverage"]}, purge_of(c, entries)
     blocks: list[Any] = [
         Bullets(
             [
@@ -203,26 +204,22 @@ def _coverage(c: Mapping[str, Any], entries: Sequence[Mapping[str, Any]]) -> Sec
             "What became of each artefact",
             ("Artefact", "Status", "Reason"),
             [
-                ((item["artefact"],), (Tag(item["status"], STATUS_TONES[item["status"]]),), (item["reason"],))
+                ((item["artefact"],), _status(item, fate(item, purge)), (item["reason"],))
                 for item in c["coverage"]
             ],
             (34, 20, 46),
             "Nothing is listed.",
         ),
     ]
-    if "purge pending" in stated:
-        purges = [e for e in entries if e["kind"] == "purge" and e["batch"] == c["batch"]]
-        blocks.append(
-            Paragraph(
-                (
-                    f"The ledger that this was made with has the purge entry of this batch: entry "
-                    f"{purges[-1]['sequence']} of {purges[-1]['issued_at']}."
-                    if purges
-                    else "The ledger that this was made with has no purge entry of this batch yet.",
-                )
-            )
-        )
+    if since := since_issued(c, entries):
+        blocks.append(Paragraph((since,)))
     return Section("What became of everything that saw these people", blocks)
+
+
+def _status(item: Mapping[str, Any], since: str | None) -> Line:
+    """What the certificate states, and what the ledger proves since."""
+    tag = Tag(item["status"], STATUS_TONES[item["status"]])
+    return (tag,) if since is None else (tag, f" then {since}")
 
 
 def _position(c: Mapping[str, Any], entries: Sequence[Mapping[str, Any]]) -> Section:

@@ -1,10 +1,10 @@
 """The receipt of a closed ticket: what became of the person, when backups forget, and what is not covered."""
 
-import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from expunge.reports.decision import decision_document
 from expunge.reports.document import (
     Block,
     Bullets,
@@ -18,11 +18,9 @@ from expunge.reports.document import (
     Tag,
 )
 from expunge.reports.plain_words import CLASS_WORDS, bound, figure, verdict
+from expunge.reports.purged import DATA, is_declared
 
 _DESTROYED = ("purge pending", "purged")  # at issue of the certificate; the purge entry proves the rest
-_DATA = "rows in earlier dataset versions"  # of which a purge may have had to leave some to somebody else
-
-_DECLARED = re.compile(r"\(a-[0-9a-f]{12}\)\Z")  # an artefact's id: its fate is what the operator said
 
 
 def make_receipt(
@@ -47,7 +45,7 @@ def make_receipt(
     removed_at = next((event["at"] for event in reversed(history) if event["to"] == "removed"), None)
     purged_at, details = datetime.fromisoformat(purge["issued_at"]), purge["details"]
     coverage, kept = certificate["coverage"], details.get("kept", [])
-    in_part = [item for item in coverage if kept and item["artefact"].startswith(_DATA)]
+    in_part = [item for item in coverage if kept and item["artefact"].startswith(DATA)]
     return {
         **{
             name: ticket[name]
@@ -69,9 +67,7 @@ def make_receipt(
             "what": [
                 item["artefact"]
                 for item in coverage
-                if item["status"] in _DESTROYED
-                and item not in in_part
-                and not _DECLARED.search(item["artefact"])
+                if item["status"] in _DESTROYED and item not in in_part and not is_declared(item["artefact"])
             ],
         },
         "scan": {
@@ -89,9 +85,7 @@ def make_receipt(
             for backup in backups
         ],
         "declared": [
-            item
-            for item in coverage
-            if item["status"] != "not covered" and _DECLARED.search(item["artefact"])
+            item for item in coverage if item["status"] != "not covered" and is_declared(item["artefact"])
         ],
         "not_covered": [
             *(
@@ -119,12 +113,14 @@ def receipt_document(receipt: Mapping[str, Any], signed_by: str | None = None) -
     """Say to the person what was done, in plain language, and what was not.
 
     Args:
-        receipt: From :func:`make_receipt`.
+        receipt: From :func:`make_receipt`, or :func:`expunge.reports.decision.make_decision`.
         signed_by: Id of the key that signed it; None for one without a signature.
 
     Returns:
         The document.
     """
+    if "decision" in receipt:
+        return decision_document(receipt, _signed(signed_by))
     r, guarantee = receipt, receipt["guarantee"]
     vacuous = guarantee["verdict"].startswith("VACUOUS")
     return Document(

@@ -194,7 +194,9 @@ def _text_table(scanner: Scanner, where: str, stream: IO[bytes], head: bytes) ->
 
 
 def _tells(scanner: Scanner, names: Collection[str]) -> bool:
-    return not set(scanner.target.subject_columns).isdisjoint(names) or scanner.comparable(names)
+    target, parts = scanner.target, set(scanner.target.subject_parts)
+    person = not set(target.subject_columns).isdisjoint(names) or (parts and parts <= set(names))
+    return bool(person) or scanner.comparable(names)
 
 
 def _csv_frames(scanner: Scanner, stream: IO[bytes], separator: str) -> Iterator[pd.DataFrame]:
@@ -204,7 +206,9 @@ def _csv_frames(scanner: Scanner, stream: IO[bytes], separator: str) -> Iterator
         sep=separator,
         encoding="utf-8-sig",
         encoding_errors="replace",
-        dtype=dict.fromkeys((*scanner.target.texts, *scanner.target.subject_columns), str),
+        dtype=dict.fromkeys(
+            (*scanner.target.texts, *scanner.target.subject_columns, *scanner.target.subject_parts), str
+        ),
         keep_default_na=False,
         na_values=[""],
         float_precision="round_trip",

@@ -195,20 +195,23 @@ class BatchStore:
             row.data = {**row.data, **data}
             return _batches(session, BatchRow.batch_id == batch_id)[0]
 
-    def step_back(self, batch_id: str) -> Batch:
-        """Return to removed after a failed gate, so that the next mechanism can try; tickets keep their history.
+    def step_back(self, batch_id: str, reason: str = "a gate refused the release") -> Batch:
+        """Return to removed from a release that is not certified, to be unlearned anew; tickets keep their history.
 
         Args:
             batch_id: Of the batch.
+            reason: For their history.
 
         Returns:
             The batch.
         """
         with self._database.transaction() as session:
             row = _row(session, batch_id)
-            if row.stage == BatchStage.UNLEARNED:
+            if row.stage in (BatchStage.UNLEARNED, BatchStage.VALIDATED):
                 row.stage = BatchStage.REMOVED
-                put(session, not_held(batch_id), TicketState.REMOVED, "a gate refused the release")
+                # a certificate that was written and did not hold belongs to the release that goes
+                row.data = {k: v for k, v in row.data.items() if k not in ("certificate", "envelope")}
+                put(session, not_held(batch_id), TicketState.REMOVED, reason)
                 take_held_along(session, batch_id, TicketState.REMOVED)
             return _batches(session, BatchRow.batch_id == batch_id)[0]
 

@@ -3,6 +3,7 @@
 The clock of a ticket stands still while it is on hold, and at no other time: identity is vouched for at intake.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -10,6 +11,7 @@ from sqlalchemy import select
 
 from expunge.database import Database
 from expunge.errors import TicketError
+from expunge.regimes import LAWS, Regime
 from expunge.tickets.intake import check_reason
 from expunge.tickets.lifecycle import FINAL, RUNNING, TicketState, due_at
 from expunge.tickets.steps import held_since
@@ -67,14 +69,15 @@ class Deadlines:
 
     Args:
         database: Where the tickets are.
+        laws: By name.
     """
 
-    def __init__(self, database: Database) -> None:
-        """Keep the database."""
-        self._database = database
+    def __init__(self, database: Database, laws: Mapping[str, Regime] = LAWS) -> None:
+        """Keep both."""
+        self._database, self._laws = database, laws
 
     def extend(self, ticket_id: str, reason: str) -> datetime:
-        """Take the one extension that the law allows: two months (GDPR Art. 12(3)) or 45 days (CCPA).
+        """Take the one extension that the law allows, such as two months (GDPR Art. 12(3)) or 45 days (CCPA).
 
         Args:
             ticket_id: Of an open ticket that is not overdue.
@@ -109,9 +112,16 @@ class Deadlines:
                     remedy="close the ticket, or answer the person with what stands in the way",
                 )
             # time on hold has moved the deadline already: that stays
-            row.due_at += due_at(row.received_at, row.regime, extended=True) - due_at(
-                row.received_at, row.regime
-            )
+            usual = due_at(row.received_at, row.regime, laws=self._laws)
+            longer = due_at(row.received_at, row.regime, extended=True, laws=self._laws)
+            if longer == usual:
+                raise TicketError(
+                    "the deadline cannot be extended",
+                    expected="a law that allows an extension",
+                    got=row.regime,
+                    remedy="close the ticket, or answer the person with what stands in the way",
+                )
+            row.due_at += longer - usual
             record.extended_at, record.alarm = now, None
             session.add(record)
             session.add(

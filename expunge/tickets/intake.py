@@ -4,13 +4,55 @@ import csv
 import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from expunge.errors import TicketError
+from expunge.regimes import LAWS
 from expunge.subjects import folded
-from expunge.tickets.lifecycle import REGIMES
 
-COLUMNS = ("subject", "regime", "idempotency_key")
+COLUMNS = ("subject", "regime", "idempotency_key", "received_at")
+_OLDEST = timedelta(days=366)  # a request that is older is a mistyped date
+_CLOCKS = timedelta(minutes=5)  # that two machines' clocks may differ
+
+
+def receipt_moment(text: str, now: datetime) -> datetime:
+    """When a request was received, as somebody wrote it; deadlines count from it.
+
+    Args:
+        text: A date, or a date and time, in ISO 8601; in UTC without a time zone, its first moment
+            without a time.
+        now: The time, with its zone.
+
+    Returns:
+        UTC.
+
+    Raises:
+        TicketError: If it is no date, in the future, or more than a year ago; it is not repeated: it may be
+            anything.
+
+    Example:
+        >>> receipt_moment("2026-03-02", datetime(2026, 3, 4, tzinfo=UTC)).isoformat()
+        '2026-03-02T00:00:00+00:00'
+    """
+    try:
+        moment = datetime.fromisoformat(text.strip())
+        moment = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
+    except (ValueError, OverflowError):
+        fault = "something else"
+    else:
+        if moment > now + _CLOCKS:
+            fault = "one in the future"
+        elif moment < now - _OLDEST:
+            fault = "one more than a year ago"
+        else:
+            return moment
+    raise TicketError(
+        "the date of receipt cannot be",
+        expected="an ISO 8601 date such as 2026-03-02 or 2026-03-02T09:00+01:00, not in the future, of the last year",
+        got=fault,
+        remedy="correct it; nothing was filed",
+    )
 
 
 def check_subject(subject_id: str) -> None:
@@ -60,14 +102,16 @@ class IntakeRow:
     Args:
         line: Its number.
         subject: The person.
-        regime: gdpr or ccpa.
+        regime: Name of a law.
         idempotency_key: Or None.
+        received_at: When the request came, in UTC; None for now.
     """
 
     line: int
     subject: str
     regime: str
     idempotency_key: str | None
+    received_at: datetime | None = None
 
 
 def read_tickets_csv(
@@ -76,8 +120,9 @@ def read_tickets_csv(
     *,
     canonical: Callable[[str], str] = str,
     near: Callable[[set[str]], Collection[str]] = lambda _: (),
+    regimes: Collection[str] = tuple(LAWS),
 ) -> list[IntakeRow]:
-    """Read a CSV file of requests with a header: subject, and optionally regime and idempotency_key.
+    """Read a CSV file of requests with a header: subject, and optionally the other columns.
 
     Messages give line numbers, never a subject id.
 
@@ -86,6 +131,7 @@ def read_tickets_csv(
         known: Counts the rows of subjects in the dataset.
         canonical: The one form of a person's id.
         near: Folded forms of unknown ids that somebody's id shares.
+        regimes: Names of laws.
 
     Returns:
         The rows.
@@ -105,7 +151,7 @@ def read_tickets_csv(
             ]
             if "subject" not in header:
                 faults.append("line 1: column 'subject' is missing")
-            rows = [] if faults else _rows(reader, faults, canonical)
+            rows = [] if faults else _rows(reader, faults, canonical, regimes)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise TicketError(
             "the file cannot be read",
@@ -135,9 +181,13 @@ def read_tickets_csv(
 
 
 def _rows(
-    reader: "csv.DictReader[str]", faults: list[str], canonical: Callable[[str], str]
+    reader: "csv.DictReader[str]",
+    faults: list[str],
+    canonical: Callable[[str], str],
+    regimes: Collection[str],
 ) -> list[IntakeRow]:
     rows: list[IntakeRow] = []
+    now = datetime.now(UTC)
     seen, keys = dict[str, int](), dict[str, int]()
     while True:
         try:
@@ -155,7 +205,7 @@ def _rows(
             faults.append(f"line {line}: more fields than columns")
         if not subject.strip():
             faults.append(f"line {line}: no subject")
-        if regime not in REGIMES:
+        if regime not in regimes:
             faults.append(f"line {line}: unknown regime")
         if subject and subject in seen:
             faults.append(f"line {line}: the same subject as line {seen[subject]}")
@@ -164,4 +214,10 @@ def _rows(
         seen.setdefault(subject, line)
         if key:
             keys.setdefault(key, line)
-        rows.append(IntakeRow(line, subject, regime, key))
+        received: datetime | None = None
+        if written := (content.get("received_at") or "").strip():
+            try:
+                received = receipt_moment(written, now)
+            except TicketError as error:
+                faults.append(f"line {line}: {error.message}: {error.got}")
+        rows.append(IntakeRow(line, subject, regime, key, received))

@@ -5,11 +5,12 @@ on_hold from any state before purged, and back; rejected and withdrawn before a 
 resumable.
 """
 
-import calendar
-from datetime import datetime, timedelta
+from collections.abc import Mapping
+from datetime import datetime
 from enum import StrEnum
 
 from expunge.errors import TicketError
+from expunge.regimes import LAWS, Regime
 
 
 class TicketState(StrEnum):
@@ -47,9 +48,6 @@ FINAL = frozenset({TicketState.CLOSED, TicketState.REJECTED, TicketState.WITHDRA
 # Named one by one, and not as all but the final ones: so an index finds them among many that are closed.
 OPEN = tuple(str(state) for state in TicketState if state not in FINAL)
 RUNNING = tuple(state for state in OPEN if state != TicketState.ON_HOLD)  # their clock runs
-REGIMES = ("gdpr", "ccpa")
-_CCPA_DAYS = 45
-_GDPR_EXTENDED_MONTHS = 3
 
 _NEXT: dict[TicketState, frozenset[TicketState]] = {
     TicketState.RECEIVED: frozenset(
@@ -104,30 +102,32 @@ def advance(state: TicketState, target: TicketState, *, before: TicketState | No
     return target
 
 
-def due_at(received_at: datetime, regime: str, *, extended: bool = False) -> datetime:
-    """Deadline of a ticket: a calendar month and two more (GDPR Art. 12(3)), or 45 days and 45 (CCPA 1798.130).
+def due_at(
+    received_at: datetime, regime: str, *, extended: bool = False, laws: Mapping[str, Regime] = LAWS
+) -> datetime:
+    """Deadline of a ticket, such as a calendar month and two more (GDPR), or 45 days and 45 (CCPA).
 
     Args:
         received_at: When the request came.
-        regime: gdpr or ccpa.
+        regime: Name of a law.
         extended: Whether the one extension was taken.
+        laws: By name; those of policy.yaml, or the known ones.
 
     Returns:
-        The same time of day, at the end of the period; a day that its month lacks becomes that month's last day.
+        As :meth:`expunge.regimes.Regime.due_at` counts.
 
     Raises:
-        TicketError: If the regime is unknown.
+        TicketError: If the regime is unknown; it is not repeated, for it may be anything.
 
     Example:
         >>> due_at(datetime(2026, 1, 31), "gdpr").day
         28
     """
-    if regime == "ccpa":
-        return received_at + timedelta(days=2 * _CCPA_DAYS if extended else _CCPA_DAYS)
-    if regime == "gdpr":
-        months = received_at.month - 1 + (_GDPR_EXTENDED_MONTHS if extended else 1)
-        year, month = received_at.year + months // 12, months % 12 + 1
-        return received_at.replace(
-            year=year, month=month, day=min(received_at.day, calendar.monthrange(year, month)[1])
+    if regime not in laws:
+        raise TicketError(
+            "unknown regime",
+            expected=", ".join(laws),
+            got="another name",
+            remedy="correct the regime, or add it to regimes in policy.yaml",
         )
-    raise TicketError("unknown regime", expected=" or ".join(REGIMES), got=regime, remedy="correct --regime")
+    return laws[regime].due_at(received_at, extended=extended)

@@ -16,7 +16,7 @@ from expunge.tickets.tables import BatchRow, TicketRow
 _KEPT = (
     "before", "after", "map_mark", "rows_before", "records", "train_records", "partitions", "scan", "begun",
     "parent_version", "parent_digest", "refused", "refusals", "seconds", "rolled_back",
-    "drawn",
+    "drawn", "policy", "salted",
 )  # fmt: skip
 
 

@@ -95,7 +95,7 @@ class Accounts:
                 "the MLflow server does not know the operator",
                 expected=f"the password in {self.path(OPERATOR).name} to be the account's",
                 got="another one",
-                remedy=f"restore the file, or remove {self.folder} and run `expunge up --auth` again",
+                remedy=f"restore the file, or remove {self.folder} and run `expunge up` again",
             )
         made = self._ask(url, OPERATOR, "POST", "users/create", account)
         if made != 200:  # it is there, with another password
@@ -115,7 +115,7 @@ class Accounts:
             raise WorkspaceError(
                 f"{self.path(name).name} is damaged",
                 expected="MLFLOW_TRACKING_PASSWORD=...",
-                remedy=f"restore it, or remove {self.folder} and run `expunge up --auth` again",
+                remedy=f"restore it, or remove {self.folder} and run `expunge up` again",
             )
         return lines["MLFLOW_TRACKING_PASSWORD"]
 

@@ -17,6 +17,33 @@ from expunge.errors import ServiceUnavailableError
 _PAGE = 50  # what Prefect changes or lists in one request at most
 _TIMEOUT_S, _GLANCE_S, _SOON_S = 30.0, 5.0, 300.0
 _PAUSES_S = (0.2, 0.5, 1.0, 2.0, 4.0)  # between tries
+_secrets: dict[str, str] = {}  # of servers that this process was told of, by URL
+
+
+def introduce(url: str, secret: str) -> None:
+    """Tell this process the secret of a server, whatever its environment says of others.
+
+    Args:
+        url: The API's URL.
+        secret: ``user:password``.
+    """
+    _secrets[url.rstrip("/")] = secret
+
+
+def authorization(url: str) -> dict[str, str]:
+    """Who we are, for a request to Prefect.
+
+    Args:
+        url: The API's URL.
+
+    Returns:
+        A header, or none: a server may ask nobody.
+    """
+    secret = _secrets.get(url.rstrip("/")) or os.environ.get("PREFECT_API_AUTH_STRING")
+    if secret:
+        return {"Authorization": "Basic " + base64.b64encode(secret.encode()).decode()}
+    key = os.environ.get("PREFECT_API_KEY")
+    return {"Authorization": f"Bearer {key}"} if key else {}
 
 
 def api(
@@ -37,12 +64,7 @@ def api(
     Raises:
         ServiceUnavailableError: If it does not answer, or says no.
     """
-    headers = {"Content-Type": "application/json"}
-    secret, key = os.environ.get("PREFECT_API_AUTH_STRING"), os.environ.get("PREFECT_API_KEY")
-    if secret:
-        headers["Authorization"] = "Basic " + base64.b64encode(secret.encode()).decode()
-    elif key:
-        headers["Authorization"] = f"Bearer {key}"
+    headers = {"Content-Type": "application/json", **authorization(url)}
     data = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(f"{url}{path}", data, headers, method=method)
     pauses = iter(_PAUSES_S if at_most_s is None else ())
@@ -56,6 +78,13 @@ def api(
             if busy and (pause := next(pauses, None)):
                 time.sleep(pause)
                 continue
+            if isinstance(error, urllib.error.HTTPError) and error.code == 401:
+                raise ServiceUnavailableError(
+                    "the Prefect server does not know us",
+                    expected="its secret in PREFECT_API_AUTH_STRING",
+                    got=str(error),
+                    remedy="set it as .expunge/accounts/prefect.env of the stack's workspace does",
+                ) from error
             raise ServiceUnavailableError(
                 "the Prefect server does not answer",
                 got=str(error),

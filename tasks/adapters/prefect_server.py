@@ -21,10 +21,20 @@ from pathlib import Path
 from expunge import progress
 from expunge.errors import ServiceUnavailableError, WorkspaceError
 from expunge.settings import Workspace
+from tasks.adapters.prefect_access import (
+    CLIENT,
+    ORIGINS,
+    SERVER,
+    STACK_FILE,
+    new_secret,
+    origins,
+    read_secret,
+)
+from tasks.adapters.prefect_api import api
 from tasks.adapters.supervisor import is_up
+from tasks.adapters.temporary_server import end_orphans, record
 
-STACK_FILE = "stack.json"
-_START_S, _STOP_S, _POLL_S = 120, 15, 0.3
+_START_S, _STOP_S, _POLL_S, _ASK_S = 120, 15, 0.3, 30.0
 QUIET = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "DO_NOT_TRACK": "1",
@@ -40,6 +50,8 @@ QUIET = {
 @contextmanager
 def prefect_server(home: Path) -> Iterator[str]:
     """Use the server of ``PREFECT_API_URL``, else that of the running stack, or run one as long as this is entered.
+
+    One that is run here has a secret of its own, which nobody but this process and what it starts is told.
 
     Args:
         home: Prefect's home in the workspace, for a server of our own.
@@ -59,47 +71,59 @@ def prefect_server(home: Path) -> Iterator[str]:
                 expected=named,
                 remedy="start it, or unset PREFECT_API_URL",
             )
+        api(named, "/flows/count", {}, at_most_s=_ASK_S)  # its health it tells anybody
         yield named
         return
     home.mkdir(parents=True, exist_ok=True)
     os.environ["PREFECT_HOME"] = str(home)
-    running = stack_url(Workspace(home.parent.parent))
+    workspace = Workspace(home.parent.parent)
+    running = stack_url(workspace)
     if running:
-        try:
-            _point_to(running)
+        with _pointing_to(running, read_secret(workspace)):
             yield running
-        finally:
-            _drain()
-            _point_to(None)
         return
-    port = _free_port()
+    end_orphans(home)
+    port, secret = _free_port(), new_secret()
     url = f"http://127.0.0.1:{port}/api"
-    with (home / "server.log").open("ab") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)],
-            stdout=log,
-            stderr=log,
-            env={**os.environ, "PREFECT_API_URL": url},
-            start_new_session=True,
-        )
+    command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
+    variables = {"PREFECT_API_URL": url, SERVER: secret, CLIENT: secret, ORIGINS: origins("127.0.0.1", port)}
+    written = record(home, command, None)
+    try:
+        with (home / "server.log").open("ab") as log:
+            process = subprocess.Popen(
+                command, stdout=log, stderr=log, env={**os.environ, **variables}, start_new_session=True
+            )
         try:
+            record(home, command, process.pid, written)
             _wait(process, url, home / "server.log")
-            _point_to(url)
-            yield url
+            with _pointing_to(url, secret):
+                yield url
         finally:
-            _drain()  # while its senders still know where to send
-            _point_to(None)
             _stop(process)
+    finally:
+        written.unlink(missing_ok=True)
 
 
-def _point_to(url: str | None) -> None:
+@contextmanager
+def _pointing_to(url: str, secret: str | None) -> Iterator[None]:
+    before = os.environ.get(CLIENT)
+    try:
+        _point_to(url, secret or before)
+        yield
+    finally:
+        _drain()  # while its senders still know where to send
+        _point_to(None, before)
+
+
+def _point_to(url: str | None, secret: str | None) -> None:
     """Let Prefect use a server; where it was imported before, it has to read the environment again.
 
     It would start a temporary server of its own otherwise, whose records are lost.
     """
-    os.environ.pop("PREFECT_API_URL", None)
-    if url is not None:
-        os.environ["PREFECT_API_URL"] = url
+    for name, value in (("PREFECT_API_URL", url), (CLIENT, secret)):
+        os.environ.pop(name, None)
+        if value is not None:
+            os.environ[name] = value
     if "prefect" in sys.modules:
         from prefect.context import refresh_global_settings_context
 

@@ -15,7 +15,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from expunge.errors import InputError, ServiceUnavailableError
+from expunge.errors import InputError, ServiceUnavailableError, WorkspaceError
+from expunge.evidence.model_files import MODEL_FILE, WEIGHTS_FILE
 from tasks.adapters.artifact_folders import folder_of
 from tasks.adapters.mlflow_artifacts import (
     artifact_bytes,
@@ -25,6 +26,7 @@ from tasks.adapters.mlflow_artifacts import (
     require_seen,
     translated,
 )
+from tasks.adapters.mlflow_places import require_sound
 from tasks.adapters.mlflow_runs import VersionSpec, log_run
 
 if TYPE_CHECKING:
@@ -100,7 +102,9 @@ class Registry:
             for noisy in ("mlflow", "alembic"):
                 logging.getLogger(noisy).setLevel(logging.ERROR)
             if self._uri.startswith("sqlite:///"):
-                Path(self._uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+                file = Path(self._uri.removeprefix("sqlite:///"))
+                file.parent.mkdir(parents=True, exist_ok=True)
+                require_sound(file)
             named = os.environ.get("MLFLOW_TRACKING_URI")
             mlflow.set_tracking_uri(self._uri)
             mlflow.set_registry_uri(self._uri)
@@ -146,6 +150,7 @@ class Registry:
         champion, locations = self.champion(), experiment_locations(self.client)
         if champion is not None:
             weights = self.client.get_logged_model(champion.logged_model_id).artifact_location
+            self._require_own(weights)
             require_seen(weights, trusted=self._trusted)
             locations.append(weights)
         return None not in [folder_of(location, trusted=self._trusted) for location in locations]
@@ -188,6 +193,7 @@ class Registry:
             for model in self.client.search_logged_models(
                 [self.experiment_id], filter_string=f"source_run_id = '{run.info.run_id}'"
             ):
+                self._require_own(model.artifact_location)
                 destroy_artifacts(model.artifact_location, trusted=self._trusted)
                 self.client.delete_logged_model(model.model_id)
             self.client.set_tag(run.info.run_id, BATCH_TAG, f"{batch} (abandoned)")
@@ -389,6 +395,7 @@ class Registry:
 
         Raises:
             InputError: If its weights were purged, or are in quarantine and it does not serve.
+            WorkspaceError: If nothing lies where they should be.
         """
         if QUARANTINE_TAG in version.tags and PURGED_TAG not in version.tags:
             champion = self.champion()
@@ -411,9 +418,90 @@ class Registry:
         import mlflow
 
         uri = self.client.get_logged_model(version.logged_model_id).artifact_location
+        if not artifact_bytes(uri):
+            raise WorkspaceError(
+                f"the weights of version {version.version} are not there",
+                expected="the files of a saved model where MLflow has them",
+                got="none",
+                remedy="restore them from a backup into MLflow's artifacts",
+            )
         os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
         folder = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=str(destination)))
-        return next(path.parent for path in folder.rglob("model.json"))
+        files = [*folder.rglob(MODEL_FILE), *folder.rglob(WEIGHTS_FILE)]
+        return files[0].parent if files else folder
+
+    def _embedded(self) -> bool:
+        """Whether MLflow is a database beside its artifacts, as in a workspace without a server."""
+        file = self._uri.removeprefix("sqlite:///")
+        return file != self._uri and Path(file).resolve().parent == self._artifacts.resolve().parent
+
+    def _require_own(self, location: str) -> None:
+        """Refuse to destroy what lies outside of the workspace's own artifacts: it may be another workspace's.
+
+        Raises:
+            WorkspaceError: If it does; nothing is changed then.
+        """
+        folder = folder_of(location, trusted=self._trusted) if self._embedded() else None
+        if folder is not None and not folder.resolve().is_relative_to(self._artifacts.resolve()):
+            raise WorkspaceError(
+                "MLflow has weights outside of this workspace, and no purge destroys what may be another one's",
+                expected=f"a folder below {self._artifacts}",
+                got=str(folder),
+                remedy="run `expunge workspace relocate` if the workspace was moved; else move the weights back",
+            )
+
+    @translated
+    def require_weights(self, number: int) -> None:
+        """Refuse a version whose weights are not where MLflow has them: what is absent was not purged.
+
+        Args:
+            number: Of a version that is not purged.
+
+        Raises:
+            WorkspaceError: If nothing lies there; nothing is changed then.
+        """
+        location = self.client.get_logged_model(self.get(number).logged_model_id).artifact_location
+        self._require_own(location)
+        folder = folder_of(location, trusted=self._trusted)
+        # A folder that is there and empty was emptied by somebody: then this is known.
+        if artifact_bytes(location) or (folder is not None and folder.is_dir()):
+            return
+        raise WorkspaceError(
+            f"the weights of version {number} are not there, and what is absent was not purged",
+            expected="files where MLflow has them",
+            got=f"no folder {folder}" if folder is not None else "none listed",
+            remedy="restore them from a backup; or, if somebody deleted them, say so by an empty folder in their place",
+        )
+
+    @translated
+    def unnamed_weights(self) -> list[Path]:
+        """Weights in the workspace's own artifacts that belong to no version with weights, of whatever model.
+
+        Returns:
+            Folders of saved models; none where MLflow is not the workspace's own.
+        """
+        if not self._embedded() or not self._artifacts.is_dir():
+            return []
+        import mlflow
+
+        named: list[Path] = []
+        for version in pages(self.client.search_model_versions):
+            if PURGED_TAG in version.tags:
+                continue
+            try:
+                found = self.client.get_logged_model(version.tags.get(_MODEL_TAG) or version.model_id)
+            except mlflow.MlflowException as error:
+                if error.error_code not in _ABSENT:
+                    raise
+                continue
+            if (folder := folder_of(found.artifact_location, trusted=self._trusted)) is not None:
+                named.append(folder.resolve())
+        there = sorted(
+            path.parent
+            for path in self._artifacts.rglob(WEIGHTS_FILE)
+            if path.with_name(MODEL_FILE).is_file()
+        )
+        return [one for one in there if not any(one.resolve().is_relative_to(folder) for folder in named)]
 
     @translated
     def weights_size(self, number: int) -> int | None:
@@ -452,6 +540,7 @@ class Registry:
 
         try:
             location = self.client.get_logged_model(version.logged_model_id).artifact_location
+            self._require_own(location)
             destroy_artifacts(location, trusted=self._trusted)
             # after the bytes: an interrupted purge finds it again
             self.client.delete_logged_model(version.logged_model_id)

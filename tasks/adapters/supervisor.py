@@ -23,6 +23,7 @@ import psutil
 
 from expunge.logs import configure
 from expunge.processes import started
+from tasks.adapters.prefect_api import authorization
 
 LOCK, TABLE, MARK = "lock", "processes.json", "EXPUNGE_SERVICE"
 _TICK_S, _STEADY_S, _LONGEST_PAUSE_S, _KILL_S = 0.3, 60.0, 60.0, 15.0
@@ -36,7 +37,7 @@ class Service:
     Args:
         name: Also of its log file.
         command: Its argument vector.
-        after: URL that must answer before its first start.
+        after: URL of Prefect's API that must answer before its first start.
     """
 
     name: str
@@ -70,7 +71,9 @@ class Service:
             _log.warning("%s ended with %d; it starts again in %.0f s", *fields.values(), extra=fields)
             self.process, self.facts = None, {}
             return True
-        if now < self.not_before or (self.after and not self.starts and not answers(self.after)):
+        if now < self.not_before:
+            return False
+        if self.after and not self.starts and not answers(self.after, authorization(self.after)):
             return False
         with (logs / f"{self.name}.log").open("ab") as log:
             mark = str(logs / self.name)
@@ -89,17 +92,20 @@ class Service:
         return True
 
 
-def answers(url: str) -> bool:
+def answers(url: str, headers: dict[str, str] | None = None) -> bool:
     """Whether an HTTP address answers with success.
 
     Args:
         url: The address.
+        headers: Of the request, such as who asks.
 
     Returns:
         False for errors and silence too.
     """
-    with suppress(OSError, ValueError), urllib.request.urlopen(url, timeout=3) as answer:
-        return bool(answer.status < 300)
+    with suppress(OSError, ValueError):
+        request = urllib.request.Request(url, headers=headers or {})
+        with urllib.request.urlopen(request, timeout=3) as answer:
+            return bool(answer.status < 300)
     return False
 
 

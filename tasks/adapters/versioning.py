@@ -18,6 +18,7 @@ from typing import Any
 import yaml
 
 from expunge.errors import ExpungeError, ResidueError, storage_full_text
+from expunge.permissions import SITE_CACHE, private_site_cache
 from tasks.adapters import git
 from tasks.adapters.dvc_sizes import leave_out_sizes
 
@@ -64,13 +65,15 @@ class Repository:
     def __init__(self, root: Path, state: Path) -> None:
         """Keep both, and quieten DVC."""
         self.root = root
-        os.environ.update(DVC_NO_ANALYTICS="1", DVC_SITE_CACHE_DIR=str(state / "dvc-site-cache"))
+        self.state = state
+        os.environ.update(DVC_NO_ANALYTICS="1", DVC_SITE_CACHE_DIR=str(state / SITE_CACHE))
 
     @contextlib.contextmanager
     def _repo(self) -> Iterator[Any]:
         from dvc.exceptions import DvcException
         from dvc.repo import Repo
 
+        private_site_cache(self.state)
         logging.getLogger("dvc").setLevel(logging.ERROR)  # after the import, which sets its own
         quiet = io.StringIO()
         try:
@@ -93,6 +96,7 @@ class Repository:
         """
         from dvc.repo import Repo
 
+        private_site_cache(self.state)
         logging.getLogger("dvc").setLevel(logging.ERROR)
         if not (self.root / ".git").exists():
             git.git(self.root, "init", "--quiet")

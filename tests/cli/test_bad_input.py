@@ -42,7 +42,7 @@ BAD = {
     "ticket submit, regime": (
         ["ticket", "submit", "--subject", "person-00002-x", "--regime", "x"],
         2,
-        "gdpr or ccpa",
+        "gdpr, ccpa, uk-gdpr, lgpd",
     ),
     "ticket submit, no subject": (["ticket", "submit"], 2, "--subject"),
     "ticket import, no file": (["ticket", "import", "absent.csv"], 2, "cannot be read"),

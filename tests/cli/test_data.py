@@ -12,6 +12,7 @@ from expunge.datasets.partitions import read_dataset
 from expunge.pseudonyms import key_epochs, load_keyring
 from expunge.state import open_state
 from tasks.adapters import git
+from tasks.place import fork
 from tests.conftest import Expunge, make_clinic
 from tests.workspaces import ANN, PEOPLE, erase, make
 
@@ -32,6 +33,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def expunge(made: Path, tmp_path: Path) -> Expunge:
     """The command line on a copy."""
     shutil.copytree(made, tmp_path / "copy", symlinks=True)
+    fork(open_state(tmp_path / "copy" / "workspace"))
     return Expunge(tmp_path / "copy" / "workspace")
 
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,8 @@ def test_the_key_is_named_only_where_its_signature_holds_on_this_certificate(
 ):
     page, content = tmp_path / "c.html", json.loads((evidence / "certificate.json").read_text())
     signer = open_state(shared).signing.signer("evidence")
+    content["issued_at"] = datetime.now(UTC).isoformat()  # the key was not valid before it was made
+    (evidence / "certificate.json").write_text(json.dumps(content))
     subjects = {"model.json": "0" * 64}
     envelope = evidence / "certificate.dsse.json"
     envelope.write_text(json.dumps(sign_statement(signer, CERTIFICATE_PREDICATE, subjects, content)))

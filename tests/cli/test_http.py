@@ -72,6 +72,30 @@ def test_a_ticket_is_filed_and_found(intake: Intake):
     assert "access-control-allow-origin" not in answer.headers
 
 
+def test_a_date_of_receipt_and_another_law(intake: Intake):
+    headers = intake.auth("intake", "letter-1")
+    received = datetime.now(UTC) - timedelta(days=4)
+    body = {"subject": person(31), "regime": "lgpd", "received_at": f"{received:%Y-%m-%dT%H:%M}"}
+    ticket = intake.client.post("/v1/tickets", json=body, headers=headers).json()
+    assert ticket["received_at"].startswith(f"{received:%Y-%m-%dT%H:%M}")
+    due = datetime.fromisoformat(ticket["due_at"]) - datetime.fromisoformat(ticket["received_at"])
+    assert due == timedelta(days=15)
+    assert intake.client.post("/v1/tickets", json=body, headers=headers).json() == ticket
+    for other in (
+        {**body, "received_at": None},
+        {**body, "received_at": f"{received - timedelta(days=1):%Y-%m-%d}"},
+    ):
+        refused(intake.client.post("/v1/tickets", json=other, headers=headers), 409)
+    headers = intake.auth("intake", "letter-2")
+    for wrong in (
+        {"received_at": "2999-01-01"}, {"received_at": "1999-01-01"}, {"received_at": "4711"}, {"received_at": 4711},
+        {"received_at": ""}, {"regime": "hipaa"}, {"regime": "GDPR"},
+    ):  # fmt: skip
+        answer = intake.client.post("/v1/tickets", json={"subject": person(32), **wrong}, headers=headers)
+        refused(answer, 422)
+        assert not any(str(value) in answer.text for value in wrong.values() if value)
+
+
 def test_the_same_request_gives_the_same_ticket_and_another_one_is_refused(intake: Intake):
     first = intake.post(person(2), "mail-2")
     assert intake.post(person(2), "mail-2").json() == first.json()
@@ -433,7 +457,7 @@ def test_the_subject_is_in_no_log_and_no_answer(intake: Intake, caplog, capfd, m
         intake.get("/metrics"),
     ]
 
-    def broken(*arguments):
+    def broken(*arguments, **options):
         raise RuntimeError(f"broken at {arguments}")
 
     monkeypatch.setattr(application, "file_keyed", broken)
@@ -451,7 +475,7 @@ def test_the_subject_is_in_no_log_and_no_answer(intake: Intake, caplog, capfd, m
 
 
 def test_what_the_operator_must_mend_is_503(intake: Intake, monkeypatch):
-    def broken(*arguments):
+    def broken(*arguments, **options):
         raise DatasetError("the dataset is not here", got="a secret place")
 
     monkeypatch.setattr(application, "file_keyed", broken)

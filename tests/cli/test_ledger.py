@@ -63,11 +63,12 @@ def test_an_export_verifies_without_a_workspace(workspace, tmp_path, monkeypatch
     outcome = answer(capsys)
     assert outcome["verified"]
     assert "the head is signed by a trusted key, and is of these entries" in outcome["checked"]
-    assert invoke(["ledger", "verify", str(file), "--json"]) == 0
+    # anybody can have written what nobody's signature was checked on: that is no success
+    assert invoke(["ledger", "verify", str(file), "--json"]) == 4
     assert "signature of the head: no key was given" in answer(capsys)["missing"]
     content = json.loads(file.read_text())
     file.write_text(json.dumps(content["entries"]))  # what earlier releases wrote
-    assert invoke(["ledger", "verify", str(file), "--json"]) == 0
+    assert invoke(["ledger", "verify", str(file), "--json"]) == 4
     assert answer(capsys)["missing"][0].startswith("signed head: this ledger has none")
     assert invoke(["ledger", "verify", str(file), "--key", str(ring), "--json"]) == 1
     assert "though a key was given" in answer(capsys)["findings"][0]
@@ -78,7 +79,11 @@ def test_an_export_verifies_without_a_workspace(workspace, tmp_path, monkeypatch
 
 def test_the_own_keyring_is_trusted_and_that_is_told(workspace, tmp_path, capsys):
     assert workspace("ledger", "verify", "--json") == 0
-    assert "a key from elsewhere: the workspace's own keyring was trusted" in answer(capsys)["missing"]
+    told = answer(capsys)
+    assert "a key from elsewhere: the workspace's own keyring was trusted" in told["missing"]
+    assert (told["verified"], told["own_keys"]) == (True, True)
+    assert workspace("ledger", "verify") == 0
+    assert "ledger: VERIFIED with this workspace's own keys" in capsys.readouterr().out
     given = str(workspace.root / RING)
     assert workspace("ledger", "verify", "--key", given, "--json") == 0
     assert not any("own keyring" in line for line in answer(capsys)["missing"])
@@ -141,7 +146,7 @@ def test_a_workspace_without_keys_signs_nothing(workspace, tmp_path, capsys):
     keys = workspace.root / ".expunge" / "keys"
     for file in [*keys.glob("signing-*"), keys / "public-keys.json", keys / "signers.json"]:
         file.unlink()
-    assert workspace("ledger", "verify", "--json") == 0
+    assert workspace("ledger", "verify", "--json") == 4  # consistent; nobody signed it
     assert answer(capsys)["missing"][0].startswith("signed head: this ledger has none")
     for command in ("export", "witness"):
         assert workspace("ledger", command, str(tmp_path / "file.json")) == 2

@@ -477,3 +477,16 @@ def test_it_costs_no_more_sweeps_than_one(monkeypatch):
     LinearizedObjective(net, origin, features, labels, 0.1).certified_gradient(vector)
     assert sum(seen) == 5000
     assert max(seen) == module._CHUNK
+
+
+@pytest.mark.parametrize("size", [1e55, 1e58, 1e65])
+def test_huge_features_are_no_exception_and_claim_nothing_small(size):
+    inner = [nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 3), nn.ReLU()]
+    network = FlatModule(nn.Sequential(*inner, nn.Linear(3, 2)))
+    features = torch.full((4, 2), size, dtype=torch.float64)
+    labels = torch.tensor([0, 1, 0, 1])
+    weights = torch.ones(network.size, dtype=torch.float64)
+    layers = plain_layers(network)
+    assert layers is not None
+    found = module.certified_gradient(network, layers, network.initial(), weights, features, labels, 1e-3)
+    assert not found.rounding <= 1e-9

@@ -2,15 +2,21 @@
 
 import gzip
 import hashlib
+import io
 import json
+import lzma
 import os
 import struct
 import time
+import tracemalloc
+import zipfile
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
+from cli.main import invoke
+from expunge.datasets import sources
 from expunge.datasets.catalogue import ENTRIES, load
 from expunge.datasets.loaders.images import parse_idx
 from expunge.datasets.loaders.tabular import icd_chapter, packaged_contract
@@ -215,3 +221,61 @@ def test_whole_numbers_kept_as_floats_are_the_same_text(tmp_path):
     rows["person"] = rows["person"].str.extract(r"(\d+)", expand=False).astype(float)
     rows.to_parquet(folder / "visits.parquet")
     assert {"0", "5", "7777"} <= set(load(str(folder)).frame["subject_id"])
+
+
+ZEROS = b"\0" * (32 << 20)
+
+
+def zipped(content: bytes) -> bytes:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("rows.csv", content)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["plain", "gzip", "gzip of many members", "xz", "zip"])
+def test_a_file_that_unfolds_beyond_all_bounds_is_refused_in_time(tmp_path, monkeypatch, kind):
+    monkeypatch.setattr(sources, "_MOST", 1 << 20)
+    packed = {
+        "plain": ZEROS,
+        "gzip": gzip.compress(ZEROS),
+        "gzip of many members": gzip.compress(ZEROS[: 1 << 19]) * 64,
+        "xz": lzma.compress(ZEROS),
+        "zip": zipped(ZEROS),
+    }[kind]
+    path = tmp_path / "a.bin"
+    path.write_bytes(packed)
+    file = SourceFile("a.bin", hashlib.sha256(ZEROS).hexdigest(), member="rows.csv" if kind == "zip" else "")
+    tracemalloc.start()
+    with pytest.raises(DatasetError, match=r"not the original file.*at most 1 MiB"):
+        read_source(file, path)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 16 << 20  # it was not unfolded; a dictionary of xz alone takes 8 MiB
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress, lzma.compress, zipped])
+def test_a_file_within_the_bounds_is_read(tmp_path, monkeypatch, pack):
+    content = b"\0" * (1 << 20)
+    monkeypatch.setattr(sources, "_MOST", len(content))
+    (tmp_path / "a.bin").write_bytes(pack(content))
+    member = "rows.csv" if pack is zipped else ""
+    file = SourceFile("a.bin", hashlib.sha256(content).hexdigest(), member=member)
+    assert read_source(file, tmp_path / "a.bin") == content
+
+
+def test_a_small_file_cannot_ask_for_much_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr(sources, "_XZ_MEMORY", 1 << 20)
+    (tmp_path / "a.bin").write_bytes(lzma.compress(b"rows"))  # its dictionary: 8 MiB
+    with pytest.raises(DatasetError, match="cannot read"):
+        read_source(SourceFile("a.bin", hashlib.sha256(b"rows").hexdigest()), tmp_path / "a.bin")
+
+
+def test_memory_that_is_not_there_is_said_in_one_sentence(monkeypatch, capsys, tmp_path):
+    def hungry(*arguments):
+        raise MemoryError
+
+    monkeypatch.setattr("tasks.workspace.load", hungry)
+    assert invoke(["init", str(tmp_path / "w"), "--dataset", "breast-cancer"]) == 2
+    assert "not enough memory" in capsys.readouterr().err
+    assert not (tmp_path / "w").exists()

@@ -17,7 +17,12 @@ from expunge.evidence.ledger import GENESIS, LedgerEntry, parse_entries
 from expunge.evidence.ledger_file import Ledger, sign_head
 from expunge.evidence.model_check import MODEL_SIGNATURE_FILE
 from expunge.evidence.model_files import combined_digest, file_digests
-from expunge.evidence.statements import CERTIFICATE_PREDICATE, KEY_PREDICATE, sign_statement
+from expunge.evidence.statements import (
+    CERTIFICATE_PREDICATE,
+    KEY_PREDICATE,
+    RECEIPT_PREDICATE,
+    sign_statement,
+)
 from tasks.adapters.model_signing import sign_model
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "certificate-v1-signed-convex"
@@ -51,6 +56,13 @@ def chained(entries: list[LedgerEntry]) -> list[LedgerEntry]:
 def write(path: Path, content: Any) -> None:
     """Write JSON."""
     path.write_text(json.dumps(content, indent=1), encoding="utf-8")
+
+
+def signed_receipt(keys: SigningKeys, receipt: dict[str, Any]) -> dict[str, Any]:
+    """A receipt signed now."""
+    said = {"receipt": receipt, "signed_at": datetime.now(UTC).isoformat()}
+    named = {f"receipt {receipt['ticket_id']}": digest(receipt).removeprefix("sha256:")}
+    return sign_statement(keys.signer(), RECEIPT_PREDICATE, named, said)
 
 
 @dataclass

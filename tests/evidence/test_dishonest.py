@@ -165,7 +165,7 @@ def test_the_models_files_find_what_arithmetic_does_not(name, operator, tmp_path
     change, told = FOUND_IN_THE_MODEL[name]
     folder = operator.issue(tmp_path / "e", lie(change))
     alone = Verifier(Trust(operator.keys.keyring()))
-    assert alone.verify(find_evidence(folder)).verified
+    assert alone.verify(find_evidence(folder)).consistent
     found = alone.verify(find_evidence(folder), model=folder / "model").findings
     assert any(told in finding for finding in found), found
 
@@ -192,7 +192,7 @@ def test_what_nothing_finds_is_in_the_docs(name, operator, tmp_path):
     """Honesty about the verifier: statements of fact that no number depends on are the operator's word."""
     folder = operator.issue(tmp_path / "e", lie(NOT_FOUND[name]))
     trust = Trust(operator.keys.keyring(), annex_key=operator.annex_key)
-    assert Verifier(trust).verify(find_evidence(folder), model=folder / "model").verified
+    assert Verifier(trust).verify(find_evidence(folder), model=folder / "model").consistent
     docs = (GOLDEN.parents[2] / "docs" / "verifying.md").read_text(encoding="utf-8")
     assert f"- {name}" in docs
 
@@ -206,7 +206,7 @@ def test_a_time_stamp_dates_the_signature(operator, tmp_path, authority):  # noq
     ring = operator.keys.keyring()
     trust = Trust(ring, authorities=[root])
     outcome = Verifier(trust).verify(find_evidence(one))
-    assert outcome.verified, outcome.findings
+    assert outcome.consistent, outcome.findings
     assert any(line.startswith("time stamp of ") for line in outcome.checked)
     assert (
         "time stamp (no authority given: --tsa-root)"
@@ -240,7 +240,7 @@ def test_an_account_without_a_distance_spends_the_budget_all_the_same(operator, 
     clipped = GOLDEN.parent / "certificate-v1-signed-model-clipping"
     content = read_json(clipped / "certificate.json")
     honest = content["error_bound"]["value"]
-    assert verify_certificate(parse_certificate(content)).verified
+    assert verify_certificate(parse_certificate(content)).consistent
     for factor, holds in ((1.0, True), (0.999, False), (0.0, False)):
         spoiled = copy.deepcopy(content)
         spoiled["error_bound"]["value"] = factor * honest

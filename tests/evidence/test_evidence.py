@@ -134,7 +134,7 @@ def ledger(store):
 
 def test_an_untouched_certificate_verifies(ledger):
     outcome = verify_certificate(parse_certificate(certificate_content()), ledger=ledger)
-    assert outcome.verified, outcome.findings
+    assert outcome.consistent, outcome.findings
     assert any("annex" in line for line in outcome.missing)
     assert not any("purge entry" in line for line in outcome.missing)
 
@@ -148,12 +148,12 @@ def test_a_later_release_tells_offline_that_one_was_undone(ledger):
     ledger[3] = ledger[3].model_copy(update={"previous": ledger[2].digest()})
     told = ("undone: version 2 was rolled back; the version before it served again",)
     assert verify_certificate(first, ledger=ledger).findings == told
-    assert verify_certificate(second, ledger=ledger).verified
+    assert verify_certificate(second, ledger=ledger).consistent
     assert verify_certificate(second, ledger=ledger, rolled_back=True).findings == told
     for nonsense in ("c-1", {"certificate_id": first.certificate_id}, [None, 3, {}]):
         ledger[2] = ledger[2].model_copy(update={"details": {"rolled_back": nonsense}})
         ledger[3] = ledger[3].model_copy(update={"previous": ledger[2].digest()})
-        assert verify_certificate(first, ledger=ledger).verified
+        assert verify_certificate(first, ledger=ledger).consistent
 
 
 def _set(path, value):
@@ -202,7 +202,7 @@ def test_every_tampering_shows(name, ledger):
     content = certificate_content()
     TAMPERINGS[name](content)
     outcome = verify_certificate(parse_certificate(content), ledger=ledger)
-    assert not outcome.verified, name
+    assert not outcome.consistent, name
 
 
 @pytest.mark.parametrize(
@@ -216,7 +216,7 @@ def test_every_tampering_shows(name, ledger):
 def test_arithmetic_shows_without_a_ledger_too(name):
     content = certificate_content()
     TAMPERINGS[name](content)
-    assert not verify_certificate(parse_certificate(content)).verified
+    assert not verify_certificate(parse_certificate(content)).consistent
 
 
 def test_an_exact_certificate_of_the_parent_itself():
@@ -224,7 +224,7 @@ def test_an_exact_certificate_of_the_parent_itself():
     content = json.loads((GOLDEN / "certificate-v1-signed-exact" / "certificate.json").read_text())
     content["model"]["digest"] = content["model"]["parent_digest"]
     outcome = verify_certificate(parse_certificate(content))
-    assert outcome.verified
+    assert outcome.consistent
     assert any("it is its parent, byte for byte" in line for line in outcome.missing)
     newer = {"version": 2, "policy": {"digest": "sha256:" + "0" * 64, "pinned_at": content["issued_at"]}}
     content |= {**newer, "public_parts": [], "scope": scope_of("exact")}
@@ -245,12 +245,12 @@ def test_an_exact_certificate_states_zero():
     content |= {"sigma": 0.0, "scope": scope_of("exact", 1)}
     content["error_bound"] |= {"value": 0.0, "binding": "exact"}
     content["constants"] = []
-    assert not verify_certificate(parse_certificate(content)).verified  # its account has to start anew
+    assert not verify_certificate(parse_certificate(content)).consistent  # its account has to start anew
     zero = ("step", "accumulated_error", "uniform_error", "composed_m", "composed_epsilon", "composed_delta")
     content["sequential"] |= dict.fromkeys(zero, 0)
-    assert verify_certificate(parse_certificate(content)).verified
+    assert verify_certificate(parse_certificate(content)).consistent
     content["epsilon"] = 1e-9
-    assert not verify_certificate(parse_certificate(content)).verified
+    assert not verify_certificate(parse_certificate(content)).consistent
 
 
 @pytest.mark.parametrize("content", [None, [], {}, {"type": "https://expunge.dev/certificate", "version": 3}])
@@ -269,7 +269,7 @@ def test_a_malformed_certificate_lists_its_faults():
 
 
 def test_ledger_verifies_and_accumulates(ledger):
-    assert verify_ledger(Ledger(LINEAGE, tuple(ledger))).verified
+    assert verify_ledger(Ledger(LINEAGE, tuple(ledger))).consistent
     assert [entry.step for entry in ledger] == [0, 1, 2, 2]
     assert ledger[2].accumulated_error == pytest.approx(2 * BOUND)
 
@@ -277,7 +277,7 @@ def test_ledger_verifies_and_accumulates(ledger):
 def test_retraining_starts_the_account_anew(store, ledger):
     entry = store.append(LINEAGE, kind="retraining", issued_at="2026-01-02T00:00:00+00:00", batch="b-9")
     assert (entry.step, entry.accumulated_error) == (0, 0.0)
-    assert verify_ledger(store.read(LINEAGE)).verified
+    assert verify_ledger(store.read(LINEAGE)).consistent
 
 
 def _plain(ledger):
@@ -303,7 +303,7 @@ def test_a_tampered_ledger_fails(name, ledger):
 
 
 def test_an_empty_ledger_is_a_finding():
-    assert not verify_ledger(Ledger(LINEAGE, ())).verified
+    assert not verify_ledger(Ledger(LINEAGE, ())).consistent
 
 
 def test_appending_the_same_release_twice_keeps_one(store, ledger):
@@ -342,7 +342,7 @@ def test_canonical_form_is_independent_of_order_and_refuses_nan():
 
 def test_evidence_survives_json_text(ledger):
     text = json.dumps(certificate_content(), indent=3)
-    assert verify_certificate(parse_certificate(json.loads(text)), ledger=ledger).verified
+    assert verify_certificate(parse_certificate(json.loads(text)), ledger=ledger).consistent
 
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -359,7 +359,7 @@ def test_golden_evidence_still_verifies():
             trust = Trust(load_keyring(held / "trusted-keys.json"), annex_key=held / "annex.key")
         model = folder / "model"
         outcome = Verifier(trust).verify(find_evidence(folder), model=model if model.is_dir() else None)
-        assert outcome.verified, outcome.findings
+        assert outcome.consistent, outcome.findings
         unsigned = "signature (no key given: --key)" in outcome.missing
         assert unsigned is not held.is_dir()
         assert "digest of the sealed annex" in outcome.checked

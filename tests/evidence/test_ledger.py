@@ -177,7 +177,7 @@ def test_what_was_not_checked_is_told(content, keys):
         "signed head",
         "witness",
     ]
-    assert verified(content["entries"], None).verified
+    assert verified(content["entries"], None).consistent
 
 
 def test_every_edit_of_every_field_of_every_entry_is_found(content, keys):
@@ -188,7 +188,7 @@ def test_every_edit_of_every_field_of_every_entry_is_found(content, keys):
                 continue  # 1.0 for 1: the same number, in evidence the same bytes
             entries = [*content["entries"][:index], changed, *content["entries"][index + 1 :]]
             outcome = verified({**content, "entries": entries}, ring)
-            assert not outcome.verified, (index, name)
+            assert not outcome.consistent, (index, name)
             told = " ".join(outcome.findings)
             assert (
                 f"entry {index}:" in told or f"entry {index + 1}: does not chain" in told or "head:" in told
@@ -213,12 +213,12 @@ def test_whoever_chains_anew_is_found_by_the_head_and_the_witness(content, keys,
             forged = rechained(
                 [*content["entries"][:index], changed.to_json(), *content["entries"][index + 1 :]]
             )
-            assert not verified({**content, "entries": forged}, ring).verified, (index, name)
-            assert not verified({**content, "entries": forged}, None).verified, (index, name)
+            assert not verified({**content, "entries": forged}, ring).consistent, (index, name)
+            assert not verified({**content, "entries": forged}, None).consistent, (index, name)
             if index < WITNESSED:
                 head = sign_head(keys.signer(), parse(forged), datetime.now(UTC))
                 found = verified({**content, "entries": forged, "head": head}, ring, witness)
-                assert not found.verified, (index, name)
+                assert not found.consistent, (index, name)
             count += 1
     assert count > 400
 
@@ -244,19 +244,19 @@ def arrangements(entries: list[Any]) -> Iterator[tuple[str, list[Any]]]:
 
 def test_every_rearrangement_is_found_with_the_key_and_without(content, keys):
     for (name, entries), ring in itertools.product(arrangements(content["entries"]), (keys.keyring(), None)):
-        assert not verified({**content, "entries": entries}, ring).verified, name
+        assert not verified({**content, "entries": entries}, ring).consistent, name
         if entries != content["entries"][: len(entries)]:
-            assert not verified(entries, None).verified, name  # as a bare list, by the chain alone
+            assert not verified(entries, None).consistent, name  # as a bare list, by the chain alone
 
 
 def test_an_old_copy_with_its_own_head_is_found_by_a_later_witness(stored, keys, witness):
     ring = keys.keyring()
     for last in range(len(stored.entries(LINEAGE))):
         old = stored.read(LINEAGE, last).to_json()
-        assert verified(old, ring).verified  # that is why a witness is kept
+        assert verified(old, ring).consistent  # that is why a witness is kept
         outcome = verified(old, ring, witness)
-        assert outcome.verified == (last + 1 >= WITNESSED), last
-        if not outcome.verified:
+        assert outcome.consistent == (last + 1 >= WITNESSED), last
+        if not outcome.consistent:
             assert "cut off, or an old copy" in outcome.findings[0]
 
 
@@ -275,8 +275,10 @@ def test_a_head_of_another_moment_ledger_or_key_does_not_hold(stored, content, k
     assert "though a key was given" in verified(content["entries"], ring).findings[0]
     renamed = rechained([{**entry, "lineage": "expunge-other"} for entry in content["entries"]])
     head = sign_head(keys.signer(), parse(renamed), datetime.now(UTC))
-    assert verified({**content, "entries": renamed, "head": head, "lineage": "expunge-other"}, ring).verified
-    assert not verified({**content, "head": head}, ring).verified
+    assert verified(
+        {**content, "entries": renamed, "head": head, "lineage": "expunge-other"}, ring
+    ).consistent
+    assert not verified({**content, "head": head}, ring).consistent
     assert "calls itself" in verified({**content, "lineage": "expunge-other"}, ring).findings[0]
     mixed = rechained([*content["entries"][:-1], {**content["entries"][-1], "lineage": "expunge-other"}])
     assert "of lineage expunge-other in a ledger of" in verified(mixed, None).findings[0]
@@ -294,7 +296,7 @@ def test_a_key_that_was_not_valid_then_does_not_count(content, keys, witness):
     )
     assert any(line.startswith("witness 1") for line in verified(content, ended, witness).findings)
     models = ring.model_copy(update={"keys": [k.model_copy(update={"use": "model"}) for k in ring.keys]})
-    assert not verified(content, models).verified  # a key for model files signs no ledger
+    assert not verified(content, models).consistent  # a key for model files signs no ledger
 
 
 def test_every_edit_of_the_head_is_found(content, keys, witness):
@@ -307,8 +309,8 @@ def test_every_edit_of_the_head_is_found(content, keys, witness):
         for changed in [*changes, without(content["head"], path)]:
             if canonical_bytes(changed) == canonical_bytes(content["head"]):
                 continue
-            assert not verified({**content, "head": changed}, ring).verified, path
-            assert not verified(content, ring, changed).verified, path
+            assert not verified({**content, "head": changed}, ring).consistent, path
+            assert not verified(content, ring, changed).consistent, path
     payload = json.loads(base64.b64decode(content["head"]["payload"]))
     for path in paths(payload):
         value = payload
@@ -318,7 +320,7 @@ def test_every_edit_of_the_head_is_found(content, keys, witness):
             text = base64.b64encode(canonical_bytes(put(payload, path, other))).decode()
             changed = {**content["head"], "payload": text}
             if text != content["head"]["payload"]:
-                assert not verified({**content, "head": changed}, ring).verified, path
+                assert not verified({**content, "head": changed}, ring).consistent, path
 
 
 @pytest.mark.parametrize(
@@ -395,9 +397,9 @@ def test_a_rotated_key_signs_on_and_the_old_heads_hold(tmp_path):
     keys.rotate("evidence", datetime.now(UTC), timedelta(0))
     store.append(LINEAGE, kind="purge", batch="b-1", issued_at="2026-01-02T00:00:00+00:00")
     new = store.read(LINEAGE).to_json()
-    assert verified(new, keys.keyring(), old).verified
-    assert not verified(new, first).verified
-    assert verified(new, first.with_endorsed(keys.keyring()), old).verified
+    assert verified(new, keys.keyring(), old).consistent
+    assert not verified(new, first).consistent
+    assert verified(new, first.with_endorsed(keys.keyring()), old).consistent
 
 
 def test_a_witness_is_replaced_only_by_one_that_continues_it(stored, content, keys, tmp_path):
@@ -461,7 +463,7 @@ def test_ten_thousand_entries_are_verified_in_seconds_and_little_memory(keys, re
     tracemalloc.start()
     few = Ledger(LINEAGE, ledger.entries[:2000])
     before, _ = tracemalloc.get_traced_memory()
-    assert verify_ledger(few).verified
+    assert verify_ledger(few).consistent
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     record_property("KiB", round((peak - before) / 2**10))

@@ -120,7 +120,7 @@ def test_dates_of_receipts(signed_at, told, tmp_path):
 
     assert any(told in finding for finding in verified(signed_at, ring).findings)
     honest = datetime.now(UTC).isoformat()
-    assert verified(honest, ring).verified
+    assert verified(honest, ring).consistent
     assert UNDATED_KEY not in verified(honest, ring).missing
     bare = Keyring(keys=[key.model_copy(update={"valid_from": None}) for key in ring.keys])
     assert UNDATED_KEY in verified(honest, bare).missing

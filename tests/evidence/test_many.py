@@ -42,7 +42,7 @@ def test_certificates_share_one_check_of_the_ledger(folders, ledgers, monkeypatc
     read = []
     monkeypatch.setattr(bundle, "read_json", lambda path: read.append(path.name) or read_json(path))
     verifier = Verifier(Trust(load_keyring(KEYS), ledger=GOLDEN / "ledger.json"))
-    assert all(verifier.verify(find_evidence(folder)).verified for folder in folders)
+    assert all(verifier.verify(find_evidence(folder)).consistent for folder in folders)
     assert len(ledgers) == 1
     assert read.count("ledger.json") == 1
 
@@ -53,7 +53,7 @@ def test_ledgers_beside_certificates_are_checked_again_only_where_they_differ(fo
     spoiled["entries"][1]["step"] += 1
     (folders[-1] / "ledger.json").write_text(json.dumps(spoiled))
     outcomes = [verifier.verify(find_evidence(folder)) for folder in folders]
-    assert [outcome.verified for outcome in outcomes] == [True] * 19 + [False]
+    assert [outcome.consistent for outcome in outcomes] == [True] * 19 + [False]
     assert len(ledgers) == 2
 
 

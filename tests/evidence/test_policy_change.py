@@ -42,6 +42,7 @@ def issued(*policies, change=lambda content: None):
     content = golden_certificate()
     named = digest(content_of(content))
     content |= {"version": 2, "public_parts": [], "scope": scope_of(content["guarantee"])}
+    content["attack_gates"] = {"false_alarm": 0.0, "exchanged_delta": content["delta"]}
     content["policy"] = {"digest": named, "pinned_at": content["issued_at"]}
     change(content)
     certificate = parse_certificate(json.loads(json.dumps(content)))
@@ -67,13 +68,13 @@ def findings(*policies, change=lambda content: None):
 def test_the_policy_of_a_certificate_is_the_ledger_s():
     content = content_of(golden_certificate())
     outcome = findings(policy_entry(content))
-    assert outcome.verified, outcome.findings
+    assert outcome.consistent, outcome.findings
     assert not any("policy" in line for line in outcome.missing)
 
 
 def test_a_ledger_of_an_earlier_release_verifies_as_before():
     assert check_ledger(golden_entries()) == []
-    assert verify_certificate(parse_certificate(golden_certificate()), ledger=golden_entries()).verified
+    assert verify_certificate(parse_certificate(golden_certificate()), ledger=golden_entries()).consistent
 
 
 @pytest.mark.parametrize(
@@ -112,7 +113,7 @@ def test_sigma_that_its_own_policy_does_not_name_is_found():
 def test_a_change_that_was_accepted_or_came_late_is_told():
     content = content_of(golden_certificate())
     late = findings(policy_entry(content, requests_open=True))
-    assert late.verified
+    assert late.consistent
     assert any("while requests were open" in line for line in late.missing)
     accepted = findings(policy_entry(content, accepted="the board said so"))
     assert any("accepted: the board said so" in line for line in accepted.missing)

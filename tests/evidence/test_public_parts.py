@@ -10,13 +10,21 @@ import pytest
 
 from expunge.evidence.bundle import Trust, Verifier, find_evidence
 from expunge.evidence.certificate import Certificate2, parse_certificate
-from expunge.evidence.keys import Keyring
+from expunge.evidence.keyring import Keyring
 from expunge.evidence.model_files import combined_digest, file_digests, is_part, model_digest
 from expunge.evidence.public_parts import INITIAL, assumptions_of, declare
-from expunge.evidence.scope import scope_of
 from expunge.evidence.verify import verify_certificate
 from expunge.reports.plain_words import verdict
-from tests.evidence.forging import GOLDEN, Operator, golden_certificate
+from tests.evidence import forging
+from tests.evidence.forging import Operator, golden_certificate
+
+GOLDEN = forging.GOLDEN.parent / "certificate-v2-signed-convex"
+
+
+@pytest.fixture(autouse=True)
+def version_2(monkeypatch):
+    """Everything is forged from evidence of version 2."""
+    monkeypatch.setattr(forging, "GOLDEN", GOLDEN)
 
 
 @pytest.fixture
@@ -38,11 +46,7 @@ def certificate(model: Path, **changes) -> dict:
     content = copy.deepcopy(golden_certificate())
     parts = declare(model, "a public hub", "2020-01-31")
     new = {
-        "version": 2,
-        "scope": scope_of(content["guarantee"]),
-        "policy": {"digest": "sha256:00", "pinned_at": content["issued_at"]},
         "public_parts": parts,
-        "attack_gates": {"false_alarm": 0.0, "exchanged_delta": content["delta"]},
         "assumptions": [*content["assumptions"], *assumptions_of(parts)],
     }
     return {**content, **new, **changes}

@@ -18,6 +18,7 @@ def _second(**changes):
         "version": 2,
         "policy": {"digest": "sha256:" + "1" * 64, "pinned_at": "2026-01-01T00:00:00+00:00"},
         "public_parts": [],
+        "attack_gates": {"false_alarm": 0.0, "exchanged_delta": content["delta"]},
         "assumptions": [],
         "scope": scope_of("convex", 2),
     }

@@ -1,7 +1,6 @@
 """A stolen evidence key: what whoever has it can still make others believe once it was rotated, and once revoked."""
 
 import copy
-import hashlib
 import json
 import shutil
 from dataclasses import dataclass
@@ -18,9 +17,8 @@ from expunge.evidence.canonical import canonical_bytes, read_json
 from expunge.evidence.keyring import KEYRING_FILE, Keyring, Revocation, load_keyring
 from expunge.evidence.keys import SigningKeys
 from expunge.evidence.ledger_file import parse_ledger, sign_head
-from expunge.evidence.statements import RECEIPT_PREDICATE, sign_statement
 from tasks.adapters.timestamps import time_stamp
-from tests.evidence.forging import GOLDEN, Operator, Thief, chained, golden_certificate, write
+from tests.evidence.forging import GOLDEN, Operator, Thief, chained, golden_certificate, signed_receipt, write
 from tests.tasks.test_signing import authority  # noqa: F401
 
 END = datetime(2026, 2, 1, tzinfo=UTC)
@@ -50,13 +48,7 @@ def forged(operator, tmp_path_factory, request):
     assert datetime.fromisoformat(certificate["issued_at"]) > END
     folder = thief.issue(place / "evidence", certificate)
     assert thief.stolen.keyid in (folder / KEYRING_FILE).read_text()  # the thief's keyring lies beside
-    receipt = {"ticket_id": "t-1"}
-    digest = hashlib.sha256(canonical_bytes(receipt)).hexdigest()
-    said = {"receipt": receipt, "signed_at": datetime.now(UTC).isoformat()}
-    write(
-        folder / "receipt.json",
-        sign_statement(thief.keys.signer(), RECEIPT_PREDICATE, {"receipt t-1": digest}, said),
-    )
+    write(folder / "receipt.json", signed_receipt(thief.keys, {"ticket_id": "t-1"}))
     return folder
 
 

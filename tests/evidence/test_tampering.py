@@ -101,7 +101,7 @@ def dotted(path: tuple) -> str:
 
 def test_what_nobody_touched_verifies_with_everything_at_hand(operator, issued):
     outcome = verify(issued, trust(operator, annex_key=operator.annex_key), model=True)
-    assert outcome.verified, outcome.findings
+    assert outcome.consistent, outcome.findings
     assert outcome.missing == (
         "ledger: witness: none was given; whether this is an old copy, or signed anew, was not checked",
         "annex: no attack is recorded: the release is of an earlier version",
@@ -210,7 +210,7 @@ def test_an_old_copy_of_the_ledger_and_one_signed_anew_against_a_witness(operato
     assert any("witness 1" in f and "cut off, or an old copy" in f for f in found)  # the old head is replayed
     operator.write_ledger(tmp_path / "witness.json", entries)
     witness = read_witness(tmp_path / "witness.json")
-    assert verify(folder, trust(operator, witnesses=[witness])).verified
+    assert verify(folder, trust(operator, witnesses=[witness])).consistent
     operator.write_ledger(folder / "ledger.json", entries[:-1])
     assert any("witness 1" in f for f in verify(folder, trust(operator, witnesses=[witness])).findings)
     rewritten = chained([entries[0].model_copy(update={"details": {"x": 1}}), *entries[1:]])
@@ -265,7 +265,7 @@ def test_files_missing_added_and_swapped(operator, folder):
         (folder / "model" / name).unlink()
         assert f"model: {name} is missing" in verify(folder, trust(operator), model=True).findings
         (folder / "model" / name).write_bytes(content)
-    assert verify(folder, trust(operator), model=True).verified
+    assert verify(folder, trust(operator), model=True).consistent
 
 
 def test_signatures_swapped_between_two_certificates(operator, issued, folder, tmp_path):
@@ -279,7 +279,7 @@ def test_signatures_swapped_between_two_certificates(operator, issued, folder, t
     shutil.copyfile(issued / ENVELOPE_FILE, folder / ENVELOPE_FILE)
     garbled = json.loads((folder / MODEL_SIGNATURE_FILE).read_text())
     write(folder / MODEL_SIGNATURE_FILE, changed(garbled, next(iter(leaves(garbled)))))
-    assert verify(folder, trust(operator)).verified  # no model: it was not looked at
+    assert verify(folder, trust(operator)).consistent  # no model: it was not looked at
     assert any("model.sig does not hold" in f for f in verify(folder, trust(operator), model=True).findings)
 
 
@@ -292,7 +292,7 @@ def test_the_wrong_key_and_evidence_signed_anew_by_an_attacker(operator, folder,
     assert any(f.startswith(told) for f in outcome.findings)
     assert any("head: no signature by a trusted key" in f for f in outcome.findings)
     assert any(f.startswith("model.sig does not hold") for f in outcome.findings)
-    assert verify(forged, trust(stranger), model=True).verified
+    assert verify(forged, trust(stranger), model=True).consistent
     ring = json.loads((forged / KEYRING_FILE).read_text())
     honest = json.loads((folder / KEYRING_FILE).read_text())
     write(forged / KEYRING_FILE, {**ring, "keys": [*honest["keys"], *ring["keys"]]})  # endorsed by nobody
@@ -368,7 +368,7 @@ def test_of_a_key_that_is_only_endorsed_nobody_signs_when_it_ends(tmp_path):
     # A keyring that is given is the whole truth: whom it endorses counts only for who asks for that.
     assert any("no signature by a trusted key" in line for line in verify(folder, Trust(pinned)).findings)
     outcome = verify(folder, Trust(pinned.with_endorsed(load_keyring(folder / KEYRING_FILE))))
-    assert outcome.verified, outcome.findings
+    assert outcome.consistent, outcome.findings
     assert any(told in line for line in outcome.missing)
     assert any(told in line and line.startswith("ledger: head") for line in outcome.missing)
     assert not any("validity of the key" in line for line in outcome.checked)

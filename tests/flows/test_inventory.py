@@ -4,7 +4,7 @@ A field that the table does not know fails, and so does an entry of the table th
 """
 
 import json
-import shutil
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -51,15 +51,17 @@ class Run:
 @pytest.fixture(scope="module")
 def server(tmp_path_factory) -> Iterator[str]:
     """A Prefect server of this module's own: nobody else's runs are on it."""
-    from prefect.settings import PREFECT_API_URL, temporary_settings
+    from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 
     from tasks.adapters.prefect_server import prefect_server
 
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("PREFECT_API_URL", raising=False)
         home = tmp_path_factory.mktemp("prefect")
-        with prefect_server(home) as url, temporary_settings({PREFECT_API_URL: url}):
-            yield url
+        with prefect_server(home) as url:
+            secret = os.environ["PREFECT_API_AUTH_STRING"]
+            with temporary_settings({PREFECT_API_URL: url, PREFECT_API_AUTH_STRING: secret}):
+                yield url
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +102,8 @@ def test_the_table_has_no_field_that_nothing_publishes(convex, exact):
 def test_nothing_tells_of_work_or_of_times_of_a_training(which, request):
     told = request.getfixturevalue(which).fields
     words = ("products", "seconds", "gradient_norm", "iterations", "parent_accuracy", "residual", "training.")
-    public = ("max_products", "training.", "retry_delay_seconds")  # of params.yaml, and Prefect's own
+    # of params.yaml and policy.yaml, and Prefect's own
+    public = ("max_products", "training.", "retry_delay_seconds", "details.content.")
     assert [f for f in told if any(w in f for w in words) and not any(w in f for w in public)] == []
     assert {f for f in told if f.startswith("model.json:training")} == set()
 
@@ -180,7 +183,7 @@ def test_an_exact_release_is_the_same_whoever_left(tmp_path, monkeypatch):
     told: list[Fields] = []
     for number, factor in enumerate((0.99, 1.01)):
         twin = tmp_path / str(number) / "workspace"
-        shutil.copytree(root, twin, symlinks=True)
+        workspaces.copied(root, twin)
         monkeypatch.setenv("EXPUNGE_WORKSPACE", str(twin))
         moved(twin, factor)
         told.append(erased_exactly(twin))

@@ -192,6 +192,9 @@ def test_a_smaller_epsilon_would_understate_the_draw_that_was_rolled_back(waitin
     check_alias()
     assert served(waiting) == 3
     policy(waiting, release={"epsilon": 0.045})
+    assert waiting("run") == 1  # its people are removed: policy does not change under it unseen
+    assert "another release.epsilon" in waiting.batches()[0].error
+    assert waiting("policy", "accept", batch.batch_id, "--reason", "less is to be spent") == 0
     assert waiting("run") == 0
     (batch,) = waiting.batches()
     third = waiting.certificates()[-1]

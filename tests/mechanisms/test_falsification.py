@@ -167,7 +167,7 @@ def test_convex_that_claims_a_tolerance_it_did_not_reach_is_caught(monkeypatch):
     pair = convex_pair(times=100)
 
     def claimed(objective, start, *, tolerance, **_):
-        return ConvexSolution(start.clone(), "converged", tolerance, 0.0, 0)
+        return ConvexSolution(start.clone(), "converged", tolerance, 0.0, True, 0)
 
     monkeypatch.setattr(training_module, "minimize", claimed)
     ours, theirs = (Convex().unlearn(problem) for problem in pair)

@@ -106,7 +106,7 @@ def saved(workspace: Path, contract, clinic, name: str = "backbone_model:make") 
     parts = parts_of(made, workspace)
     network = build(made, parts)
     weights = torch.linspace(-1, 1, network.size, dtype=torch.float64)
-    model = SavedModel(made, preprocessing, weights, network.initial(), {}, parts)
+    model = SavedModel(made, preprocessing, weights, network.initial(), parts)
     save_model(model, workspace / "build" / "model")
     return workspace / "build" / "model", model
 
@@ -224,7 +224,7 @@ def test_features_of_the_head_are_saved_and_used(contract, clinic, tmp_path):
     made = spec("head", width=7)
     network = build(made)
     weights = torch.linspace(-1, 1, network.size, dtype=torch.float64)
-    model = SavedModel(made, fit(clinic, contract), weights, network.initial(), {})
+    model = SavedModel(made, fit(clinic, contract), weights, network.initial())
     save_model(model, tmp_path / "m")
     assert files_of(tmp_path / "m") == ["frozen.safetensors", "model.json", "weights.safetensors"]
     again = load_model(tmp_path / "m")

@@ -7,7 +7,6 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,10 @@ from typing import Any
 import psutil
 
 from expunge.database import Database, open_database
+from expunge.settings import Workspace
 from expunge.tickets.batches import BatchStore
-from tasks.adapters.prefect_api import start
+from tasks.adapters.prefect_access import take_up
+from tasks.adapters.prefect_api import api, start
 from tasks.adapters.registry import Registry
 from tests.tickets.conftest import Postgres
 
@@ -107,14 +108,13 @@ class Operator:
         return json.loads(done.stdout)
 
     def prefect(self, path: str, body: Any = None) -> Any:
-        """Prefect's answer."""
-        data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(self.prefect_api + path, data, {"Content-Type": "application/json"})
-        with urllib.request.urlopen(request, timeout=20) as answer:
-            return json.loads(answer.read() or "null")
+        """Prefect's answer, to whoever may read the workspace."""
+        take_up(Workspace(self.root))
+        return api(self.prefect_api, path, body)
 
     def sweep(self) -> str:
         """Start one as an operator does; the run's id."""
+        take_up(Workspace(self.root))
         return start(self.prefect_api, "sweep/sweep")
 
     def runs(self, *states: str) -> list[dict[str, Any]]:

@@ -1,16 +1,19 @@
-"""`expunge up --auth`: MLflow asks who one is, and the operator's own commands go on as before."""
+"""`expunge up`: Prefect and MLflow ask who one is, and the operator's own commands go on as before."""
 
 import json
+import os
+import stat
 from pathlib import Path
 
 import pytest
 import requests
 
 from cli import services
-from expunge.errors import InputError
+from expunge.errors import InputError, WorkspaceError
 from expunge.settings import Workspace
 from tasks.adapters.mlflow_accounts import AUDITOR, OPERATOR, Accounts
-from tests.stack.operator import Operator
+from tasks.adapters.prefect_access import CLIENT, ORIGINS, SERVER, read_secret, secret_path, take_up
+from tests.stack.operator import Operator, wait
 
 
 def login(path: str) -> tuple[str, str]:
@@ -20,7 +23,14 @@ def login(path: str) -> tuple[str, str]:
 
 @pytest.fixture
 def bare(monkeypatch):
-    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_SERVER_ALLOWED_HOSTS", "PREFECT_API_URL"):
+    for name in (
+        "MLFLOW_TRACKING_URI",
+        "MLFLOW_SERVER_ALLOWED_HOSTS",
+        "PREFECT_API_URL",
+        CLIENT,
+        SERVER,
+        ORIGINS,
+    ):
         monkeypatch.delenv(name, raising=False)
     return monkeypatch
 
@@ -48,13 +58,62 @@ def test_a_server_elsewhere_has_accounts_of_its_own(tmp_path, bare):
     assert not (tmp_path / "accounts").exists()
 
 
+def test_prefect_has_a_secret_that_is_kept_and_nobody_else_can_read(tmp_path, bare):
+    workspace, before = Workspace(tmp_path), os.umask(0)
+    try:
+        variables = services.environment(workspace)
+    finally:
+        os.umask(before)
+    path, secret = secret_path(workspace), variables[CLIENT]
+    assert variables[SERVER] == secret == read_secret(workspace)
+    assert [stat.S_IMODE(p.stat().st_mode) for p in (path, path.parent)] == [0o600, 0o700]
+    assert variables[ORIGINS] == "http://127.0.0.1:4200,http://localhost:4200"
+    assert len(secret) > 40
+    assert services.environment(workspace)[CLIENT] == secret
+    assert services.environment(Workspace(tmp_path / "other"))[CLIENT] != secret
+    assert not [s for s in services.services(variables) if secret in " ".join(s.command)]  # what `ps` shows
+    bare.setenv(SERVER, "ours:chosen")
+    assert services.environment(workspace)[CLIENT] == read_secret(workspace) == "ours:chosen"
+    path.write_text("nonsense")
+    bare.delenv(SERVER)
+    with pytest.raises(WorkspaceError, match="damaged"):
+        services.environment(workspace)
+
+
+def test_a_prefect_server_elsewhere_has_a_secret_of_its_own(tmp_path, bare):
+    bare.setenv("PREFECT_API_URL", "http://prefect.example.org/api")
+    bare.setenv(CLIENT, "they:gave-it")
+    variables = services.environment(Workspace(tmp_path))
+    assert (variables[CLIENT], variables.get(SERVER)) == ("they:gave-it", None)
+    assert not secret_path(Workspace(tmp_path)).exists()
+
+
+@pytest.mark.parametrize("named", ["stack", "elsewhere", "own secret"])
+def test_the_secret_is_taken_up_for_the_stacks_own_server_alone(tmp_path, bare, named):
+    workspace = Workspace(tmp_path)
+    url = services.environment(workspace)["PREFECT_API_URL"]
+    workspace.stack_dir.mkdir()
+    (workspace.stack_dir / "stack.json").write_text(json.dumps({"prefect": url, "urls": {}}))
+    bare.setenv("PREFECT_API_URL", "http://other.example.org/api" if named == "elsewhere" else url)
+    if named == "own secret":
+        bare.setenv(CLIENT, "mine:own")
+    else:
+        bare.delenv(CLIENT, raising=False)
+    take_up(workspace)
+    expected = {"stack": read_secret(workspace), "elsewhere": None, "own secret": "mine:own"}
+    assert os.environ.get(CLIENT) == expected[named]
+    secret_path(workspace).write_text("damaged")
+    take_up(workspace)  # `expunge down` goes on
+    os.environ.pop(CLIENT, None)
+
+
 @pytest.mark.slow
 def test_a_stack_with_accounts(tmp_path):
     expunge = Operator(tmp_path / "workspace")
     expunge("init", str(expunge.root), "--dataset", "breast-cancer")
     expunge("train")
     try:
-        started = expunge("up", "--auth")
+        started = expunge("up")
         url, accounts = started["urls"]["mlflow"], started["accounts"]
         assert set(accounts) == {OPERATOR, AUDITOR}
         whoami = f"{url}/api/2.0/mlflow/users/current"
@@ -64,10 +123,26 @@ def test_a_stack_with_accounts(tmp_path):
             assert (user["username"], user["is_admin"]) == (name, name == OPERATOR)
         assert expunge("status")["healthy"]
         assert expunge("doctor")["healthy"]
+        prefect = expunge.prefect_api
+        for nobody in (None, ("expunge", "guessed"), login(accounts[OPERATOR])):
+            for path in ("/flows/", "/deployments/", "/work_pools/filter", "/variables/", "/admin/settings"):
+                asked = requests.post if path != "/admin/settings" else requests.get
+                assert asked(prefect + path, json={}, auth=nobody, timeout=30).status_code == 401, path
+        asking = {"Origin": "http://evil.example", "Access-Control-Request-Method": "POST"}
+        told = requests.options(f"{prefect}/deployments/", headers=asking, timeout=30).headers
+        assert "access-control-allow-origin" not in told
+        secret = read_secret(Workspace(expunge.root))
+        named = Operator(
+            expunge.root, PREFECT_API_URL=prefect
+        )  # as the runbook says: the file has the secret
+        assert named("doctor")["healthy"]
+        expunge.sweep()
+        wait(lambda: expunge.runs("COMPLETED"), 120, "a sweep")
         expunge("down")
-        assert expunge("up", "--auth")["accounts"] == accounts
+        assert expunge("up")["accounts"] == accounts
         assert requests.get(whoami, auth=login(accounts[AUDITOR]), timeout=30).status_code == 200
     finally:
         expunge("down")
     said = expunge.said + expunge.logs() + json.dumps(started)
     assert not [name for name, path in accounts.items() if login(path)[1] in said]
+    assert secret not in said

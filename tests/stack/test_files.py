@@ -90,11 +90,19 @@ def test_compose_essentials():
         assert re.fullmatch(r"[\w/]+:\d+\.\d+[\w.-]*", service["image"]), name
         for needed in service.get("depends_on", {}):
             assert "healthcheck" in COMPOSE["services"][needed]
+        assert service["environment"].get("PREFECT_API_AUTH_STRING") or name == "postgres"
         for port in service.get("ports", []):
             assert port.startswith("127.0.0.1:")
         for volume in service["volumes"]:
             assert volume.startswith("./") or volume.split(":")[0] in COMPOSE["volumes"]
             assert not volume.startswith("./") or (ROOT / "deploy" / volume.split(":")[0]).exists()
+
+
+def test_compose_prefect_asks_who_one_is():
+    environment = COMPOSE["services"]["prefect"]["environment"]
+    assert environment["PREFECT_SERVER_API_AUTH_STRING"] == environment["PREFECT_API_AUTH_STRING"]
+    assert ":?}" in environment["PREFECT_SERVER_API_AUTH_STRING"]  # no default that everyone knows
+    assert "*" not in environment["PREFECT_SERVER_CORS_ALLOWED_ORIGINS"]
 
 
 def test_every_variable_is_known():

@@ -1,6 +1,5 @@
 """A purge keeps the newest dataset version, whatever version plain git and DVC have checked out meanwhile."""
 
-import shutil
 from pathlib import Path
 
 import pytest
@@ -17,7 +16,7 @@ from tasks.purge import purge
 from tasks.removal import remove
 from tests.conftest import CONTRACT, clinic_rows
 from tests.tasks.test_dvc_objects import dvc
-from tests.workspaces import ANN, BOB, make
+from tests.workspaces import ANN, BOB, copied, make
 
 
 class Begun(Exception):
@@ -38,7 +37,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def root(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy for one test, in which a purge ends where it would begin."""
-    shutil.copytree(made, tmp_path / "workspace", symlinks=True)
+    copied(made, tmp_path / "workspace")
     monkeypatch.setenv("EXPUNGE_WORKSPACE", str(tmp_path / "workspace"))
 
     begin = Holds.begin

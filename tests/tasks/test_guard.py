@@ -15,7 +15,7 @@ from expunge.errors import RefusedError, WorkspaceError
 from expunge.state import open_state
 from tasks.adapters import access, git, guard
 from tasks.checkout import checkout
-from tests.workspaces import ANN, BOB, erase, make
+from tests.workspaces import ANN, BOB, copied, erase, make
 
 HOOK = Path(".git") / "hooks" / "post-checkout"
 
@@ -34,7 +34,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def root(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy for one test."""
-    shutil.copytree(made, tmp_path / "workspace", symlinks=True)
+    copied(made, tmp_path / "workspace")
     monkeypatch.setenv("EXPUNGE_WORKSPACE", str(tmp_path / "workspace"))
     return tmp_path / "workspace"
 

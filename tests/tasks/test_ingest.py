@@ -17,6 +17,7 @@ from expunge.state import open_state
 from expunge.tickets.batches import ORDER
 from tasks.adapters import access, git
 from tasks.ingest import finish_import, import_dump, restore
+from tasks.place import fork
 from tasks.removal import remove
 from tests.conftest import CONTRACT, clinic_rows, make_clinic
 from tests.workspaces import ANN, BOB, PEOPLE, erase, make
@@ -31,6 +32,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def root(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy for one test."""
     shutil.copytree(made.parent, tmp_path / "copy", symlinks=True)
+    fork(open_state(tmp_path / "copy" / "workspace"))
     monkeypatch.setenv("EXPUNGE_WORKSPACE", str(tmp_path / "copy" / "workspace"))
     return tmp_path / "copy" / "workspace"
 

@@ -53,7 +53,7 @@ def test_each_entry_renews_the_witness_and_none_is_lost_for_it(tmp_path, monkeyp
     assert len(state.ledger.entries(state.lineage)) == 4
     with pytest.raises(VerificationError, match="witness 1"):
         check_ledger.fn()
-    assert not verify_own_ledger(state, state.ledger.read(state.lineage)).verified
+    assert not verify_own_ledger(state, state.ledger.read(state.lineage)).consistent
     (place / "w.json").write_text(json.dumps(None))
     with pytest.raises(InputError, match="witness cannot be read"):
         check_ledger.fn()

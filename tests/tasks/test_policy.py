@@ -1,5 +1,7 @@
 """The policy of a batch: pinned, stated in the ledger, and the same until its certificate."""
 
+from pathlib import Path
+
 import pytest
 import yaml
 
@@ -19,6 +21,8 @@ from tasks.screening import screen
 from tasks.unlearning import unlearn
 from tasks.validation import validate
 from tests import workspaces
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -139,7 +143,7 @@ def test_what_no_guarantee_depends_on_stops_no_batch(root):
 
 def test_every_section_of_policy_is_in_the_digest_or_named_as_operational():
     """A section that somebody adds is in the digest until it is named here."""
-    operational = {"batch", "retention", "alarms", "suppression", "evidence", "backups"}
+    operational = {"batch", "retention", "alarms", "suppression", "evidence", "backups", "regimes"}
     assert set(Policy().guarantee_content()) == set(Policy.model_fields) - operational
     assert set(Policy().guarantee_content()["purge"]) == {"artifact_server"}
 
@@ -194,14 +198,12 @@ def test_a_batch_of_an_earlier_release_goes_on(root):
     assert pin(change(root, release={"sigma": 9.0}), certified) == certified  # its certificate is issued
 
 
-def test_params_are_read_by_training_alone():
+def test_no_step_of_a_batch_reads_the_objective_from_params():
     """What is certified comes from the parent model's own description, whatever params.yaml says by then."""
-    from pathlib import Path
-
     readers = {
         path.name
         for folder in ("tasks", "flows", "expunge/mechanisms")
-        for path in Path(folder).rglob("*.py")
-        if "state.params" in path.read_text() or "load_params" in path.read_text()
+        for path in (ROOT / folder).rglob("*.py")
+        if any(name in path.read_text() for name in ("params.training", "load_params", "from_params"))
     }
     assert readers == {"training.py"}

@@ -113,9 +113,9 @@ def test_a_head_that_is_signed_anew_stays_too(
         "INSERT INTO ledger_heads_anew SELECT * FROM ledger_heads_anew",
     ):
         refused(database, statement)
-    assert verify_ledger(store.read(LINEAGE), keys=keys.keyring()).verified
+    assert verify_ledger(store.read(LINEAGE), keys=keys.keyring()).consistent
     store.append(LINEAGE, kind="purge", batch="b-9", issued_at=AT)
-    assert verify_ledger(store.read(LINEAGE), keys=keys.keyring()).verified
+    assert verify_ledger(store.read(LINEAGE), keys=keys.keyring()).consistent
     assert store.read(LINEAGE, 3) == first
 
 
@@ -135,9 +135,9 @@ def test_an_older_database_is_protected_when_it_is_opened(
         "signed head",
         "witness",
     ]
-    assert not verify_ledger(again.read(LINEAGE), keys=keys.keyring()).verified
+    assert not verify_ledger(again.read(LINEAGE), keys=keys.keyring()).consistent
     sealed = again.seal(LINEAGE)
-    assert verify_ledger(sealed, keys=keys.keyring()).verified
+    assert verify_ledger(sealed, keys=keys.keyring()).consistent
     assert again.seal(LINEAGE) == again.read(LINEAGE) == sealed
     refused(opened, "UPDATE ledger_heads SET sequence = 7")
     opened.dispose()
@@ -150,7 +150,7 @@ def test_the_next_append_signs_over_entries_from_before_heads(
     with database.transaction() as session:
         session.execute(text("DELETE FROM ledger_heads"))
     store.append(LINEAGE, kind="purge", batch="b-9", issued_at=AT)
-    assert verify_ledger(store.read(LINEAGE), keys=keys.keyring()).verified
+    assert verify_ledger(store.read(LINEAGE), keys=keys.keyring()).consistent
     assert store.read(LINEAGE, 2).head is None
 
 
@@ -173,7 +173,7 @@ def test_what_an_owner_changes_is_found_and_never_signed_over(
     with database.transaction() as session:
         session.execute(text(TAMPERINGS[name]))
     before = rows(database)
-    assert not verify_ledger(store.read(LINEAGE), keys=keys.keyring()).verified
+    assert not verify_ledger(store.read(LINEAGE), keys=keys.keyring()).consistent
     with pytest.raises(VerificationError, match="not as it was signed"):
         store.append(LINEAGE, kind="purge", batch="b-9", issued_at=AT)
     with pytest.raises(VerificationError):

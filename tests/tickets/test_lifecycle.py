@@ -77,7 +77,7 @@ def test_ccpa_is_45_days() -> None:
 
 
 def test_other_regimes_are_refused() -> None:
-    with pytest.raises(TicketError, match="gdpr or ccpa"):
+    with pytest.raises(TicketError, match="gdpr, ccpa, uk-gdpr, lgpd"):
         due_at(datetime(2026, 1, 1, tzinfo=UTC), "hipaa")
 
 
