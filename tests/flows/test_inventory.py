@@ -5,6 +5,7 @@ A field that the table does not know fails, and so does an entry of the table th
 
 import json
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -192,4 +193,9 @@ def test_an_exact_release_is_the_same_whoever_left(tmp_path, monkeypatch):
     assert len(ours["weights.safetensors:weights.data"]) == 1
     compared = [field for field in ours if CLASS_OF.get(field) not in MASKED]
     assert {"weights.safetensors:weights.data", "run:data.metrics.accuracy"} <= set(compared)
-    assert [field for field in compared if ours[field] != theirs[field]] == []
+    assert [field for field in compared if undrawn(ours[field]) != undrawn(theirs[field])] == []
+
+
+def undrawn(values: list[str]) -> list[str]:
+    """Texts without the ids of batches, which are drawn."""
+    return [re.sub(r"\bb-[0-9a-f]{12}\b", "b-#", value) for value in values]

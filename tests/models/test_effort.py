@@ -51,7 +51,7 @@ def test_the_products_of_a_training_tell_whom_it_saw_and_are_in_no_released_file
     model = SavedModel(spec, preprocessing, retrained.weights, retrained.origin)
     save_model(model, tmp_path / "m")
     told = json.loads((tmp_path / "m" / "model.json").read_text())
-    assert sorted(told) == ["preprocessing", "spec", "version"]
+    assert sorted(told) == ["nonce", "parts", "preprocessing", "spec", "version"]
     assert told["version"] == 2
     assert not {"products", "seconds", "records", "training"} & set(_names(told))
 

@@ -15,7 +15,7 @@ from expunge.mechanisms.planner import make_plan
 from expunge.models.spec import ModelSpec
 from expunge.settings import Params, Policy
 from expunge.tickets.batches import BatchStore
-from tasks import incidents
+from tasks import incidents, leases
 from tasks.incidents import clear, suspect
 
 PERSON = "person-00042-x"
@@ -26,6 +26,7 @@ def state(tmp_path, monkeypatch):
     keys = SigningKeys(tmp_path / "keys")
     keys.create(datetime.now(UTC))
     told = []
+    monkeypatch.setattr(leases, "require_place", lambda state: None)  # no folder, hence no place
     monkeypatch.setattr(incidents, "alarm_of_batch", lambda state, batch_id, said: told.append(said))
     database = open_database(f"sqlite:///{tmp_path}/ledger.db")
     made = SimpleNamespace(
@@ -49,7 +50,8 @@ def batch(draws=1):
 
 
 def order(state):
-    spec = ModelSpec.from_params(Params(), in_features=4, classes=2)
+    params = Params.model_validate({"model": {"name": "softmax", "hyperparameters": {}}})
+    spec = ModelSpec.from_params(params, in_features=4, classes=2)
     suspects = suspects_of(state.ledger.entries(state.lineage))
     made = make_plan(Context(spec, state.policy, 40, 60.0, 300, suspects=suspects))
     (convex,) = [a for a in made.assessments if a.mechanism == "convex"]
