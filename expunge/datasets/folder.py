@@ -79,10 +79,11 @@ def files_of(folder: Path) -> tuple[list[Path], list[str]]:
     Raises:
         DatasetError: If it holds tables in a form that is not read, or none at all.
     """
-    tables, others = [], []
+    paths: list[Path] = []
+    left: list[str] = []
     for place, folders, names in os.walk(folder):
         folders.sort()
-        others += [f"{one}/" for one in folders if one.startswith(".") or (Path(place) / one).is_symlink()]
+        left += [f"{one}/" for one in folders if one.startswith(".") or (Path(place) / one).is_symlink()]
         folders[:] = [
             one for one in folders if not one.startswith(".") and not (Path(place) / one).is_symlink()
         ]
@@ -91,8 +92,10 @@ def files_of(folder: Path) -> tuple[list[Path], list[str]]:
             if path == folder / CONTRACT_FILE:
                 continue
             readable = name.lower().endswith(_TABLES) and not name.startswith((".", "_"))
-            (tables if readable else others).append(path if readable else str(path.relative_to(folder)))
-    paths, left = [one for one in tables if isinstance(one, Path)], [str(one) for one in others]
+            if readable:
+                paths.append(path)
+            else:
+                left.append(str(path.relative_to(folder)))
     refused = [one for one in left if one.lower().endswith(_OTHER_TABLES) and not one.startswith((".", "_"))]
     if refused:
         raise DatasetError(
@@ -220,7 +223,8 @@ def _unique(name: str, columns: list[str]) -> None:
 def _parquet(path: Path, name: str) -> pd.DataFrame:
     with pq.ParquetFile(path) as file:
         _unique(name, list(file.schema_arrow.names))
-        return file.read().to_pandas()
+        frame: pd.DataFrame = file.read().to_pandas()
+    return frame
 
 
 def columns_of(path: Path, name: str) -> list[str]:
