@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from cli.output import JsonOption, WorkspaceOption, emit, out, showing_progress, table, use_workspace
+from cli.output import JsonOption, WorkspaceOption, emit, out, showing_progress, shown, table, use_workspace
 
 
 def add_to(app: typer.Typer) -> None:
@@ -29,9 +29,25 @@ def init(
     source: Annotated[
         Path | None, typer.Option(help="The dataset's file or folder, if it is not bundled.")
     ] = None,
+    draft_contract: Annotated[
+        bool, typer.Option("--draft-contract", help="Only write a contract.yaml into your own folder.")
+    ] = False,
     json: JsonOption = False,
 ) -> None:
     """Make a workspace: git, DVC, dataset, policy, keys."""
+    if draft_contract:
+        from expunge.datasets.draft import draft
+
+        lines = draft(Path(dataset))
+        if json:
+            emit({"contract": str(Path(dataset) / "contract.yaml"), "notes": lines})
+            return
+        out.print(
+            f"Wrote {Path(dataset) / 'contract.yaml'}, a draft: read it before `expunge init`", markup=False
+        )
+        for line in lines:
+            out.print(f"  {line}", markup=False)
+        return
     from tasks.workspace import create
 
     with showing_progress():
@@ -43,6 +59,10 @@ def init(
         f"Workspace {made['workspace']}: {made['rows']:,} rows of {made['subjects']:,} people", markup=False
     )
     out.print(f"  in {made['partitions']} partitions, dataset version {made['dataset_md5']}", markup=False)
+    for line in made["read"]:
+        out.print(shown(f"  {line}"), markup=False)
+    for line in made["warnings"]:
+        out.print(shown(f"  warning: {line}"), markup=False)
     if made["normalise"] is not None:
         rules = ", ".join(made["normalise"]) or "none: each spelling is another person"
         out.print(

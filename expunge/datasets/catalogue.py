@@ -6,17 +6,17 @@ from pathlib import Path
 
 import pandas as pd
 
+from expunge.datasets import folder
 from expunge.datasets.alike import require_told_apart
-from expunge.datasets.contract import DatasetContract, canonical_frame, read_contract
+from expunge.datasets.contract import DatasetContract, FilesRule, canonical_frame, read_contract
+from expunge.datasets.folder import CONTRACT_FILE
 from expunge.datasets.loaders import bundled, images, tabular
 from expunge.datasets.people import decided, ids_of
+from expunge.datasets.poor import shortcomings
 from expunge.errors import DatasetError
 from expunge.subjects import Identity
 
 Loader = Callable[[Path | None], tuple[pd.DataFrame, DatasetContract]]
-CONTRACT_FILE = "contract.yaml"
-# Empty cells of a number column. In a text column only "" is empty: a person may be called "NA", a category "None".
-_NO_NUMBER = ["", "NA", "N/A", "n/a", "NaN", "nan", "NULL", "null", "None"]
 
 
 @dataclass(frozen=True)
@@ -59,11 +59,15 @@ class LoadedDataset:
         frame: Canonical rows.
         contract: What they keep, with rules for the spellings of ids.
         spellings: How many different ids the source has, where the contract joins some into one person.
+        read: Which files of a folder were read, how, and which were not.
+        warnings: What is poor about the data.
     """
 
     frame: pd.DataFrame
     contract: DatasetContract
     spellings: int
+    read: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 def load(
@@ -88,6 +92,7 @@ def load(
         >>> len(load("breast-cancer").frame)
         569
     """
+    read: list[str] = []
     entry = next((entry for entry in ENTRIES if entry.name == name), None)
     if entry is None:
         if not Path(name).is_dir():
@@ -104,7 +109,9 @@ def load(
                 got=str(source),
                 remedy="leave it out",
             )
-        raw, contract = _load_folder(Path(name))
+        contract = read_contract(Path(name) / CONTRACT_FILE)
+        raw, read = folder.read(Path(name), contract)
+        contract = contract.model_copy(update={"files": FilesRule()})
     else:
         if source is not None and entry.bundled:
             raise DatasetError(
@@ -120,9 +127,12 @@ def load(
     frame = canonical_frame(raw, contract, whole=whole)
     require_told_apart(alike, contract.subject_columns)
     people = int(frame["subject_id"].nunique())
-    if contract.identity.strict:
-        return LoadedDataset(frame, contract, people)
-    return LoadedDataset(frame, contract, ids_of(raw, contract.subject_columns, Identity()).nunique())
+    spellings = people
+    if not contract.identity.strict:
+        spellings = ids_of(raw, contract.subject_columns, Identity()).nunique()
+    return LoadedDataset(
+        frame, contract, spellings, tuple(read), tuple(shortcomings(frame, contract)) if whole else ()
+    )
 
 
 def _as_known(contract: DatasetContract, known: DatasetContract) -> DatasetContract:
@@ -130,27 +140,3 @@ def _as_known(contract: DatasetContract, known: DatasetContract) -> DatasetContr
     if mine is None or theirs is None or mine.columns != theirs.columns or mine.normalise is not None:
         return contract
     return contract.model_copy(update={"subject": theirs})
-
-
-def _load_folder(folder: Path) -> tuple[pd.DataFrame, DatasetContract]:
-    contract = read_contract(folder / CONTRACT_FILE)
-    files = sorted(path for path in folder.iterdir() if path.suffix in (".csv", ".parquet"))
-    if not files:
-        raise DatasetError("the folder holds no data", expected="CSV or Parquet files", got=folder.name)
-    # ids and classes are text: "007" must not become 7
-    text = {name: str for name in (*contract.subject_columns, contract.label, contract.split.column) if name}
-    text |= {rule.name: str for rule in contract.columns if rule.kind == "categorical"}
-    empty = {rule.name: _NO_NUMBER for rule in contract.columns} | {name: [""] for name in text}
-    parts = []
-    for path in files:
-        try:
-            parts.append(
-                pd.read_csv(path, dtype=text, na_values=empty, keep_default_na=False)
-                if path.suffix == ".csv"
-                else pd.read_parquet(path)
-            )
-        except (ValueError, OSError, UnicodeDecodeError) as error:
-            raise DatasetError(
-                f"cannot read {path.name}", got=f"{type(error).__name__}: {error}", remedy="correct the file"
-            ) from error
-    return pd.concat(parts, ignore_index=True), contract

@@ -5,6 +5,8 @@ feature columns. Constants are public (written in the contract) or ``from-data``
 the certificate's coverage map, and recomputed from the retain set at every removal).
 """
 
+import codecs
+import difflib
 import hashlib
 from pathlib import Path
 from typing import Any, Literal
@@ -22,6 +24,8 @@ from pydantic import (
     model_validator,
 )
 
+from expunge.datasets.labels import NO_REGRESSION, as_classes, outside
+from expunge.datasets.numbers import DATES, no_numbers
 from expunge.datasets.people import as_text, id_faults, ids_of
 from expunge.errors import DatasetError
 from expunge.subjects import Identity, Rule
@@ -29,6 +33,7 @@ from expunge.subjects import Identity, Rule
 RESERVED = ("record_id", "subject_id", "label", "split")
 SPLITS = ("train", "test")
 _SPLIT_BITS = 64
+_NAMED = 12  # columns in a message
 
 
 class _Strict(BaseModel):
@@ -120,6 +125,28 @@ class SubjectRule(_Strict):
         return Identity(self.normalise, len(self.columns))
 
 
+class FilesRule(_Strict):
+    """How text files are written, where that cannot be told from them.
+
+    Args:
+        encoding: As Python names it, such as cp1252.
+        delimiter: Between cells.
+        decimal: The mark of a fraction; the other one parts thousands.
+    """
+
+    encoding: str | None = None
+    delimiter: str | None = Field(None, min_length=1, max_length=1)
+    decimal: Literal[".", ","] | None = None
+
+    @field_validator("encoding")
+    @classmethod
+    def _known(cls, name: str | None) -> str | None:
+        try:
+            return name if name is None else codecs.lookup(name).name
+        except LookupError as error:
+            raise ValueError("no such encoding: write utf-8, utf-16, cp1252, latin-1 or the like") from error
+
+
 class DatasetContract(_Strict):
     """What a dataset promises.
 
@@ -130,6 +157,7 @@ class DatasetContract(_Strict):
         classes: All class labels, public.
         split: How rows are split.
         columns: Feature columns.
+        files: How text files are written; the workspace's own contract says nothing of it.
     """
 
     version: Literal[1] = 1
@@ -139,6 +167,7 @@ class DatasetContract(_Strict):
     classes: tuple[str, ...] = Field(min_length=2)
     split: SplitRule = SplitRule()
     columns: tuple[ColumnRule, ...] = Field(min_length=1)
+    files: FilesRule = FilesRule()
 
     @field_validator("subject", mode="before")
     @classmethod
@@ -179,6 +208,38 @@ class DatasetContract(_Strict):
         return tuple(column.name for column in self.columns if column.from_data)
 
 
+class _AsWritten(yaml.SafeLoader):
+    """Reads yes, no, true and dates within a list (classes, categories) as the text that is written."""
+
+    def construct_sequence(self, node: Any, deep: bool = False) -> list[Any]:
+        for one in node.value:
+            if one.tag.rpartition(":")[2] in ("bool", "timestamp"):
+                one.tag = "tag:yaml.org,2002:str"
+        return list(super().construct_sequence(node, deep=deep))
+
+
+def _advice(fault: Any) -> str:
+    """What people most often mean by what is not valid."""
+    place, given = fault["loc"], fault["input"]
+    if isinstance(given, bool):  # YAML's own trap: an unquoted no is False
+        return " in quotes (YAML reads yes, no, on, off as booleans)"
+    if place == ("classes",) and fault["type"] == "missing":
+        return f" (name every class label, such as `classes: [ill, well]`; {NO_REGRESSION})"
+    if place and place[0] == "columns" and place[-1] == "kind":
+        kinds = {
+            "text": "free text is not supported: leave the column out, or bring numbers in its place, such as "
+            "counts of words of a public list",
+            "date": DATES.removeprefix("but "),
+            "datetime": DATES.removeprefix("but "),
+            "boolean": "write categorical, or numeric for true and false",
+            "bool": "write categorical, or numeric for true and false",
+        }
+        return f" (got {str(given)[:40]}{'; ' + kinds[given] if given in kinds else ''})"
+    if place == ("columns",) and fault["type"] == "missing":
+        return " (name the feature columns; a folder of images is not read: bring a table with a column for each pixel)"
+    return ""
+
+
 def read_contract(path: Path) -> DatasetContract:
     """Read a contract, reporting every fault.
 
@@ -192,10 +253,12 @@ def read_contract(path: Path) -> DatasetContract:
         DatasetError: If it is missing, not YAML or not valid.
     """
     try:
-        return DatasetContract.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+        return DatasetContract.model_validate(yaml.load(path.read_text(encoding="utf-8"), Loader=_AsWritten))
     except FileNotFoundError as error:
         raise DatasetError(
-            "the dataset has no contract", expected=path.name, remedy="write one (README: your own data)"
+            "the dataset has no contract",
+            expected=path.name,
+            remedy="let `expunge init --draft-contract --dataset FOLDER` write one, then correct it",
         ) from error
     except (OSError, UnicodeDecodeError) as error:
         raise DatasetError(
@@ -205,13 +268,7 @@ def read_contract(path: Path) -> DatasetContract:
         raise DatasetError(f"{path.name} is not YAML", got=" ".join(str(error).split())) from error
     except ValidationError as error:
         faults = "; ".join(
-            f"{'.'.join(map(str, fault['loc'])) or 'file'}: {fault['msg']}"
-            # YAML's own trap: an unquoted no is False
-            + (
-                " in quotes (YAML reads yes, no, on, off as booleans)"
-                if isinstance(fault["input"], bool)
-                else ""
-            )
+            f"{'.'.join(map(str, fault['loc'])) or 'file'}: {fault['msg']}" + _advice(fault)
             for fault in error.errors()
         )
         raise DatasetError(
@@ -260,7 +317,7 @@ def canonical_frame(
     frame = {
         "record_id": ids.to_numpy(),
         "subject_id": subjects.to_numpy(dtype=object),
-        "label": as_text(raw[contract.label]).to_numpy(dtype=object),
+        "label": as_classes(raw[contract.label], contract.classes).to_numpy(dtype=object),
         "split": _split(raw, subjects, contract.split),
     }
     for column in contract.columns:
@@ -288,7 +345,11 @@ def check_raw(raw: pd.DataFrame, contract: DatasetContract, *, whole: bool = Tru
     needed = [c.name for c in contract.columns] + [contract.label]
     needed += [name for name in (*contract.subject_columns, contract.split.column) if name]
     present = set(raw.columns)
-    faults = [f"column {name} is missing" for name in needed if name not in present]
+    faults = [f"column {name} is missing{_near(name, present)}" for name in needed if name not in present]
+    if faults:
+        faults.append(
+            f"the data have {len(present)} columns: {', '.join(sorted(map(str, present))[:_NAMED])}"
+        )
     if raw.empty:
         return [*faults, "there are no rows"]
 
@@ -300,7 +361,12 @@ def check_raw(raw: pd.DataFrame, contract: DatasetContract, *, whole: bool = Tru
     if named:
         faults += id_faults(raw, contract.subject_columns, contract.identity.rules or ())
     if contract.label in present:
-        count(contract.label, ~as_text(raw[contract.label]).isin(contract.classes), "outside classes")
+        labels = as_classes(raw[contract.label], contract.classes)
+        if not (fits := labels.isin(contract.classes)).all():
+            people = {
+                one for name in contract.subject_columns if name in present for one in as_text(raw[name])
+            }
+            count(contract.label, ~fits, f"outside classes {outside(labels, contract.classes, people)}")
     if contract.split.column in present:
         count(contract.split.column, ~raw[contract.split.column].isin(SPLITS), "other than train and test")
     for column in contract.columns:
@@ -315,9 +381,13 @@ def check_raw(raw: pd.DataFrame, contract: DatasetContract, *, whole: bool = Tru
             ):
                 faults.append(f"column {column.name} has no row inside its categories")
             continue
+        if pd.api.types.is_datetime64_any_dtype(values) or pd.api.types.is_timedelta64_dtype(values):
+            count(column.name, values.notna(), f"that are not numbers, {DATES}")
+            continue
         numbers = pd.to_numeric(values, errors="coerce")
         empty = values.isna()
-        count(column.name, numbers.isna() & ~empty, "that are not numbers")
+        if (words := numbers.isna() & ~empty).any():
+            count(column.name, words, f"that are not numbers, {no_numbers(values[words])}")
         if pd.api.types.is_float_dtype(numbers):  # thousands of pixel columns are whole numbers
             count(column.name, numbers.isin([float("inf"), float("-inf")]), "that are infinite")
         if column.transform == "log1p":
@@ -328,6 +398,12 @@ def check_raw(raw: pd.DataFrame, contract: DatasetContract, *, whole: bool = Tru
         places = set(_split(raw, _subjects(raw, contract, contract.identity), contract.split))
         faults += [f"no rows fall into {split}" for split in SPLITS if split not in places]
     return faults
+
+
+def _near(name: str, present: set[str]) -> str:
+    forms = {str(one).strip().casefold(): str(one) for one in present}
+    close = difflib.get_close_matches(name.strip().casefold(), forms, n=1)
+    return f" (there is {forms[close[0]]!r})" if close else ""
 
 
 def _subjects(raw: pd.DataFrame, contract: DatasetContract, identity: Identity) -> "pd.Series[Any]":

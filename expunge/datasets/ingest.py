@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from expunge.datasets import catalogue
 from expunge.datasets.contract import RESERVED, DatasetContract, SplitRule, SubjectRule, canonical_frame
+from expunge.datasets.folder import CONTRACT_FILE
 from expunge.datasets.partitions import (
     find_subjects,
     partition_files,
@@ -58,7 +59,7 @@ def read_dump(path: str, contract: DatasetContract) -> pd.DataFrame:
         DatasetError: If it is not what the contract promises, or its people cannot be told apart.
     """
     names = {entry.name for entry in catalogue.ENTRIES}
-    own = path not in names and (Path(path) / catalogue.CONTRACT_FILE).is_file()
+    own = path not in names and (Path(path) / CONTRACT_FILE).is_file()
     if own or path in names:
         loaded = catalogue.load(path, whole=False, known=contract)
     elif contract.name in names:
@@ -66,7 +67,7 @@ def read_dump(path: str, contract: DatasetContract) -> pd.DataFrame:
     else:
         raise DatasetError(
             "this is no dump of the workspace's dataset",
-            expected=f"a folder with {catalogue.CONTRACT_FILE} and CSV or Parquet files",
+            expected=f"a folder with {CONTRACT_FILE} and CSV or Parquet files",
             got=path,
             remedy="check the path",
         )

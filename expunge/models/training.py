@@ -13,7 +13,7 @@ from expunge.curvature.flat import FlatModule
 from expunge.curvature.linearized import LinearizedObjective
 from expunge.curvature.newton_cg import ConvexSolution, minimize
 from expunge.curvature.preconditioner import KeptCurvature
-from expunge.errors import NotConvergedError
+from expunge.errors import ExpungeError, NotConvergedError, PolicyError
 from expunge.models.parts import Source
 from expunge.models.spec import ModelSpec
 from expunge.models.zoo import build
@@ -91,6 +91,7 @@ def train(
     """
     began = time.perf_counter()
     network = build(spec, search, device)
+    _require_computes(spec, network, features)
     if spec.linearize:
         objective = LinearizedObjective(network, network.initial(), features, labels, spec.l2)
         solution = minimize(
@@ -118,6 +119,28 @@ def train(
     )
     seconds = time.perf_counter() - began
     return Trained(weights.cpu(), network.initial().cpu(), math.nan, 0.0, False, steps, seconds)
+
+
+def _require_computes(spec: ModelSpec, network: FlatModule, features: Tensor) -> None:
+    """Call the network once, on zeros: no message shows a person's features."""
+    rows = torch.zeros((2, *features.shape[1:]), dtype=torch.float64, device=network.device)
+    try:
+        with torch.no_grad():
+            shape = tuple(network(network.initial(), rows).shape)
+    except ExpungeError:
+        raise
+    except Exception as error:  # whatever one's own code makes of its input
+        got = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    else:
+        if shape == (2, spec.classes):
+            return
+        got = f"outputs of shape {shape} for 2 records of {spec.classes} classes"
+    raise PolicyError(
+        f"the model {spec.name} does not compute on the data",
+        expected="a network whose forward takes one tensor (records, features) and returns logits (records, classes)",
+        got=got,
+        remedy="let forward take all features as one tensor and part them inside",
+    )
 
 
 def check_converged(spec: ModelSpec, solution: ConvexSolution, features: Tensor) -> None:

@@ -29,6 +29,20 @@ if [ -x "$earlier" ]; then exec "$earlier" "$@"; fi
 """
 
 
+def in_the_way(root: Path) -> bool:
+    """Whether two other hooks keep this one from being installed.
+
+    Args:
+        root: A git repository's top folder.
+
+    Returns:
+        True if :func:`install` would refuse.
+    """
+    path = _path(root)
+    there = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+    return bool(there) and _MARK not in there and path.with_name(_EARLIER).exists()
+
+
 def install(root: Path) -> bool:
     """Install the hook; one that is there already is run after it.
 

@@ -322,3 +322,48 @@ def test_help_is_quick():
     began = time.monotonic()
     assert "demo" in subprocess.run([binary, "--help"], capture_output=True, text=True, check=True).stdout
     print(f"--help took {time.monotonic() - began:.2f} s")
+
+
+def _git(root: Path, *arguments: str) -> str:
+    identity = ["-c", "user.name=x", "-c", "user.email=x@x"]
+    done = subprocess.run(
+        ["git", *identity, *arguments], cwd=root, capture_output=True, text=True, check=True
+    )
+    return done.stdout
+
+
+def test_init_leaves_a_repository_with_its_own_settings_alone(tmp_path, monkeypatch, capsys):
+    root = tmp_path / "repo"
+    root.mkdir()
+    _git(root, "init", "-q")
+    (root / "params.yaml").write_text("lr: 0.1\n")
+    _git(root, "add", "-A")
+    _git(root, "commit", "-qm", "ours")
+    before = snapshot(root), _git(root, "log", "--format=%H")
+    clinic = str(make_clinic(tmp_path / "clinic"))
+    assert invoke(["init", str(root), "--dataset", clinic]) == 2
+    assert "params.yaml" in capsys.readouterr().err
+    assert (snapshot(root), _git(root, "log", "--format=%H")) == before
+    # whatever fails after the commits: none is left, and nothing of ours
+    _git(root, "rm", "-q", "params.yaml")
+    _git(root, "commit", "-qm", "gone")
+    log = _git(root, "log", "--format=%H")
+
+    def fail(*_):
+        raise RuntimeError
+
+    monkeypatch.setattr("tasks.workspace.record_dataset", fail)
+    with pytest.raises(RuntimeError):
+        invoke(["init", str(root), "--dataset", clinic])
+    assert _git(root, "log", "--format=%H") == log
+    assert _git(root, "status", "--porcelain") == ""
+
+
+def test_init_says_what_to_do_after_a_kill_and_where_nothing_can_be_written(tmp_path, capsys):
+    clinic = str(make_clinic(tmp_path / "clinic"))
+    (tmp_path / "w" / ".expunge").mkdir(parents=True)
+    (tmp_path / "w" / ".expunge" / "init.json").write_text('{"fresh": true, "head": ""}')
+    assert invoke(["init", str(tmp_path / "w"), "--dataset", clinic]) == 2
+    assert "remove the folder" in " ".join(capsys.readouterr().err.split())
+    assert invoke(["init", "/proc/ws", "--dataset", clinic]) == 2
+    assert "cannot be written" in " ".join(capsys.readouterr().err.split())

@@ -67,7 +67,7 @@ def test_contract_round_trip(tmp_path):
         ({"columns": [{"name": "age", "kind": "picture"}]}, "columns.0.kind"),
         ({"invented": 1}, "invented"),
         ({"name": "No Spaces"}, "name"),
-        ({"classes": [False, True]}, "classes.0.*in quotes"),
+        ({"label": False}, "label.*in quotes"),
         ({"columns": [{"name": "ward", "categories": ["north"]}]}, "need `kind: categorical`"),
         ({"columns": [{"name": "ward", "kind": "categorical", "missing": 1}]}, "for numeric columns"),
         ({"columns": [{"name": "ward", "kind": "categorical", "categories": ["a", "a"]}]}, "named twice"),

@@ -374,7 +374,9 @@ def test_the_map_of_a_workspace_from_before_is_found_again(clinic, capsys):
 def came_back(tmp_path_factory):
     """A person comes and leaves again: the bytes are those of before, and an export was made in between."""
     tmp, person = tmp_path_factory.mktemp("came-back"), f"person-{PEOPLE:05d}-x"
-    with pytest.MonkeyPatch.context() as patch:  # files without a nonce of their own, as before there were any
+    with (
+        pytest.MonkeyPatch.context() as patch
+    ):  # files without a nonce of their own, as before there were any
         patch.setattr(nonces, "draw", lambda: "0" * 32)
         yield _came_back(tmp, person)
 

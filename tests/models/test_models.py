@@ -150,3 +150,19 @@ def test_models_that_cannot_be_made(model, message):
     params = Params.model_validate({"model": model})
     with pytest.raises(PolicyError, match=message):
         build(ModelSpec.from_params(params, in_features=2, classes=2))
+
+
+def test_a_network_that_cannot_compute_on_the_data_is_refused_in_one_sentence(tmp_path):
+    code = "from torch import nn\n\n\nclass Two(nn.Module):\n    def __init__(self, o):\n        super().__init__()\n"
+    code += "        self.o = nn.Linear(3, o)\n\n"
+    code += "    def forward(self, a{more}):\n        return self.o(a)[:, :{width}]\n\n\n"
+    code += "def make(in_features, out_features):\n    return Two(out_features)\n"
+    features, labels = torch.ones(4, 3, dtype=torch.float64), torch.tensor([0, 1, 0, 1])
+    wrong = {"two": (", b", 2, "TypeError"), "narrow": ("", 1, r"outputs of shape \(2, 1\)")}
+    for name, (more, width, message) in wrong.items():
+        (tmp_path / f"{name}.py").write_text(code.format(more=more, width=width))
+        for linearize in (True, False):
+            params = Params.model_validate({"model": {"name": f"{name}:make", "linearize": linearize}})
+            made = ModelSpec.from_params(params, in_features=3, classes=2)
+            with pytest.raises(PolicyError, match=f"does not compute on the data.*{message}"):
+                train(made, features, labels, search=tmp_path)
