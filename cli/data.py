@@ -19,7 +19,8 @@ def import_dump(
         str, typer.Argument(help="Your folder of data, or the source of the workspace's catalogue dataset.")
     ],
     append: Annotated[
-        bool, typer.Option("--append", help="Add rows of people who are there too, where they are not there yet.")
+        bool,
+        typer.Option("--append", help="Add rows of people who are there too, where they are not there yet."),
     ] = False,
     dry_run: DryRunOption = False,
     workspace: WorkspaceOption = None,

@@ -23,9 +23,7 @@ from tasks.spellings import alike_in_dataset
 _PLAN = "plan.json"
 
 
-def import_dump(
-    state: State, path: str, *, append: bool = False, dry_run: bool = False
-) -> dict[str, Any]:
+def import_dump(state: State, path: str, *, append: bool = False, dry_run: bool = False) -> dict[str, Any]:
     """Add the people of a dump who are new, and further rows of people who are there, where that is asked for.
 
     Args:

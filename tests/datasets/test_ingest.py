@@ -106,7 +106,9 @@ def test_whole_numbers_and_fractions_meet_in_one_column(directory: Path, dump: P
     assert list(after["dose"].iloc[: len(before)]) == list(before["dose"])
 
 
-def test_a_row_is_there_as_often_as_it_lies_there_and_the_rest_is_further(directory: Path, dump: Path) -> None:
+def test_a_row_is_there_as_often_as_it_lies_there_and_the_rest_is_further(
+    directory: Path, dump: Path
+) -> None:
     rows = clinic_rows(24)
     mine = rows[rows["person"] == "person-00001-x"]
     later = mine.iloc[:1].assign(dose=mine["dose"].iloc[0] + 1.5)
