@@ -7,7 +7,7 @@ DATASET ?= breast-cancer
 MODEL ?= linearized-mlp
 SETTING ?= small
 
-.PHONY: demo test test-slow bench bench-paper lint format clean setup
+.PHONY: demo test test-slow bench bench-paper lint format clean setup lock-hashes audit sbom
 .DEFAULT_GOAL := test
 
 # The environment is made again only when the lock or the package changes.
@@ -44,9 +44,32 @@ bench: $(STAMP)
 bench-paper: $(STAMP)
 	$(BIN)/python -m benchmarks run $(if $(filter small,$(SETTING)),small-paper,paper-$(SETTING))
 
+# What a release is made of; in an environment of its own, since these tools need other versions than Expunge.
+RELEASE := $(VENV)-release
+TORCH_CPU := 6746dbcbeb526eb61330b76b41ff1b4eb848951103a892eeb080dfa2b264667b
+$(RELEASE)/.installed: requirements-release.txt
+	test -x $(RELEASE)/bin/python || $(PYTHON) -m venv $(RELEASE)
+	$(RELEASE)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-release.txt
+	touch $@
+
+lock-hashes: $(RELEASE)/.installed
+	{ printf '%s\n' '# Written by `make lock-hashes`: the versions of requirements.lock, with the digest of every file that PyPI has of them,' \
+	  '# and of PyTorch'"'"'s own CPU build for Linux (torch-2.13.0+cpu-cp311-cp311-manylinux_2_28_x86_64.whl).'; \
+	  $(RELEASE)/bin/uv pip compile requirements.lock --quiet --no-config --native-tls --no-deps --generate-hashes \
+	    --python-version 3.11 --no-header --no-annotate \
+	    | sed 's/^torch==2.13.0 \\$$/&\n    --hash=sha256:$(TORCH_CPU) \\/'; } > requirements-hashed.lock
+
+audit: $(RELEASE)/.installed
+	$(RELEASE)/bin/pip-audit -r requirements-hashed.lock --require-hashes --disable-pip
+
+sbom: $(RELEASE)/.installed
+	mkdir -p build
+	$(RELEASE)/bin/cyclonedx-py requirements --pyproject pyproject.toml --output-reproducible --of JSON \
+	  -o build/expunge.cdx.json requirements-hashed.lock
+
 format: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) build *.egg-info
+	rm -rf $(VENV) $(VENV)-release build *.egg-info

@@ -18,15 +18,19 @@ def import_dump(
     path: Annotated[
         str, typer.Argument(help="Your folder of data, or the source of the workspace's catalogue dataset.")
     ],
+    append: Annotated[
+        bool,
+        typer.Option("--append", help="Add rows of people who are there too, where they are not there yet."),
+    ] = False,
     dry_run: DryRunOption = False,
     workspace: WorkspaceOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Add the people of a dump who are new; the removed are dropped, those who are there stay as they are."""
+    """Add the people of a dump who are new; the removed are dropped, no row that is there changes."""
     from tasks import ingest
 
     with showing_progress():
-        done = ingest.import_dump(use_workspace(workspace), path, dry_run=dry_run)
+        done = ingest.import_dump(use_workspace(workspace), path, append=append, dry_run=dry_run)
     _print(done, json)
 
 
@@ -85,8 +89,9 @@ def _print(done: dict[str, Any], json: bool) -> None:
     for name, what in (
         ("read", "read"),
         ("suppressed", "dropped: removed before, and suppressed"),
-        ("present", "left as they are in the dataset"),
-        ("added", "would be added" if done["dry_run"] else "added"),
+        ("present", "in the dataset already"),
+        ("further", f"further rows of people who are there: {_of_further(done)}"),
+        ("added", "of new people would be added" if done["dry_run"] else "of new people added"),
     ):
         figures = done[name]
         out.print(f"{figures['subjects']:>9,} people, {figures['rows']:>9,} rows  {what}", markup=False)
@@ -94,5 +99,16 @@ def _print(done: dict[str, Any], json: bool) -> None:
         out.print(f"  suppressed {pseudonym}", markup=False)
     if done["spelled_otherwise"]:
         out.print(f"  {done['spelled_otherwise']:,} of them spelled otherwise than when they were removed")
+    if both := done["in_both_splits"]:
+        out.print(
+            f"  {both:,} of these people have rows in train and in test: attack gates stay off for them; put each "
+            "person wholly into one split"
+        )
     state = "is now" if done["changed"] else "stays"
     out.print(f"The dataset {state} version {done['dataset_md5']}", markup=False)
+
+
+def _of_further(done: dict[str, Any]) -> str:
+    if done["further"]["added"]:
+        return "added"
+    return "would be added with --append" if done["further"]["rows"] else "none"

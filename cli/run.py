@@ -249,8 +249,13 @@ def _print_batch(batch: dict[str, Any]) -> None:
     if batch["error"]:
         out.print(f"{batch['batch_id']}: FAILED, {batch['error']}", markup=False)
         return
+    asked = (
+        f"{len(batch['tickets'])} tickets, {batch['records']} records"
+        if batch["tickets"]
+        else "trained again"
+    )
     out.print(
-        f"{batch['batch_id']}: {len(batch['tickets'])} tickets, {batch['records']} records, {batch['mechanism']} "
+        f"{batch['batch_id']}: {asked}, {batch['mechanism']} "
         f"({batch['guarantee']}, epsilon {batch['epsilon']:.4g}, delta {batch['delta']:.2g}), "
         f"model version {batch['model_version']}, certificate {batch['certificate_id']}",
         markup=False,

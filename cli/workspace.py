@@ -76,8 +76,15 @@ def init(
     out.print("Next: expunge train")
 
 
-def train(workspace: WorkspaceOption = None, json: JsonOption = False) -> None:
-    """Train and register the first model."""
+def train(
+    again: Annotated[
+        bool,
+        typer.Option("--again", help="Train from nothing on the dataset as it is now: an exact release."),
+    ] = False,
+    workspace: WorkspaceOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Train and register the first model; or train it again, on data that have grown since."""
     from expunge.permissions import require_private
     from tasks.adapters.prefect_server import prefect_server
 
@@ -85,8 +92,9 @@ def train(workspace: WorkspaceOption = None, json: JsonOption = False) -> None:
     require_private(state.workspace)  # the model's code is run
     with showing_progress(), prefect_server(state.workspace.prefect_home):
         from flows.train import train as flow
+        from flows.train import train_again
 
-        version = flow()
+        version = train_again() if again else flow()
     from tasks.adapters import access
 
     registry = access.registry(state)

@@ -63,7 +63,7 @@ def process_due(state: State, done: Callable[[str], None] = lambda batch_id: Non
         reconcile()
         record_policy(state)
         for batch_id in batches_to_run(state):
-            if (failure := _process(state, batch_id)) is None:
+            if (failure := process_batch(state, batch_id)) is None:
                 finished += 1
                 done(batch_id)
                 continue
@@ -72,7 +72,7 @@ def process_due(state: State, done: Callable[[str], None] = lambda batch_id: Non
                 break
         else:
             for batch_id in list(failures) if finished else ():
-                if (failure := _process(state, batch_id)) is None:
+                if (failure := process_batch(state, batch_id)) is None:
                     del failures[batch_id]
                     done(batch_id)
                 else:
@@ -82,8 +82,19 @@ def process_due(state: State, done: Callable[[str], None] = lambda batch_id: Non
     return list(failures.values())[-1] if failures else None
 
 
-def _process(state: State, batch_id: str) -> ExpungeError | None:
-    """Process one batch; one that fails keeps its reason."""
+def process_batch(state: State, batch_id: str) -> ExpungeError | None:
+    """Process one batch under the lineage's lease, or take it; one that fails keeps its reason.
+
+    Args:
+        state: The workspace.
+        batch_id: Of the batch.
+
+    Returns:
+        Why it failed, if it did.
+
+    Raises:
+        LeaseHeldError: If another process has it.
+    """
     from flows.erase import erase
 
     state.batches.resume(batch_id)

@@ -17,7 +17,7 @@ from expunge.evidence.checked_ledger import CheckedLedger
 from expunge.evidence.ledger import account_of
 from expunge.evidence.public_parts import assumptions_of
 from expunge.evidence.result import VerificationResult
-from expunge.evidence.scope import UNSALTED, scope_of
+from expunge.evidence.scope import NOBODY, UNSALTED, scope_of
 from expunge.evidence.verify import verify_certificate
 from expunge.files import write_json
 from expunge.models.spec import is_own
@@ -199,6 +199,7 @@ def _certificate(state: State, batch: Batch) -> Certificate:
             },
             "constants": release["constants"],
             "scope": [
+                *([] if batch.tickets else [NOBODY]),
                 *scope_of(release["guarantee"]),
                 *([] if data.get("salted") else [UNSALTED]),  # an earlier release did not look
             ],

@@ -8,6 +8,8 @@ import pandas as pd
 
 from expunge.datasets.alike import alike, require_told_apart
 from expunge.datasets.ingest import install, read_backup, read_dump, sort_out, stage
+from expunge.datasets.partitions import rows_of
+from expunge.datasets.placement import Placement
 from expunge.errors import RefusedError, WorkspaceError
 from expunge.scratch import scratch
 from expunge.state import State
@@ -21,12 +23,13 @@ from tasks.spellings import alike_in_dataset
 _PLAN = "plan.json"
 
 
-def import_dump(state: State, path: str, *, dry_run: bool = False) -> dict[str, Any]:
-    """Add the people of a dump who are new.
+def import_dump(state: State, path: str, *, append: bool = False, dry_run: bool = False) -> dict[str, Any]:
+    """Add the people of a dump who are new, and further rows of people who are there, where that is asked for.
 
     Args:
         state: The workspace.
         path: A folder of one's own data, or the source of the workspace's catalogue dataset.
+        append: Whether rows of people who are there are added, where the dataset does not hold them yet.
         dry_run: Only say what would be done.
 
     Returns:
@@ -36,7 +39,7 @@ def import_dump(state: State, path: str, *, dry_run: bool = False) -> dict[str, 
         DatasetError: If the dump is not as the workspace's contract promises.
         RefusedError: If a batch is unfinished, or the dataset on disk is not its version.
     """
-    return _bring_in(state, read_dump(path, state.contract), dry_run)
+    return _bring_in(state, read_dump(path, state.contract), dry_run, append=append)
 
 
 def restore(state: State, folder: Path, *, dry_run: bool = False) -> dict[str, Any]:
@@ -108,7 +111,7 @@ def _staging(state: State) -> Path:
     return state.workspace.state / "import"
 
 
-def _bring_in(state: State, frame: pd.DataFrame, dry_run: bool) -> dict[str, Any]:
+def _bring_in(state: State, frame: pd.DataFrame, dry_run: bool, *, append: bool = False) -> dict[str, Any]:
     directory, repo = state.workspace.dataset_dir, access.repository(state)
     placement = state.placement
     with lineage_lease(state):
@@ -122,12 +125,13 @@ def _bring_in(state: State, frame: pd.DataFrame, dry_run: bool) -> dict[str, Any
         suppressed = state.suppressed.among(frame["subject_id"].unique())
         _require_told_apart(state, set(frame["subject_id"].unique()) - set(suppressed))
         arrivals = sort_out(frame, directory, placement, suppressed)
-        rows, people = len(arrivals.frame), int(arrivals.frame["subject_id"].nunique())
+        coming = pd.concat([arrivals.frame, arrivals.further]) if append else arrivals.frame
+        rows, people = _size(coming)
         if rows and not dry_run:
             with scratch(state.workspace.scratch_dir) as place:
                 staging = place / "import"
                 staging.mkdir()
-                stage(arrivals.frame, directory, placement.key, staging)
+                stage(coming, directory, placement.key, staging)
                 plan = {"before": repo.current().md5, "message": f"Add {rows} records of {people} subjects"}
                 (staging / _PLAN).write_text(json.dumps(plan), encoding="utf-8")
                 staging.rename(_staging(state))  # from here on it is done, whoever does it
@@ -140,7 +144,9 @@ def _bring_in(state: State, frame: pd.DataFrame, dry_run: bool) -> dict[str, Any
         "suppressed": {**_figures(*arrivals.suppressed), "pseudonyms": sorted(set(suppressed.values()))},
         "spelled_otherwise": spelled_otherwise(suppressed.values()),
         "present": _figures(*arrivals.present),
-        "added": _figures(rows, people),
+        "added": _figures(*_size(arrivals.frame)),
+        "further": {**_figures(*_size(arrivals.further)), "added": append and not dry_run},
+        "in_both_splits": _in_both_splits(directory, coming, placement),
         "dataset_md5": version.md5,
         "git_revision": version.git_revision,
     }
@@ -154,6 +160,17 @@ def _require_told_apart(state: State, people: set[str]) -> None:
     there = {other for group in alike_in_dataset(state, people).values() for other in group}
     found = alike(people | there, identity.rules or (), parts=identity.parts)
     require_told_apart(found, state.contract.subject_columns, where="data/contract.yaml")
+
+
+def _size(frame: pd.DataFrame) -> tuple[int, int]:
+    return len(frame), int(frame["subject_id"].nunique())
+
+
+def _in_both_splits(directory: Path, coming: pd.DataFrame, placement: Placement) -> int:
+    """Of the people whose rows come in, how many have rows in train and in test: attacks on them would not be fair."""
+    rows, _ = rows_of(directory, set(coming["subject_id"]), placement)
+    both = pd.concat([frame[["subject_id", "split"]] for frame in (rows, coming)])
+    return int((both.groupby("subject_id")["split"].nunique() > 1).sum())
 
 
 def _figures(rows: int, people: int) -> dict[str, int]:

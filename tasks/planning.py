@@ -8,7 +8,7 @@ from expunge.devices import chosen_device
 from expunge.errors import CertificateRefusedError, WorkspaceError
 from expunge.evidence.ledger import account_of, suspects_of
 from expunge.mechanisms.contract import Context
-from expunge.mechanisms.planner import Plan, make_plan
+from expunge.mechanisms.planner import EXACT, Plan, make_plan
 from expunge.models.serving import SavedModel, load_model, source_for
 from expunge.models.spec import ModelSpec, is_own, require_declared
 from expunge.models.zoo import build, parts_of
@@ -154,7 +154,7 @@ def plan(batch_id: str) -> list[str]:
             warn(line)
     context, parent = champion_context(state, batch)
     made = make_plan(context)
-    order = [name for name in made.order if name not in refused]
+    order = [name for name in made.order if name not in refused and (name in EXACT or not batch.trains)]
     if not order:
         reasons = [f"{a.mechanism}: {a.refusal}" for a in made.assessments if a.refusal]
         reasons += [f"{note['mechanism']}: {note['reason']}" for note in batch.data.get("refusals", [])]

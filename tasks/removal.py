@@ -80,7 +80,8 @@ def remove(batch_id: str) -> int:
     )  # before they leave: nothing may bring them back from then on
     remove_subjects(workspace.dataset_dir, subjects, placement)
     records, people = batch.data["records"], len(batch.tickets)
-    after = repo.track_dataset(f"Remove {records} records of {people} subjects ({batch_id})")
+    said = "Train again" if batch.trains else f"Remove {records} records of {people} subjects"
+    after = repo.track_dataset(f"{said} ({batch_id})")
     record_dataset(state, after.md5)
     state.batches.advance(
         batch_id,

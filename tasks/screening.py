@@ -16,7 +16,7 @@ from expunge.devices import device_in_use
 from expunge.errors import CertificateRefusedError, GateError
 from expunge.gates.influence import gradient_norms, is_outlier
 from expunge.mechanisms.contract import Context, Unlearned
-from expunge.mechanisms.planner import MECHANISMS
+from expunge.mechanisms.planner import EXACT
 from expunge.models.serving import SavedModel, load_model
 from expunge.scratch import scratch
 from expunge.settings import GuardsPolicy
@@ -47,7 +47,8 @@ def screen(batch_id: str) -> list[str]:
     state = open_state()
     batch = state.batches.get(batch_id)
     if (
-        batch.stage is not BatchStage.PLANNED
+        batch.trains  # nobody leaves
+        or batch.stage is not BatchStage.PLANNED
         or batch.data.get("guards") is not None
         or "before" in batch.data
     ):
@@ -134,11 +135,10 @@ def _norms(model: SavedModel, rows: pd.DataFrame) -> NDArray[np.float64]:
 
 def _exact_only(batch: Batch) -> dict[str, Any]:
     """Every mechanism but exact ones is refused, where the plan has an exact one."""
-    exact = {mechanism.name for mechanism in MECHANISMS if mechanism.guarantee == "exact"}
     order = batch.data.get("order", [])
-    if not exact & set(order):
+    if not EXACT & set(order):
         return {}  # an alarm is all that policy leaves
-    others = [name for name in order if name not in exact]
+    others = [name for name in order if name not in EXACT]
     notes = [{"mechanism": name, "reason": "a guard struck"} for name in others]
     return {
         "refused": sorted({*batch.data.get("refused", []), *others}),

@@ -36,7 +36,8 @@ def reproduce() -> None:
             "this lineage is trained already",
             expected="a workspace without a model",
             got="a champion version",
-            remedy="`expunge run` unlearns and retrains; a new model wants a new workspace",
+            remedy="`expunge run` unlearns; `expunge train --again` trains on the dataset as it is now; a model of "
+            "another kind wants a new workspace",
         )
     require_declared(state.params.model.name, state.params.model)
     finish_import(state)

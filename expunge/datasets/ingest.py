@@ -1,11 +1,12 @@
-"""Bringing people into a dataset that is there already: whoever was removed stays out, whoever is there stays as is.
+"""Bringing rows into a dataset that is there already: whoever was removed stays out, and no row that is there changes.
 
 The partitions that change are written aside first, whole, and take their places afterwards: file by file, which may
 be interrupted and done again.
 """
 
 import os
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from expunge.datasets.partitions import (
     partition_files,
     partition_index,
     partition_name,
+    rows_of,
     write_partition,
 )
 from expunge.datasets.placement import Placement
@@ -34,12 +36,14 @@ class Arrivals:
 
     Args:
         frame: Canonical rows of the people who are new.
+        further: Canonical rows of people who are there, and who have no such row yet.
         read: Rows and people of the dump.
         suppressed: Rows and people that were dropped because they were removed.
-        present: Rows and people that were left as they are in the dataset.
+        present: Rows and people that are in the dataset already.
     """
 
     frame: pd.DataFrame
+    further: pd.DataFrame
     read: tuple[int, int]
     suppressed: tuple[int, int]
     present: tuple[int, int]
@@ -139,17 +143,37 @@ def sort_out(
     people = frame["subject_id"]
     removed = people.isin(list(suppressed))
     counts = find_subjects(directory, set(people.unique()) - set(suppressed), placement)  # in any spelling
-    there = people.isin([person for person, rows in counts.items() if rows])
+    known = [person for person, rows in counts.items() if rows]
+    there = people.isin(known)
+    lacking = there.copy()
+    lacking[there] = _lacking(frame[there], rows_of(directory, known, placement)[0])
 
     def figures(rows: "pd.Series[bool]") -> tuple[int, int]:
         return int(rows.sum()), int(people[rows].nunique())
 
     return Arrivals(
         frame=frame[~removed & ~there],
+        further=frame[lacking],
         read=(len(frame), int(people.nunique())),
         suppressed=figures(removed),
-        present=figures(there),
+        present=figures(there & ~lacking),
     )
+
+
+def _lacking(arriving: pd.DataFrame, there: pd.DataFrame) -> "pd.Series[bool]":
+    """Which rows the dataset lacks: a row is there as often as it lies there, whatever split either of them names."""
+    columns = [name for name in arriving.columns if name not in ("record_id", "split")]
+
+    def rows(frame: pd.DataFrame) -> Iterator[tuple[object, ...]]:
+        values = frame[columns].astype(object)
+        return values.where(values.notna(), None).itertuples(index=False, name=None)
+
+    left = Counter(rows(there))
+    lacking = []
+    for row in rows(arriving):
+        lacking.append(not left[row])
+        left[row] -= left[row] > 0
+    return pd.Series(lacking, index=arriving.index, dtype=bool)
 
 
 def _by_partition(directory: Path, people: Iterable[str], key: bytes) -> dict[Path, list[str]]:
@@ -169,10 +193,10 @@ def _by_partition(directory: Path, people: Iterable[str], key: bytes) -> dict[Pa
 
 
 def stage(frame: pd.DataFrame, directory: Path, key: bytes, staging: Path) -> None:
-    """Write the partitions that new people go into, old rows first, into another folder; record ids go on.
+    """Write the partitions that new rows go into, old rows first, into another folder; record ids go on.
 
     Args:
-        frame: Canonical rows of people who are new.
+        frame: Canonical rows that are not there yet.
         directory: The dataset; nothing in it is changed.
         key: Secret of the workspace's partitions.
         staging: An empty folder.

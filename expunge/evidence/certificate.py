@@ -43,7 +43,7 @@ class ForgetSet(_Record):
     """Counts of the forget set; no record, no hash of one."""
 
     records: int = Field(ge=0)
-    subjects: int = Field(ge=1)
+    subjects: int = Field(ge=0)  # 0: nobody was removed, and the model was trained again
 
 
 class RetainSet(_Record):

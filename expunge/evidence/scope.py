@@ -40,6 +40,11 @@ UNSALTED: Final = (
     "earlier release or by hand: digests of such files, in git, the ledger, MLflow or this certificate, confirm a "
     "guessed row of theirs to whoever knows all other rows."
 )
+# Instead of people, in a certificate of a model that was trained again.
+NOBODY: Final = (
+    "Nobody was removed by this release: the model was trained again, from nothing, on the dataset as it is. Whoever "
+    "was removed from that dataset before is not in the model."
+)
 _SCOPES: Final = {1: _SCOPE_1, 2: _SCOPE_2}
 _OF_NOISE = "noise generator"  # a line that says nothing of an exact release
 

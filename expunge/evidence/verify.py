@@ -12,7 +12,7 @@ from expunge.evidence.checked_ledger import CheckedLedger
 from expunge.evidence.ledger import CLOCKS, LedgerEntry
 from expunge.evidence.public_parts import unstated
 from expunge.evidence.result import VerificationResult
-from expunge.evidence.scope import scope_of
+from expunge.evidence.scope import NOBODY, scope_of
 from expunge.privacy.accountant import compose_m
 from expunge.privacy.bounds import convex_error_bound, iterated_newton_error_bound
 from expunge.privacy.finetuning import gradient_clipping_m, model_clipping_total
@@ -364,6 +364,11 @@ def _check_removal(c: Certificate) -> Iterator[str]:
         yield "a ticket is stated twice"
     elif len(c.tickets) != c.forget.subjects:
         yield f"{c.forget.subjects} people are said to have asked, with {len(c.tickets)} tickets"
+    if not c.forget.subjects:
+        if c.forget.records or c.guarantee != "exact" or c.version == 1:
+            yield "nobody is said to have been removed, and that is said of exact trainings alone"
+        elif NOBODY not in c.scope:
+            yield "nobody was removed, and the scope does not say so"
     if c.forget.records and c.dataset.before.md5 == c.dataset.after.md5:
         yield "records are said to be removed, and the dataset is the same before and after"
 

@@ -14,6 +14,8 @@ from expunge.privacy.noise import truncation_delta
 
 MECHANISMS: tuple[Mechanism, ...] = (Convex(), Newton(), NoisyFinetune(), OutputPerturbation(), Retrain())
 
+EXACT = frozenset(mechanism.name for mechanism in MECHANISMS if mechanism.guarantee == "exact")
+
 
 def mechanism_named(name: str) -> Mechanism:
     """The mechanism of that name.

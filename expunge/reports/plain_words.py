@@ -181,6 +181,11 @@ def verdict(certificate: Mapping[str, Any]) -> str:
     parts = len(certificate.get("public_parts", []))  # none in version 1
     word = f" This takes the operator's word that {parts} parts of the model, which no batch changes, are public."
     given = word if parts else ""
+    if not certificate["forget"]["subjects"]:
+        return (
+            "Nobody was removed: the model was trained again on the dataset as it is, without those who had left it "
+            f"before.{given}"
+        )
     if certificate["guarantee"] == "exact":
         return f"The model was retrained exactly, without {people}.{given}"
     close = certificate["epsilon"] <= _CLOSE

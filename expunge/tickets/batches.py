@@ -63,6 +63,11 @@ class Batch:
     failed_stage: str | None
     error: str | None
 
+    @property
+    def trains(self) -> bool:
+        """Whether it removes nobody: the model is trained again on the dataset as it is."""
+        return bool(self.data.get("again"))
+
     def done(self, stage: BatchStage) -> bool:
         """Whether a stage is done.
 
@@ -100,18 +105,8 @@ class BatchStore:
         """
         if not ticket_ids:
             raise TicketError("a batch needs a ticket", expected="at least one", got="none")
-        batch_id = f"b-{secrets.token_hex(6)}"
         with self._database.transaction() as session:
-            session.add(
-                BatchRow(
-                    batch_id=batch_id,
-                    stage=BatchStage.PLANNED,
-                    created_at=datetime.now(UTC),
-                    draws=0,
-                    data={},
-                )
-            )
-            session.flush()
+            batch_id = _new(session, {})
             session.connection().execute(
                 update(TicketRow).where(TicketRow.ticket_id == bindparam("id")).values(batch_id=batch_id),
                 [{"id": ticket_id} for ticket_id in ticket_ids],
@@ -125,6 +120,18 @@ class BatchStore:
                 )
             move(session, TicketRow.batch_id == batch_id, TicketState.SCHEDULED)
             return batch
+
+    def open_training(self) -> Batch:
+        """Make a batch of nobody, in which the model is trained again; the unfinished one, if there is one.
+
+        Returns:
+            The batch.
+        """
+        for batch in self.unfinished():
+            if batch.trains:
+                return batch
+        with self._database.transaction() as session:
+            return _batches(session, BatchRow.batch_id == _new(session, {"again": True}))[0]
 
     def get(self, batch_id: str) -> Batch:
         """One batch.
@@ -387,6 +394,17 @@ class BatchStore:
             row = session.get(LeaseRow, lineage)
             if row is not None and row.holder == holder:
                 session.delete(row)
+
+
+def _new(session: Session, data: dict[str, Any]) -> str:
+    batch_id = f"b-{secrets.token_hex(6)}"
+    session.add(
+        BatchRow(
+            batch_id=batch_id, stage=BatchStage.PLANNED, created_at=datetime.now(UTC), draws=0, data=data
+        )
+    )
+    session.flush()
+    return batch_id
 
 
 def _row(session: Session, batch_id: str) -> BatchRow:

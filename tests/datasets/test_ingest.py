@@ -52,7 +52,7 @@ def test_the_removed_the_present_and_the_new_are_told_apart(dump: Path, director
     assert arrivals.suppressed == (2, 1)
     assert arrivals.read == (len(frame), 25)
     assert arrivals.present[1] == 20  # 19 of them, and the one in the rare ward
-    rows = arrivals.suppressed[0] + arrivals.present[0] + len(arrivals.frame)
+    rows = arrivals.suppressed[0] + arrivals.present[0] + len(arrivals.frame) + len(arrivals.further)
     assert rows == arrivals.read[0]
 
 
@@ -104,6 +104,31 @@ def test_whole_numbers_and_fractions_meet_in_one_column(directory: Path, dump: P
     after = read_dataset(directory)
     assert after["dose"].iloc[-1] == 2.5
     assert list(after["dose"].iloc[: len(before)]) == list(before["dose"])
+
+
+def test_a_row_is_there_as_often_as_it_lies_there_and_the_rest_is_further(
+    directory: Path, dump: Path
+) -> None:
+    rows = clinic_rows(24)
+    mine = rows[rows["person"] == "person-00001-x"]
+    later = mine.iloc[:1].assign(dose=mine["dose"].iloc[0] + 1.5)
+    pd.concat([mine, mine.iloc[:1], later]).to_csv(dump / "visits.csv", index=False)  # one twice, one new
+    arrivals = sort_out(read_dump(str(dump), contract(dump)), directory, placed(directory), {})
+    assert arrivals.frame.empty
+    assert arrivals.present == (len(mine), 1)
+    assert len(arrivals.further) == 2
+    before = read_dataset(directory)
+    staging = directory.parent / "staging"
+    staging.mkdir()
+    stage(arrivals.further, directory, KEY, staging)
+    assert len(list(staging.iterdir())) == 1  # beside the rows of the same person
+    install(staging, directory)
+    after = read_dataset(directory)
+    pd.testing.assert_frame_equal(after.iloc[: len(before)], before, check_dtype=False)
+    assert len(after) == len(before) + 2
+    again = sort_out(read_dump(str(dump), contract(dump)), directory, placed(directory), {})
+    assert again.further.empty
+    assert again.present == again.read
 
 
 def test_another_contract_is_refused(dump: Path) -> None:

@@ -1,4 +1,4 @@
-"""`expunge run` in a process of its own that dies by SIGKILL, with everything it started: at a call, or at a time."""
+"""A command in a process of its own that dies by SIGKILL, with everything it started: at a call, or at a time."""
 
 import importlib
 import multiprocessing
@@ -30,7 +30,7 @@ _PRELOAD = [
 ]
 
 
-def run(root, *, where="", when="after", seconds=None, purge="") -> int:
+def run(root, *, where="", when="after", seconds=None, purge="", command=("run",)) -> int:
     """Run what is due in a workspace, and kill the run, if it does not end before.
 
     Args:
@@ -39,6 +39,7 @@ def run(root, *, where="", when="after", seconds=None, purge="") -> int:
         when: before or after the call.
         seconds: Or how long the run may live.
         purge: Not a whole run: only the purge of this batch.
+        command: Of the command line.
 
     Returns:
         The exit code; ``KILLED`` for a killed run.
@@ -46,7 +47,7 @@ def run(root, *, where="", when="after", seconds=None, purge="") -> int:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(_PRELOAD)
     database = os.environ.get("EXPUNGE_DATABASE_URL")  # the fork server keeps the environment it began with
-    process = context.Process(target=_run, args=(str(root), where, when, purge, database))
+    process = context.Process(target=_run, args=(str(root), where, when, purge, database, tuple(command)))
     process.start()
     process.join(300 if seconds is None else seconds)
     if process.is_alive():
@@ -63,7 +64,9 @@ def _kill(pid) -> None:
         os.kill(pid, signal.SIGKILL)
 
 
-def _run(root: str, where: str, when: str, purge: str, database: str | None) -> None:
+def _run(
+    root: str, where: str, when: str, purge: str, database: str | None, command: tuple[str, ...]
+) -> None:
     os.setsid()
     if database:
         os.environ["EXPUNGE_DATABASE_URL"] = database
@@ -77,7 +80,7 @@ def _run(root: str, where: str, when: str, purge: str, database: str | None) -> 
 
         module.purge.fn(purge)
         os._exit(0)
-    os._exit(invoke(["run", "--workspace", root]))
+    os._exit(invoke([*command, "--workspace", root]))
 
 
 def _arm(where: str, when: str) -> None:

@@ -15,6 +15,7 @@ from expunge.errors import RefusedError, WorkspaceError
 from expunge.pseudonyms import load_keyring
 from expunge.state import open_state
 from expunge.tickets.batches import ORDER
+from tasks import ingest
 from tasks.adapters import access, git
 from tasks.ingest import finish_import, import_dump, restore
 from tasks.place import fork
@@ -60,6 +61,42 @@ def test_the_removed_are_dropped_in_another_spelling_too(root: Path, tmp_path: P
     done = import_dump(open_state(root), str(tmp_path / "dump"), dry_run=True)
     assert (done["suppressed"]["subjects"], done["spelled_otherwise"], done["added"]["subjects"]) == (2, 1, 1)
     assert ANN not in str(done)
+
+
+def test_rows_of_people_who_are_there_are_added_where_that_is_asked_for_and_leave_with_them(
+    root: Path, tmp_path: Path
+) -> None:
+    erase(root, ANN)
+    rows, folder = clinic_rows(PEOPLE), tmp_path / "daily"
+    folder.mkdir()
+    (folder / "contract.yaml").write_text(CONTRACT)
+    today = rows[rows.person.isin([ANN, BOB])].assign(age=77.5)
+    pd.concat([rows, today]).to_csv(folder / "v.csv", index=False)
+    bobs = int((today.person == BOB).sum())
+    state, before = open_state(root), read_dataset(root / "data" / "dataset")
+    done = import_dump(state, str(folder))
+    assert (done["changed"], done["further"]) == (False, {"rows": bobs, "subjects": 1, "added": False})
+    assert import_dump(state, str(folder), append=True, dry_run=True)["changed"] is False
+    pd.testing.assert_frame_equal(read_dataset(root / "data" / "dataset"), before)
+    done = import_dump(state, str(folder), append=True)
+    assert (done["changed"], done["further"]["added"], done["added"]["rows"]) == (True, True, 0)
+    assert ANN not in people(root)
+    assert len(read_dataset(root / "data" / "dataset")) == len(before) + bobs
+    assert import_dump(state, str(folder), append=True)["changed"] is False
+    erase(root, BOB)
+    assert BOB not in people(root)
+
+
+def test_people_in_both_splits_are_told(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a contract whose data name their splits: a hash of the id puts all rows of a person into one."""
+    frame = read_dataset(root / "data" / "dataset")
+    frame = frame[frame["subject_id"].isin([ANN, BOB])].assign(age=77.5)
+    state = open_state(root)
+    for flipped, told in (([], 0), ([ANN], 1), ([ANN, BOB], 2)):
+        other = frame["split"].map({"train": "test", "test": "train"})
+        moved = frame.assign(split=frame["split"].where(~frame["subject_id"].isin(flipped), other))
+        monkeypatch.setattr(ingest, "read_dump", lambda path, contract, moved=moved: moved)
+        assert import_dump(state, "v", append=True, dry_run=True)["in_both_splits"] == told
 
 
 def commits(root: Path) -> int:
