@@ -26,9 +26,12 @@ from expunge.reports.plain_words import (
     GATES_TAKE_AWAY,
     STATUS_WORDS,
     bound,
+    counted,
+    delta_parts,
     exchanged,
     figure,
     gate_words,
+    plural,
     recognition,
     verdict,
     who,
@@ -93,8 +96,8 @@ def certificate_document(
             (bound(c["epsilon"]), "ε (epsilon)"),
             (bound(c["delta"]), "δ (delta)"),
             (c["mechanism"], "mechanism"),
-            (figure(c["forget"]["records"]), "records forgotten"),
-            (figure(c["retain"]["records"]), "records retained"),
+            (figure(c["forget"]["records"]), f"{plural(c['forget']['records'], 'record')} forgotten"),
+            (figure(c["retain"]["records"]), f"{plural(c['retain']['records'], 'record')} retained"),
         ),
         sections=(
             _proves(c),
@@ -168,9 +171,10 @@ def _constants(c: Mapping[str, Any]) -> Section:
                 (
                     f"Error bound {bound(c['error_bound']['value'])} (binding: {c['error_bound']['binding']}), from ",
                     Code(c["error_bound"]["formula"]),
-                    f"; noise σ = {figure(c['sigma'])} on each of {figure(c['parameters'])} parameters{noise}.",
+                    f"; noise σ = {figure(c['sigma'])} on each of {counted(c['parameters'], 'parameter')}{noise}.",
                 )
             ),
+            *([Paragraph((composed,))] if (composed := delta_parts(c)) else []),
             Table(
                 "Constants and where each came from",
                 ("Constant", "Value", "Provenance", "How"),
