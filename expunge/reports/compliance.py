@@ -63,7 +63,7 @@ def compliance_document(
             (figure(number), "closed"),
             (figure(late), "of them late"),
             (figure(sum(tickets["open_at_end"].values())), "open at the end"),
-            (figure(tickets["overdue_at_end"]), ""open and overdue at the end"),
+            (figure(tickets["overdue_at_end"]), "open and overdue at the end"),
             (figure(issued), f"{plural(issued, 'certificate')} issued"),
         ),
         sections=(
@@ -223,7 +223,9 @@ def _refused(refused: Mapping[str, Mapping[str, int]]) -> Section:
 
 def _releases(figures: Mapping[str, Any]) -> Section:
     batches, certificates = figures["batches"], figures["certificates"]
-    refused = ", ".join(f"{name} {counted(number, 'time')}" for name, number in batches["mechanisms_refused"].items())
+    refused = ", ".join(
+        f"{name} {counted(number, 'time')}" for name, number in batches["mechanisms_refused"].items()
+    )
     facts = (
         ("Batches opened", figure(batches["opened"])),
         ("Certificates issued", figure(certificates["issued"])),

@@ -141,14 +141,14 @@ def _lineage(c: Mapping[str, Any], entries: Sequence[Mapping[str, Any]]) -> Sect
     place = f"entry {entry['sequence']}" if entry else "no entry for it here"
     people = who(c)
     boxes = (
-        Box("parent", 0, 0, "Parent model", (model["name"], f"version {model['parent_version']}",
+        Box("parent", 0, 0, (0, 0), "Parent model", (model["name"], f"version {model['parent_version']}",
                                              _short(model["parent_digest"]))),
-        Box("before", 0, 1, "Dataset before", (_short(before["md5"]), f"git {_short(before['git_revision'])}")),
-        Box("batch", 1, 0.5, "Batch", (c["batch"], people, f"mechanism {c['mechanism']}")),
-        Box("model", 2, 0, "This model", (model["name"], version, _short(model["digest"]))),
-        Box("after", 2, 1, "Dataset after", (_short(after["md5"]), f"git {_short(after['git_revision'])}")),
-        Box("certificate", 1, 2, "Certificate", (c["certificate_id"], _short(digest(c)))),
-        Box("entry", 2, 2, "Ledger", (place, _short(digest(entry)) if entry else "")),
+        Box("before", 0, 1, (1, 0), "Dataset before", (_short(before["md5"]), f"git {_short(before['git_revision'])}")),
+        Box("batch", 1, 0.5, (0.5, 1), "Batch", (c["batch"], people, f"mechanism {c['mechanism']}")),
+        Box("model", 2, 0, (0, 2), "This model", (model["name"], version, _short(model["digest"]))),
+        Box("after", 2, 1, (1, 2), "Dataset after", (_short(after["md5"]), f"git {_short(after['git_revision'])}")),
+        Box("certificate", 1, 2, (0.5, 3), "Certificate", (c["certificate_id"], _short(digest(c)))),
+        Box("entry", 2, 2, (0.5, 4), "Ledger", (place, _short(digest(entry)) if entry else "")),
     )  # fmt: skip
     arrows = (
         ("parent", "batch"), ("before", "batch"), ("batch", "model"), ("batch", "after"),

@@ -59,7 +59,7 @@ def extreme():
     return content, entries
 
 
-def receipt(backups=2, **changes):
+def receipt(backups=2, organisation=None, **changes):
     certificate, _ = golden("convex")
     certificate |= changes
     scan = {
@@ -85,6 +85,7 @@ def receipt(backups=2, **changes):
             {"name": f"backup {n} {'y' * 60}", "holds": "dataset", "expires_days": 30 * n}
             for n in range(backups)
         ],
+        organisation or {},
     )
 
 
