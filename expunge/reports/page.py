@@ -54,12 +54,14 @@ def _svg(picture: Picture) -> Markup:
 def _drawn(laid: Laid, alt: str, name: str) -> Markup:
     made = Markup(
         '<svg class="{name}" viewBox="0 0 {w:g} {h:g}" role="img" aria-label="{alt}" font-size="{size:g}" '
-        'font-family="DejaVu Sans, Verdana, sans-serif"><defs><marker id="tip-{name}" viewBox="0 0 8 8" refX="8" refY="4" '
-        'markerWidth="8" markerHeight="8" orient="auto"><path d="M0 0 8 4 0 8z" fill="#57606a"/></marker></defs>'
+        'font-family="DejaVu Sans, Verdana, sans-serif"><defs><marker id="tip-{name}" viewBox="0 0 8 8" refX="8" '
+        'refY="4" markerWidth="8" markerHeight="8" orient="auto">'
+        '<path d="M0 0 8 4 0 8z" fill="#57606a"/></marker></defs>'
     ).format(name=name, w=laid.width, h=laid.height, alt=alt, size=SIZE)
     for x1, y1, x2, y2 in laid.arrows:
         made += Markup(
-            '<line x1="{:g}" y1="{:g}" x2="{:g}" y2="{:g}" stroke="#57606a" stroke-width="1.5" marker-end="url(#tip-{})"/>'
+            '<line x1="{:g}" y1="{:g}" x2="{:g}" y2="{:g}" stroke="#57606a" stroke-width="1.5" '
+            'marker-end="url(#tip-{})"/>'
         ).format(x1, y1, x2, y2, name)
     for box in laid.boxes:
         made += Markup(

@@ -58,8 +58,8 @@ def accumulated_error_words(entries: Sequence[Mapping[str, Any]], limit: float) 
         In words.
     """
     steps = [entry for entry in entries if entry["kind"] in _KINDS]
-    counted = Counter(entry["kind"] for entry in steps)
-    kinds = ", ".join(f"{words}: {counted[kind]}" for kind, (*_, words) in _KINDS.items() if counted[kind])
+    each = Counter(entry["kind"] for entry in steps)
+    kinds = ", ".join(f"{words}: {each[kind]}" for kind, (*_, words) in _KINDS.items() if each[kind])
     values = [entry["accumulated_error"] for entry in steps] or [0.0]
     return (
         f"Accumulated error of the lineage against the limit of policy: {counted(len(steps), 'step')} ({kinds}); "

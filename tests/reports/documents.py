@@ -7,6 +7,7 @@ from pathlib import Path
 
 from expunge.reports.compliance import compliance_document
 from expunge.reports.content import certificate_document
+from expunge.reports.decision import make_decision
 from expunge.reports.receipt import make_receipt, receipt_document
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -162,3 +163,20 @@ def every():
         "report-late": compliance_document(*figures(10_000, late=40), long_ledger(entries)),
         "report-empty": compliance_document(*figures(), []),
     }
+
+
+def of_decision(**organisation):
+    """The receipt of a ticket that was rejected."""
+    ticket = {
+        "ticket_id": "t-0123456789ab",
+        "pseudonym": "p1-" + "a" * 32,
+        "regime": "gdpr",
+        "state": "rejected",
+        "received_at": "2026-01-02T00:00:00+00:00",
+        "due_at": "2026-02-02T00:00:00+00:00",
+        "closed_at": "2026-01-08T00:00:00+00:00",
+    }
+    history = [
+        {"at": "2026-01-08T00:00:00+00:00", "from": "received", "to": "rejected", "reason": "not established"}
+    ]
+    return receipt_document(make_decision(ticket, history, organisation))
