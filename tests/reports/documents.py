@@ -1,6 +1,7 @@
 """Documents of every kind, also of extreme ones, for whatever looks at them."""
 
 import copy
+import functools
 import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -148,6 +149,7 @@ def figures(tickets=0, late=0):
     }, times  # fmt: skip
 
 
+@functools.cache
 def every():
     """Documents by name."""
     entries = golden("convex")[1]
