@@ -202,9 +202,14 @@ def ticket_times_words(times: Sequence[tuple[datetime, float, float]]) -> str:
     late = sum(took > allowed for _, took, allowed in times)
     took, allowed = [t[1] for t in times], [t[2] for t in times]
     return (
-        f"Time per ticket: {counted(len(times), 'closed ticket')} took {min(took):.3g} to {max(took):.3g} days, where "
-        f"{min(allowed):.0f} to {max(allowed):.0f} were allowed; {late:,} {plural(late, 'was', 'were')} late."
+        f"Time per ticket: {counted(len(times), 'closed ticket')} took {_days(took, '.3g')}, with "
+        f"{_days(allowed, '.0f')} allowed; {late:,} {plural(late, 'was', 'were')} late."
     )
+
+
+def _days(values: Sequence[float], form: str) -> str:
+    low, high = f"{min(values):{form}}", f"{max(values):{form}}"
+    return f"{low} to {high} days" if low != high else f"{low} {'day' if low == '1' else 'days'}"
 
 
 def _axes(width: float, height: float, columns: int = 1) -> tuple[Any, Any]:

@@ -75,7 +75,7 @@ def test_a_backup_has_forgotten_so_many_days_after_the_purge():
 def test_what_a_purge_had_to_keep_is_not_covered():
     data = "rows in earlier dataset versions (cache, remote)"
     assert data in made()[1]["purged"]["what"]
-    note = "not searched: 1 objects that another dataset needs"
+    note = "not searched: 1 object that another dataset needs"
     _, receipt = made(
         kept=[{"what": "data object 12", "where": "remote", "why": "another dataset needs it"}],
         scan={**SCAN, "notes": [note]},
