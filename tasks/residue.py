@@ -83,7 +83,8 @@ def scan_workspace(state: State, target: Target, *, with_tickets: bool = True) -
         )
     lost = Counter(epoch_of(one) for one in target.pseudonyms)
     notes += [
-        f"{counted(people, 'person', 'people')} erased under key epoch {epoch}, whose key is destroyed, cannot be searched for"
+        f"{counted(people, 'person', 'people')} erased under key epoch {epoch}, whose key is destroyed, "
+        "cannot be searched for"
         for epoch, people in sorted(lost.items())
         if epoch not in state.pseudonymiser.epochs
     ]

@@ -113,7 +113,10 @@ def render_pdf(document: Document) -> bytes:
 
 def _needed(flow: Sequence[Flowable]) -> float:
     """Room for a heading and the start of what is below it; kept with all of it, half a page would stay empty."""
-    return 90.0 + sum(one.wrap(_WIDTH, A4[1])[1] for one in flow[1:3] if isinstance(one, (Image, Drawing)))
+    pictures: list[float] = [
+        one.wrap(_WIDTH, A4[1])[1] for one in flow[1:3] if isinstance(one, (Image, Drawing))
+    ]
+    return 90.0 + sum(pictures)
 
 
 class _Heading(Words):  # type: ignore[misc]
