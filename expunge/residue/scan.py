@@ -120,7 +120,8 @@ def _blind(scanner: Scanner, target: Target) -> list[str]:
     short = sum(len(subject) < SHORTEST_TOKEN for subject in target.subjects)
     if short:
         notes.append(
-            f"{counted(short, 'id')} shorter than {SHORTEST_TOKEN} characters {plural(short, 'was', 'were')} searched in subject columns and "
+            f"{counted(short, 'id')} shorter than {SHORTEST_TOKEN} characters "
+            f"{plural(short, 'was', 'were')} searched in subject columns and "
             "fields only"
         )
     if target.embedded:
