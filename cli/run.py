@@ -106,7 +106,7 @@ def plan(
         rows,
     )
     out.print(
-        f"Ledger left: accumulated error {left['accumulated_error']:.4g}, {counted(left['releases'], 'release')}"
+        f"Ledger left: accumulated error {left['accumulated_error']:.4g}, {counted(int(left['releases']), 'release')}"
     )
     out.print(made.why, markup=False)
     if cost["seconds_a_ticket"] is not None:
