@@ -32,6 +32,8 @@ def list_certificates(workspace: WorkspaceOption = None, json: JsonOption = Fals
     if json:
         emit(found)
         return
+    from expunge.reports.plain_words import bound
+
     undone = {
         release["certificate_id"]
         for batch in state.batches.every()
@@ -39,7 +41,7 @@ def list_certificates(workspace: WorkspaceOption = None, json: JsonOption = Fals
     }
     rows = [
         (c["certificate_id"], c["issued_at"], c["model"]["version"], c["mechanism"], c["guarantee"],
-         f"{c['epsilon']:.4g}", f"{c['delta']:.2g}", c["forget"]["records"])
+         bound(c["epsilon"]), bound(c["delta"]), c["forget"]["records"])
         for c in found
     ]  # fmt: skip
     table(
@@ -60,7 +62,7 @@ def show(certificate: _IdArgument, workspace: WorkspaceOption = None, json: Json
     if json:
         emit(content)
         return
-    from expunge.reports.plain_words import gate_words, verdict
+    from expunge.reports.plain_words import bound, delta_parts, gate_words, verdict
     from expunge.reports.purged import fate, purge_of, since_issued
 
     out.print(verdict(content), markup=False)
@@ -69,9 +71,11 @@ def show(certificate: _IdArgument, workspace: WorkspaceOption = None, json: Json
     if rolled_back(state.batches.get(content["batch"]), content["certificate_id"]):
         out.print("ROLLED BACK: this version was undone; the batch is unlearned again.", markup=False)
     out.print(
-        f"\n{content['guarantee']}; epsilon {content['epsilon']:.6g}, delta {content['delta']:.6g}",
+        f"\n{content['guarantee']}; epsilon {bound(content['epsilon'])}, delta {bound(content['delta'])}",
         markup=False,
     )
+    if composed := delta_parts(content):
+        out.print(composed, markup=False)
     out.print(f"Compared with: {content['reference']}", markup=False)
     for title, lines in (("Assumes", content["assumptions"]), ("Does not prove", content["scope"])):
         for line in lines:

@@ -26,6 +26,7 @@ def plan(
     json: JsonOption = False,
 ) -> None:
     """Dry run: what the next batch would do, at which guarantee and cost. Changes nothing."""
+    from expunge.reports.plain_words import bound, counted
     from tasks.intake import waiting_for
     from tasks.lineages import on_the_same_people
     from tasks.planning import plan_for
@@ -79,15 +80,17 @@ def plan(
             }
         )
         return
-    out.print(f"Next batch: {len(chosen)} tickets, {records} records (dry run: nothing is changed)")
+    out.print(
+        f"Next batch: {counted(len(chosen), 'ticket')}, {counted(records, 'record')} (dry run: nothing is changed)"
+    )
     if waiting:
         out.print(f"It does not start yet: {waiting}.", markup=False)
     rows = [
         (
             a.mechanism,
             a.guarantee,
-            f"{a.epsilon:.3g}",
-            f"{a.delta:.1g}",
+            bound(a.epsilon),
+            bound(a.delta),
             f"{a.error_bound:.3g}",
             f"{a.seconds:.1f} s" if context.timed else f"{a.seconds:.2g} trainings",
             a.utility,
@@ -102,7 +105,9 @@ def plan(
         ("mechanism", "guarantee", "epsilon", "delta", "error bound", "predicted", "accuracy", "verdict"),
         rows,
     )
-    out.print(f"Ledger left: accumulated error {left['accumulated_error']:.4g}, {left['releases']} releases")
+    out.print(
+        f"Ledger left: accumulated error {left['accumulated_error']:.4g}, {counted(int(left['releases']), 'release')}"
+    )
     out.print(made.why, markup=False)
     if cost["seconds_a_ticket"] is not None:
         out.print(f"Predicted cost: {cost['seconds_a_ticket']:.1f} s a ticket, before attacks on the release")
@@ -249,14 +254,13 @@ def _print_batch(batch: dict[str, Any]) -> None:
     if batch["error"]:
         out.print(f"{batch['batch_id']}: FAILED, {batch['error']}", markup=False)
         return
-    asked = (
-        f"{len(batch['tickets'])} tickets, {batch['records']} records"
-        if batch["tickets"]
-        else "trained again"
-    )
+    from expunge.reports.plain_words import bound, counted
+
+    asked = f"{counted(len(batch['tickets']), 'ticket')}, {counted(batch['records'], 'record')}"
     out.print(
-        f"{batch['batch_id']}: {asked}, {batch['mechanism']} "
-        f"({batch['guarantee']}, epsilon {batch['epsilon']:.4g}, delta {batch['delta']:.2g}), "
+        f"{batch['batch_id']}: {asked if batch['tickets'] else 'trained again'}, "
+        f"{batch['mechanism']} ({batch['guarantee']}, "
+        f"epsilon {bound(batch['epsilon'])}, delta {bound(batch['delta'])}), "
         f"model version {batch['model_version']}, certificate {batch['certificate_id']}",
         markup=False,
     )

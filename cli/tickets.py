@@ -195,8 +195,10 @@ def receipt(
 ) -> None:
     """Show what became of a ticket that is closed, was rejected or withdrawn; names nobody."""
     from expunge.reports.decision import NOTHING_ERASED
+    from expunge.reports.organisation import organisation_lines
     from expunge.reports.page import render_page
     from expunge.reports.pdf import render_pdf
+    from expunge.reports.plain_words import counted
     from expunge.reports.receipt import receipt_document
     from tasks.receipt import receipt_of
     from tasks.signing import sign_receipt
@@ -221,7 +223,7 @@ def receipt(
             markup=False,
         )
         out.print(f"Reason: {found['reason']}", markup=False)
-        out.print(NOTHING_ERASED, markup=False)
+        out.print(" ".join([NOTHING_ERASED, *organisation_lines(found)]), markup=False)
         return
     purged, scan = found["purged"], found["scan"]
     out.print(f"{found['ticket_id']} ({found['pseudonym']}) closed {found['closed_at']}", markup=False)
@@ -230,10 +232,14 @@ def receipt(
     out.print(f"Batch {found['batch_id']}, certificate {found['certificate_id']}", markup=False)
     out.print(f"Purged {purged['at']}: {'; '.join(purged['what'])}", markup=False)
     searched = sum(item["files"] for item in scan["searched"])
-    out.print(f"Residue scan of {searched:,} files and objects: {scan['hits']} hits", markup=False)
+    out.print(
+        f"Residue scan of {counted(searched, 'file or object', 'files and objects')}: {counted(scan['hits'], 'hit')}",
+        markup=False,
+    )
     backups = [tuple(backup.values()) for backup in found["backups"]]
     table("Backups", ("name", "holds", "forgotten by"), backups)
     table("Not covered", ("artefact", "reason"), [tuple(item.values()) for item in found["not_covered"]])
+    out.print(" ".join(organisation_lines(found)), markup=False)
 
 
 @app.command(name="verify-receipt")

@@ -11,6 +11,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from expunge.errors import PolicyError, WorkspaceError
+from expunge.organisation import OrganisationPolicy
 from expunge.regimes import LAWS, NAME, Regime
 
 GuaranteeClass = Literal["exact", "unconditional", "convex", "conditional"]
@@ -375,7 +376,16 @@ class RegimePolicy(_Strict):
         return self
 
 
-_OPERATIONAL = {"batch", "retention", "alarms", "suppression", "evidence", "backups", "regimes"}
+_OPERATIONAL = {
+    "batch",
+    "retention",
+    "alarms",
+    "suppression",
+    "evidence",
+    "backups",
+    "regimes",
+    "organisation",
+}
 
 
 class Policy(_Strict):
@@ -399,6 +409,7 @@ class Policy(_Strict):
     evidence: EvidencePolicy = EvidencePolicy()
     backups: tuple[BackupPolicy, ...] = ()
     regimes: dict[str, RegimePolicy] = {}
+    organisation: OrganisationPolicy = OrganisationPolicy()
 
     @field_validator("regimes")
     @classmethod

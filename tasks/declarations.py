@@ -11,6 +11,7 @@ from expunge.evidence.ledger import LedgerEntry
 from expunge.evidence.ledger_file import parse_ledger
 from expunge.evidence.verify import verify_certificate
 from expunge.evidence.verify_ledger import verify_ledger
+from expunge.reports.plain_words import bound
 from expunge.state import State
 from expunge.tickets.intake import check_reason
 from expunge.tickets.lifecycle import OPEN
@@ -153,7 +154,7 @@ def _by_certificate(state: State, name: str, path: Path) -> Resolution:
     _require_purged(certificate, ledger.entries)
     model = certificate.model
     exact = certificate.guarantee == "exact"
-    figures = "" if exact else f", epsilon {certificate.epsilon:.4g}, delta {certificate.delta:.2g}"
+    figures = "" if exact else f", epsilon {bound(certificate.epsilon)}, delta {bound(certificate.delta)}"
     return Resolution(
         name,
         "recomputed" if exact else "covered",
@@ -179,7 +180,7 @@ def _require_admitted(state: State, certificate: Certificate) -> None:
             "the policy of this workspace does not admit the certificate",
             expected=f"{'/'.join(admit.classes)}, epsilon <= {min(admit.epsilon, limit):g}, delta <= {admit.delta:g}, "
             "not vacuous",
-            got=f"{c.guarantee}, epsilon {c.epsilon:.4g}, composed {composed:.4g}, delta {c.delta:.4g}"
+            got=f"{c.guarantee}, epsilon {bound(c.epsilon)}, composed {bound(composed)}, delta {bound(c.delta)}"
             + (", vacuous" if c.vacuous else ""),
             remedy="unlearn there with a mechanism that it admits, or retrain",
         )

@@ -23,9 +23,9 @@ def receipt_of(state: State, ticket_id: str) -> dict[str, Any]:
         TicketError: If the ticket is open.
         VerificationError: If the ledger has no entry of its purge.
     """
-    ticket = state.tickets.get(ticket_id)
+    ticket, organisation = state.tickets.get(ticket_id), state.policy.organisation.model_dump()
     if ticket.state in (TicketState.REJECTED, TicketState.WITHDRAWN):
-        return make_decision(ticket.to_json(), state.tickets.history(ticket_id))
+        return make_decision(ticket.to_json(), state.tickets.history(ticket_id), organisation)
     if ticket.state != TicketState.CLOSED or ticket.batch_id is None:
         raise TicketError(
             "there is no receipt of an open ticket",
@@ -52,4 +52,5 @@ def receipt_of(state: State, ticket_id: str) -> dict[str, Any]:
         batch.data["certificate"],
         purges[-1].to_json(),
         batch.data.get("backups", []),
+        organisation,
     )

@@ -8,7 +8,7 @@ from expunge.errors import VerificationError
 from expunge.evidence.bundle import STAMP_FILE
 from expunge.evidence.ledger_file import parse_ledger
 from expunge.models.serving import load_model
-from expunge.reports.plain_words import verdict
+from expunge.reports.plain_words import bound, verdict
 from expunge.reports.plots import accumulated_error_plot
 from expunge.stages import MODEL_FOLDER, install_model
 from expunge.state import State, open_state
@@ -115,12 +115,12 @@ def _spec(state: State, batch: Batch) -> VersionSpec:
 def _tags(certificate: dict[str, Any]) -> dict[str, str]:
     c, s = certificate, certificate["sequential"]
     return {
-        "epsilon": f"{c['epsilon']:.6g}",
-        "delta": f"{c['delta']:.6g}",
+        "epsilon": bound(c["epsilon"]),
+        "delta": bound(c["delta"]),
         "guarantee": c["guarantee"],
         "mechanism": c["mechanism"],
-        "accumulated_error": f"{s['accumulated_error']:.6g}",
-        "composed_epsilon": f"{s['composed_epsilon']:.6g}",
+        "accumulated_error": bound(s["accumulated_error"]),
+        "composed_epsilon": bound(s["composed_epsilon"]),
         "dataset_before": c["dataset"]["before"]["md5"],
         "dataset_after": c["dataset"]["after"]["md5"],
         "git_revision_before": c["dataset"]["before"]["git_revision"],

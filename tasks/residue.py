@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 from expunge.datasets.partitions import partition_files
 from expunge.errors import ResidueError
 from expunge.pseudonyms import epoch_of
+from expunge.reports.plain_words import counted
 from expunge.residue.scan import ScanReport, Target, scan
 from expunge.state import State, open_state
 from tasks.adapters import access, dvc_objects
@@ -78,11 +79,12 @@ def scan_workspace(state: State, target: Target, *, with_tickets: bool = True) -
     stores, notes = every_store(state, with_tickets=with_tickets, skip=left)
     if left:
         notes.append(
-            f"not searched: {len(left)} objects that another dataset needs; remove the people there too"
+            f"not searched: {counted(len(left), 'object')} that another dataset needs; remove the people there too"
         )
     lost = Counter(epoch_of(one) for one in target.pseudonyms)
     notes += [
-        f"{people} people erased under key epoch {epoch}, whose key is destroyed, cannot be searched for"
+        f"{counted(people, 'person', 'people')} erased under key epoch {epoch}, whose key is destroyed, "
+        "cannot be searched for"
         for epoch, people in sorted(lost.items())
         if epoch not in state.pseudonymiser.epochs
     ]

@@ -10,6 +10,7 @@ from pathlib import Path
 from expunge.errors import InputError, RefusedError, VerificationError
 from expunge.evidence.model_files import model_digest
 from expunge.models.kept import destroy_kept
+from expunge.reports.plain_words import bound
 from expunge.scratch import scratch
 from expunge.stages import install_model
 from expunge.state import State
@@ -106,7 +107,7 @@ def _require_admitted(state: State, target: Version) -> None:
         raise RefusedError(
             f"policy does not admit the certificate of version {target.version} any more",
             expected=f"{'/'.join(admit.classes)}, epsilon <= {limit:g}, delta <= {admit.delta:g}",
-            got=f"{c['guarantee']}, epsilon {c['epsilon']:.4g}, delta {c['delta']:.4g}",
+            got=f"{c['guarantee']}, epsilon {bound(c['epsilon'])}, delta {bound(c['delta'])}",
             remedy="unlearn on: `expunge run`",
         )
 

@@ -5,9 +5,11 @@ batch: it is done by then.
 """
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from expunge.errors import ExpungeError
+from expunge.reports.plain_words import bound, counted, plural
 from expunge.state import State, open_state
 from expunge.tickets.batches import Batch
 from expunge.tickets.figures import read_figures
@@ -91,7 +93,10 @@ def summarise_sweep(batch_ids: list[str], alarms: int) -> bool:
         return False
     rows = [{"batch": b.batch_id, "stage": str(b.stage), **_facts(state, b)} for b in batches]
     key = f"sweep-{re.sub('[^a-z0-9]+', '-', state.lineage.lower())}"
-    said = f"{len(batches)} batches, {alarms} alarms raised, {waiting} tickets wait for a batch"
+    said = (
+        f"{counted(len(batches), 'batch', 'batches')}, {counted(alarms, 'alarm')} raised, "
+        f"{counted(waiting, 'ticket')} {plural(waiting, 'waits', 'wait')} for a batch"
+    )
     return show_table(key, rows, f"Sweep of {state.lineage}: {said}", each_run=True)
 
 
@@ -104,9 +109,14 @@ def _facts(state: State, batch: Batch) -> dict[str, Any]:
         "records": data.get("records"),
         "mechanism": data.get("mechanism"),
         "guarantee": release.get("guarantee"),
-        "epsilon": release.get("epsilon"),
-        "delta": release.get("delta"),
+        "epsilon": _bound(release, "epsilon"),
+        "delta": _bound(release, "delta"),
         "noise draws": batch.draws,
         "model version": data.get("model_version"),
         "certificate": data.get("certificate_id"),
     }
+
+
+def _bound(release: Mapping[str, Any], name: str) -> str | None:
+    """As every other page states it."""
+    return bound(release[name]) if name in release else None

@@ -7,6 +7,7 @@ from expunge.errors import GateError
 from expunge.evidence.annex import ANNEX_FILE, FIGURES_FILE, as_text, enclose
 from expunge.files import replace_file
 from expunge.models.serving import load_model
+from expunge.reports.plain_words import counted
 from expunge.scratch import scratch
 from expunge.stages import MODEL_FOLDER, metrics
 from expunge.state import State, open_state
@@ -68,7 +69,7 @@ def validate(batch_id: str) -> list[str]:
         and release["delta"] <= admit.delta
     )
     gates = [
-        {"name": DATA_GATE, "passed": True, "limit": f"{len(checks)} expectations"},
+        {"name": DATA_GATE, "passed": True, "limit": counted(len(checks), "expectation")},
         {
             "name": UTILITY_GATE,
             "passed": published - measured["accuracy"] <= drop,

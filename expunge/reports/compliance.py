@@ -17,7 +17,7 @@ from expunge.reports.document import (
     Tag,
     Tone,
 )
-from expunge.reports.plain_words import CLASS_WORDS, bound, figure
+from expunge.reports.plain_words import CLASS_WORDS, bound, counted, figure, plural
 from expunge.reports.plots import (
     accumulated_error_plot,
     accumulated_error_words,
@@ -47,8 +47,9 @@ def compliance_document(
     Returns:
         The document.
     """
-    period, closed = figures["period"], figures["closed"].values()
+    period, closed, tickets = figures["period"], figures["closed"].values(), figures["tickets"]
     number, late = sum(one["closed"] for one in closed), sum(one["late"] for one in closed)
+    received, issued = sum(tickets["received"].values()), figures["certificates"]["issued"]
     words, tone = _verdict(figures, number, late)
     so_far = "" if period["complete"] else ", which is not over"
     return Document(
@@ -58,15 +59,15 @@ def compliance_document(
         verdict=words,
         tone=tone,
         figures=(
-            (figure(sum(figures["tickets"]["received"].values())), "requests received"),
+            (figure(received), f"{plural(received, 'request')} received"),
             (figure(number), "closed"),
             (figure(late), "of them late"),
-            (figure(sum(figures["tickets"]["open_at_end"].values())), "open at the end"),
-            (figure(figures["tickets"]["overdue_at_end"]), "open and overdue at the end"),
-            (figure(figures["certificates"]["issued"]), "certificates issued"),
+            (figure(sum(tickets["open_at_end"].values())), "open at the end"),
+            (figure(tickets["overdue_at_end"]), "open and overdue at the end"),
+            (figure(issued), f"{plural(issued, 'certificate')} issued"),
         ),
         sections=(
-            _requests(figures["tickets"]),
+            _requests(tickets),
             _deadlines(figures["closed"], times),
             _refused(figures["refused_requests"]),
             _releases(figures),
@@ -81,29 +82,46 @@ def compliance_document(
 def _verdict(figures: Mapping[str, Any], number: int, late: int) -> tuple[str, Tone]:
     ledger, certificates = figures["ledger"], figures["certificates"]
     overdue = figures["tickets"]["overdue_at_end"]
+    standing = sum(figures["tickets"]["open_at_end"].values())
+    every = sum(figures["tickets"]["states"].values())
     said, bad = list[str](), False
     if not ledger["holds"]:
         said.append("The ledger does not hold: what rests on it cannot be relied on.")
         bad = True
+    said.append(_open(standing, every, overdue))
     if number == 0:
         said.append("No request was closed in this period.")
     elif late:
-        said.append(f"{late:,} of {number:,} closed requests were closed late.")
+        said.append(
+            f"{late:,} of {counted(number, 'closed request')} {plural(late, 'was', 'were')} closed late."
+        )
     else:
         said.append(
             "1 request was closed, in time."
             if number == 1
             else f"All {number:,} closed requests were in time."
         )
-    if overdue:
-        said.append(f"{overdue:,} {'is' if overdue == 1 else 'are'} open and overdue.")
     if certificates["vacuous"]:
-        said.append(f"VACUOUS certificates, which prove nothing useful: {certificates['vacuous']:,}.")
+        vacuous = certificates["vacuous"]
+        said.append(
+            f"{counted(vacuous, 'certificate')} {plural(vacuous, 'is', 'are')} VACUOUS and "
+            f"{plural(vacuous, 'proves', 'prove')} nothing useful."
+        )
         bad = True
     if figures["batches"]["rolled_back"]:
         undone = figures["batches"]["rolled_back"]
-        said.append("1 release was rolled back." if undone == 1 else f"{undone:,} releases were rolled back.")
+        said.append(f"{counted(undone, 'release')} {plural(undone, 'was', 'were')} rolled back.")
     return " ".join(said), "bad" if bad or overdue or late else "good"
+
+
+def _open(standing: int, every: int, overdue: int) -> str:
+    """How many of the period's tickets are still to be answered."""
+    if not every:
+        return "There was no ticket."
+    if not standing:
+        return f"None of {counted(every, 'ticket')} is open."
+    late = f"{overdue:,} {plural(overdue, 'is', 'are')} overdue" if overdue else "none is overdue"
+    return f"{standing:,} of {counted(every, 'ticket')} {plural(standing, 'is', 'are')} open, {late}."
 
 
 def _requests(tickets: Mapping[str, Any]) -> Section:
@@ -205,7 +223,9 @@ def _refused(refused: Mapping[str, Mapping[str, int]]) -> Section:
 
 def _releases(figures: Mapping[str, Any]) -> Section:
     batches, certificates = figures["batches"], figures["certificates"]
-    refused = ", ".join(f"{name} {number:,} times" for name, number in batches["mechanisms_refused"].items())
+    refused = ", ".join(
+        f"{name} {counted(number, 'time')}" for name, number in batches["mechanisms_refused"].items()
+    )
     facts = (
         ("Batches opened", figure(batches["opened"])),
         ("Certificates issued", figure(certificates["issued"])),
@@ -286,9 +306,9 @@ def _coverage(certificates: Mapping[str, Any]) -> Section:
             "No artefact stays by exception.",
         )
     ]
-    if len(exceptions) > _SHOWN:
+    if (left := len(exceptions) - _SHOWN) > 0:
         blocks.append(
-            Paragraph((f"{len(exceptions) - _SHOWN:,} more are in the machine form of this report.",))
+            Paragraph((f"{left:,} more {plural(left, 'is', 'are')} in the machine form of this report.",))
         )
     blocks += [
         Paragraph(("Not covered by the certificates, with how many of them say so:",)),

@@ -26,9 +26,12 @@ from expunge.reports.plain_words import (
     GATES_TAKE_AWAY,
     STATUS_WORDS,
     bound,
+    counted,
+    delta_parts,
     exchanged,
     figure,
     gate_words,
+    plural,
     recognition,
     verdict,
     who,
@@ -93,8 +96,8 @@ def certificate_document(
             (bound(c["epsilon"]), "ε (epsilon)"),
             (bound(c["delta"]), "δ (delta)"),
             (c["mechanism"], "mechanism"),
-            (figure(c["forget"]["records"]), "records forgotten"),
-            (figure(c["retain"]["records"]), "records retained"),
+            (figure(c["forget"]["records"]), f"{plural(c['forget']['records'], 'record')} forgotten"),
+            (figure(c["retain"]["records"]), f"{plural(c['retain']['records'], 'record')} retained"),
         ),
         sections=(
             _proves(c),
@@ -138,14 +141,14 @@ def _lineage(c: Mapping[str, Any], entries: Sequence[Mapping[str, Any]]) -> Sect
     place = f"entry {entry['sequence']}" if entry else "no entry for it here"
     people = who(c)
     boxes = (
-        Box("parent", 0, 0, "Parent model", (model["name"], f"version {model['parent_version']}",
+        Box("parent", 0, 0, (0, 0), "Parent model", (model["name"], f"version {model['parent_version']}",
                                              _short(model["parent_digest"]))),
-        Box("before", 0, 1, "Dataset before", (_short(before["md5"]), f"git {_short(before['git_revision'])}")),
-        Box("batch", 1, 0.5, "Batch", (c["batch"], people, f"mechanism {c['mechanism']}")),
-        Box("model", 2, 0, "This model", (model["name"], version, _short(model["digest"]))),
-        Box("after", 2, 1, "Dataset after", (_short(after["md5"]), f"git {_short(after['git_revision'])}")),
-        Box("certificate", 1, 2, "Certificate", (c["certificate_id"], _short(digest(c)))),
-        Box("entry", 2, 2, "Ledger", (place, _short(digest(entry)) if entry else "")),
+        Box("before", 0, 1, (1, 0), "Dataset before", (_short(before["md5"]), f"git {_short(before['git_revision'])}")),
+        Box("batch", 1, 0.5, (0.5, 1), "Batch", (c["batch"], people, f"mechanism {c['mechanism']}")),
+        Box("model", 2, 0, (0, 2), "This model", (model["name"], version, _short(model["digest"]))),
+        Box("after", 2, 1, (1, 2), "Dataset after", (_short(after["md5"]), f"git {_short(after['git_revision'])}")),
+        Box("certificate", 1, 2, (0.5, 3), "Certificate", (c["certificate_id"], _short(digest(c)))),
+        Box("entry", 2, 2, (0.5, 4), "Ledger", (place, _short(digest(entry)) if entry else "")),
     )  # fmt: skip
     arrows = (
         ("parent", "batch"), ("before", "batch"), ("batch", "model"), ("batch", "after"),
@@ -168,9 +171,10 @@ def _constants(c: Mapping[str, Any]) -> Section:
                 (
                     f"Error bound {bound(c['error_bound']['value'])} (binding: {c['error_bound']['binding']}), from ",
                     Code(c["error_bound"]["formula"]),
-                    f"; noise σ = {figure(c['sigma'])} on each of {figure(c['parameters'])} parameters{noise}.",
+                    f"; noise σ = {figure(c['sigma'])} on each of {counted(c['parameters'], 'parameter')}{noise}.",
                 )
             ),
+            *([Paragraph((composed,))] if (composed := delta_parts(c)) else []),
             Table(
                 "Constants and where each came from",
                 ("Constant", "Value", "Provenance", "How"),

@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from expunge.reports.document import Code, Document, Facts, Line, Paragraph, Section
+from expunge.reports.organisation import organisation_section
 
 _WORDS: Final = {
     "rejected": "Your request was rejected.",
@@ -16,12 +17,15 @@ NOTHING_ERASED: Final = (
 )
 
 
-def make_decision(ticket: Mapping[str, Any], history: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def make_decision(
+    ticket: Mapping[str, Any], history: Sequence[Mapping[str, Any]], organisation: Mapping[str, str | None]
+) -> dict[str, Any]:
     """Put the receipt of a rejected or withdrawn ticket together.
 
     Args:
         ticket: As plain data; no subject id is in it.
         history: Its steps, ``{at, from, to, reason}``.
+        organisation: That answers for the data, ``{name, contact, authority}``; None of what it does not state.
 
     Returns:
         A JSON-able dict; ``erased`` is false.
@@ -34,6 +38,7 @@ def make_decision(ticket: Mapping[str, Any], history: Sequence[Mapping[str, Any]
         "decided_at": last["at"],
         "reason": last["reason"],
         "erased": False,
+        "organisation": dict(organisation),
     }
 
 
@@ -58,11 +63,12 @@ def decision_document(receipt: Mapping[str, Any], signed_by: Line) -> Document:
     return Document(
         title="Receipt of a decision",
         name=r["ticket_id"],
-        about=(f"{r['ticket_id']} · {r['decision']} · person ", Code(r["pseudonym"]), " (a pseudonym)"),
+        about=(f"{r['ticket_id']} · {r['decision']} · you are ", Code(r["pseudonym"]), " here (a pseudonym)"),
         verdict=f"{_WORDS[r['decision']]} {NOTHING_ERASED}",
         tone="wait",
         sections=(
             Section("What was decided", (Facts("Decision", [(name, (value,)) for name, value in facts]),)),
+            organisation_section(r),
             Section("How to check this receipt", (Paragraph(signed_by),)),
         ),
     )

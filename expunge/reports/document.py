@@ -84,6 +84,7 @@ class Box:
         name: By which arrows know it.
         column: From 0.
         row: From 0; halves lie between two.
+        narrow: Column and row on a telephone: of two columns, a half is the middle.
         title: What it is.
         lines: Which one.
     """
@@ -91,6 +92,7 @@ class Box:
     name: str
     column: int
     row: float
+    narrow: tuple[float, float]
     title: str
     lines: Sequence[str]
 

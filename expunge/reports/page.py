@@ -7,7 +7,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from expunge.reports.document import Code, Document, Line, Picture, Tag
-from expunge.reports.picture import SIZE, WIDTH, lay_out
+from expunge.reports.picture import SIZE, Laid, lay_out
 
 
 def render_page(document: Document) -> str:
@@ -45,16 +45,24 @@ def _line(line: Line) -> Markup:
 
 
 def _svg(picture: Picture) -> Markup:
-    laid = lay_out(picture)
+    """Both layouts: which of them is seen is the style's."""
+    return _drawn(lay_out(picture), picture.alt, "across") + _drawn(
+        lay_out(picture, narrow=True), picture.alt, "down"
+    )
+
+
+def _drawn(laid: Laid, alt: str, name: str) -> Markup:
     made = Markup(
-        '<svg viewBox="0 0 {w:g} {h:g}" role="img" aria-label="{alt}" font-size="{size:g}" '
-        'font-family="DejaVu Sans, Verdana, sans-serif"><defs><marker id="tip" viewBox="0 0 8 8" refX="8" refY="4" '
-        'markerWidth="8" markerHeight="8" orient="auto"><path d="M0 0 8 4 0 8z" fill="#57606a"/></marker></defs>'
-    ).format(w=WIDTH, h=laid.height, alt=picture.alt, size=SIZE)
+        '<svg class="{name}" viewBox="0 0 {w:g} {h:g}" role="img" aria-label="{alt}" font-size="{size:g}" '
+        'font-family="DejaVu Sans, Verdana, sans-serif"><defs><marker id="tip-{name}" viewBox="0 0 8 8" refX="8" '
+        'refY="4" markerWidth="8" markerHeight="8" orient="auto">'
+        '<path d="M0 0 8 4 0 8z" fill="#57606a"/></marker></defs>'
+    ).format(name=name, w=laid.width, h=laid.height, alt=alt, size=SIZE)
     for x1, y1, x2, y2 in laid.arrows:
         made += Markup(
-            '<line x1="{:g}" y1="{:g}" x2="{:g}" y2="{:g}" stroke="#57606a" stroke-width="1.5" marker-end="url(#tip)"/>'
-        ).format(x1, y1, x2, y2)
+            '<line x1="{:g}" y1="{:g}" x2="{:g}" y2="{:g}" stroke="#57606a" stroke-width="1.5" '
+            'marker-end="url(#tip-{})"/>'
+        ).format(x1, y1, x2, y2, name)
     for box in laid.boxes:
         made += Markup(
             '<rect x="{:g}" y="{:g}" width="{:g}" height="{:g}" rx="6" fill="#f3f7fc" stroke="#0b5cad"/>'

@@ -16,6 +16,7 @@ from reportlab.lib.utils import ImageReader
 from reportlab.pdfbase.pdfmetrics import stringWidth
 from reportlab.pdfgen.canvas import Canvas
 from reportlab.platypus import (
+    CondPageBreak,
     Flowable,
     Image,
     KeepTogether,
@@ -64,7 +65,7 @@ _CELL = _style("cell", 8)
 _HEAD = _style("head", 8, fontName=fonts.BOLD, textColor=_MUTED)
 _SMALL = _style("small", 7.5, textColor=_MUTED, spaceAfter=5)
 _TITLE = _style("title", 18, fontName=fonts.BOLD, spaceAfter=2)
-_SECTION = _style("section", 12, fontName=fonts.BOLD, spaceBefore=12, spaceAfter=5, keepWithNext=1)
+_SECTION = _style("section", 12, fontName=fonts.BOLD, spaceBefore=12, spaceAfter=5)
 _VALUE = _style("value", 10.5, fontName=fonts.BOLD, leading=13)
 _COMMAND = _style(
     "command", 8, fontName=fonts.MONO, backColor=HexColor("#f4f5f7"), borderPadding=5, spaceBefore=6,
@@ -101,13 +102,21 @@ def render_pdf(document: Document) -> bytes:
     for section in document.sections:
         flow = [_Heading(section.title, _SECTION, 1), *(f for block in section.blocks for f in _flow(block))]
         square = any(isinstance(block, Square) for block in section.blocks)  # not alone on a page
-        story += [KeepTogether(flow)] if square else flow
+        story += [KeepTogether(flow)] if square else [CondPageBreak(_needed(flow)), *flow]
 
     def canvas(*given: Any, **named: Any) -> Canvas:
         return _Numbered(name, *given, **named)
 
     template.build(story, canvasmaker=canvas)
     return out.getvalue()
+
+
+def _needed(flow: Sequence[Flowable]) -> float:
+    """Room for a heading and the start of what is below it; kept with all of it, half a page would stay empty."""
+    pictures: list[float] = [
+        one.wrap(_WIDTH, A4[1])[1] for one in flow[1:3] if isinstance(one, (Image, Drawing))
+    ]
+    return 90.0 + sum(pictures)
 
 
 class _Heading(Words):  # type: ignore[misc]

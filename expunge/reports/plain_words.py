@@ -19,6 +19,12 @@ CLASS_WORDS = {
     "construction, and both the released model and one trained without these people lie close to it.",
     "conditional": "The bound holds only if the constants marked as assumed are right. Nobody has proved them.",
 }
+_UPWARDS = Context(prec=6, rounding=ROUND_CEILING)  # no figure that is a bound is printed below what it is
+# Beside the noise's own delta, a draw's shares: constants of the certificate.
+_DELTA_SHARES = {
+    "generator_delta": "the truncation of the noise generator",
+    "failure_probability": "the probability that a bound on the spectrum fails",
+}
 _CLOSE = 0.1  # e^0.1 = 1.105: a test with 1 % false alarms recognises at most 1.11 %
 # Of the coverage list.
 STATUS_WORDS = {
@@ -78,23 +84,20 @@ def recognition(epsilon: float, delta: float) -> str:
 
     Example:
         >>> recognition(0.05, 1e-6)
-        'with probability at most 1.052 p + 1e-06'
+        'with probability at most 1.05128 p + 1e-06'
     """
     if epsilon > 20:
-        return f"with probability at most e^{epsilon:.3g} p + {_up(delta)}, which is no protection"
-    return f"with probability at most {_up(math.exp(epsilon))} p + {_up(delta)}"
+        return f"with probability at most e^{bound(epsilon)} p + {bound(delta)}, which is no protection"
+    return f"with probability at most {bound(math.exp(epsilon))} p + {bound(delta)}"
 
 
-def _up(value: float) -> str:
-    return bound(value, 4)
+def bound(value: float) -> str:
+    """A figure that something is at most, rounded up to six digits: what is printed is never below it.
 
-
-def bound(value: float, digits: int = 6) -> str:
-    """A figure that something is at most, rounded up: what is printed is never below it.
+    The epsilon and delta of a certificate are printed by this alone, so that no two places state them differently.
 
     Args:
         value: The figure.
-        digits: Significant ones.
 
     Returns:
         In words.
@@ -103,8 +106,70 @@ def bound(value: float, digits: int = 6) -> str:
         >>> bound(0.0500000049)
         '0.0500001'
     """
-    rounded = Context(prec=digits, rounding=ROUND_CEILING).create_decimal(repr(value))
-    return f"{float(rounded):.{digits}g}"
+    return f"{float(_UPWARDS.create_decimal(repr(value))):.{_UPWARDS.prec}g}"
+
+
+def delta_parts(certificate: Mapping[str, Any]) -> str | None:
+    """What the delta of a certificate is the sum of, and the sum to its last digit.
+
+    Formula: ``delta = gaussian_delta + draws * (generator_delta + failure_probability)``, as the release computes it.
+
+    Args:
+        certificate: A certificate as plain data.
+
+    Returns:
+        In words; None where no noise was drawn, and delta is zero.
+    """
+    if not certificate["delta"]:
+        return None
+    constants = {constant["name"]: constant["value"] for constant in certificate["constants"]}
+    draws = counted(certificate["sequential"]["draws"], "noise draw")
+    parts = [f"{bound(certificate['gaussian_delta'])} that the noise is calibrated to"]
+    parts += [
+        f"{draws} times {bound(constants[name])} for {words}"
+        for name, words in _DELTA_SHARES.items()
+        if constants.get(name)
+    ]
+    return (
+        f"δ is {certificate['delta']!r} to its last digit, shown rounded up as {bound(certificate['delta'])} "
+        f"everywhere: {', and '.join(parts)}."
+    )
+
+
+def counted(number: int, one: str, many: str | None = None) -> str:
+    """How many of something there are.
+
+    Args:
+        number: Of them.
+        one: What a single one is called.
+        many: What several are called; with an s at the end by default.
+
+    Returns:
+        In words.
+
+    Example:
+        >>> counted(1, "ticket"), counted(2000, "ticket"), counted(0, "entry", "entries")
+        ('1 ticket', '2,000 tickets', '0 entries')
+    """
+    return f"{number:,} {plural(number, one, many)}"
+
+
+def plural(number: int, one: str, many: str | None = None) -> str:
+    """What so many of something are called, without the number.
+
+    Args:
+        number: Of them.
+        one: What a single one is called.
+        many: What several are called; with an s at the end by default.
+
+    Returns:
+        The word.
+
+    Example:
+        >>> plural(1, "is", "are")
+        'is'
+    """
+    return one if number == 1 else many or f"{one}s"
 
 
 def figure(value: float | None) -> str:
@@ -135,7 +200,7 @@ def who(certificate: Mapping[str, Any]) -> str:
         Records and people.
     """
     records, subjects = certificate["forget"]["records"], certificate["forget"]["subjects"]
-    return f"{records:,} record{'s' if records != 1 else ''} of {subjects:,} {'people' if subjects != 1 else 'person'}"
+    return f"{counted(records, 'record')} of {counted(subjects, 'person', 'people')}"
 
 
 def exchanged(certificate: Mapping[str, Any]) -> str:
@@ -156,10 +221,10 @@ def exchanged(certificate: Mapping[str, Any]) -> str:
     if not gates["false_alarm"]:
         return f"{EXCHANGED} No attack on these people was a gate."
     return (
-        f"{EXCHANGED} Of what is released it holds with {_up(gates['exchanged_delta'])} instead of "
-        f"{_up(certificate['delta'])} if these people are like those with whom the attacks compared them, which "
+        f"{EXCHANGED} Of what is released it holds with {bound(gates['exchanged_delta'])} instead of "
+        f"{bound(certificate['delta'])} if these people are like those with whom the attacks compared them, which "
         "nobody proves: the gates then refuse a model that was never trained on them with probability at most "
-        f"{_up(gates['false_alarm'])}. Both sides have to pass the gates that do not look at these people."
+        f"{bound(gates['false_alarm'])}. Both sides have to pass the gates that do not look at these people."
     )
 
 
@@ -176,10 +241,13 @@ def verdict(certificate: Mapping[str, Any]) -> str:
     if certificate["vacuous"]:
         return (
             f"VACUOUS: this certificate is outside the limits of policy and proves nothing useful about {people}. "
-            f"It states epsilon = {_up(certificate['epsilon'])}."
+            f"It states epsilon = {bound(certificate['epsilon'])}."
         )
     parts = len(certificate.get("public_parts", []))  # none in version 1
-    word = f" This takes the operator's word that {parts} parts of the model, which no batch changes, are public."
+    word = (
+        f" This takes the operator's word that {counted(parts, 'part')} of the model, which no batch changes, "
+        f"{plural(parts, 'is', 'are')} public."
+    )
     given = word if parts else ""
     if not certificate["forget"]["subjects"]:
         return (

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 
+from expunge.reports.plain_words import bound, counted, plural
+
 BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#57606a"
 _KINDS: Final = {  # of ledger entries that change the account: colour, marker, words
     "opening": (GREEN, "s", "first training"),
@@ -56,12 +58,12 @@ def accumulated_error_words(entries: Sequence[Mapping[str, Any]], limit: float) 
         In words.
     """
     steps = [entry for entry in entries if entry["kind"] in _KINDS]
-    counted = Counter(entry["kind"] for entry in steps)
-    kinds = ", ".join(f"{words}: {counted[kind]}" for kind, (*_, words) in _KINDS.items() if counted[kind])
+    each = Counter(entry["kind"] for entry in steps)
+    kinds = ", ".join(f"{words}: {each[kind]}" for kind, (*_, words) in _KINDS.items() if each[kind])
     values = [entry["accumulated_error"] for entry in steps] or [0.0]
     return (
-        f"Accumulated error of the lineage against the limit of policy: {len(steps)} steps ({kinds}); "
-        f"it is {values[-1]:.6g} at the last, at most {max(values):.6g}, and the limit is {limit:g}."
+        f"Accumulated error of the lineage against the limit of policy: {counted(len(steps), 'step')} ({kinds}); "
+        f"it is {bound(values[-1])} at the last, at most {bound(max(values))}, and the limit is {limit:g}."
     )
 
 
@@ -130,11 +132,11 @@ def utility_words(points: Sequence[Mapping[str, Any]]) -> str:
     """
     noised = [p for p in points if p["sigma"] > 0]
     known = [p["accuracy"] for p in points if p["accuracy"] is not None]
-    said = [f"{len(points)} certified versions, {len(points) - len(noised)} of them exact trainings"]
+    said = [f"{counted(len(points), 'certified version')}, {len(points) - len(noised)} by exact training"]
     if noised:
         sigmas, epsilons = [p["sigma"] for p in noised], [p["epsilon"] for p in noised]
         said.append(f"σ from {min(sigmas):g} to {max(sigmas):g}")
-        said.append(f"ε from {min(epsilons):.6g} to {max(epsilons):.6g}")
+        said.append(f"ε from {bound(min(epsilons))} to {bound(max(epsilons))}")
     if known:
         said.append(f"test accuracy from {min(known):.4f} to {max(known):.4f}, {known[-1]:.4f} at the last")
     return f"ε against σ, and utility: {'; '.join(said)}."
@@ -200,9 +202,14 @@ def ticket_times_words(times: Sequence[tuple[datetime, float, float]]) -> str:
     late = sum(took > allowed for _, took, allowed in times)
     took, allowed = [t[1] for t in times], [t[2] for t in times]
     return (
-        f"Time per ticket: {len(times):,} closed tickets took {min(took):.3g} to {max(took):.3g} days, where "
-        f"{min(allowed):.0f} to {max(allowed):.0f} were allowed; {late:,} were late."
+        f"Time per ticket: {counted(len(times), 'closed ticket')} took {_days(took, '.3g')}, with "
+        f"{_days(allowed, '.0f')} allowed; {late:,} {plural(late, 'was', 'were')} late."
     )
+
+
+def _days(values: Sequence[float], form: str) -> str:
+    low, high = f"{min(values):{form}}", f"{max(values):{form}}"
+    return f"{low} to {high} days" if low != high else f"{low} {'day' if low == '1' else 'days'}"
 
 
 def _axes(width: float, height: float, columns: int = 1) -> tuple[Any, Any]:

@@ -4,6 +4,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from expunge.reports.plain_words import counted
+
 DATA: Final = (
     "rows in earlier dataset versions"  # of which a purge may have had to leave some to somebody else
 )
@@ -76,7 +78,11 @@ def since_issued(certificate: Mapping[str, Any], entries: Sequence[Mapping[str, 
     if purge is None:
         return "The ledger that this was made with has no purge entry of this batch yet."
     kept = purge["details"].get("kept", [])
-    left = f" Of it were kept, because another dataset needs them: {len(kept)} objects." if kept else ""
+    left = (
+        f" Of it were kept, because another dataset needs them: {counted(len(kept), 'object')}."
+        if kept
+        else ""
+    )
     return (
         f"The ledger that this was made with has the purge entry of this batch: entry {purge['sequence']} of "
         f"{purge['issued_at']}. So what was pending when the certificate was issued is destroyed since; the "

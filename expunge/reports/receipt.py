@@ -17,7 +17,8 @@ from expunge.reports.document import (
     Table,
     Tag,
 )
-from expunge.reports.plain_words import CLASS_WORDS, bound, figure, verdict
+from expunge.reports.organisation import organisation_section
+from expunge.reports.plain_words import CLASS_WORDS, bound, counted, figure, verdict
 from expunge.reports.purged import DATA, is_declared
 
 _DESTROYED = ("purge pending", "purged")  # at issue of the certificate; the purge entry proves the rest
@@ -29,6 +30,7 @@ def make_receipt(
     certificate: Mapping[str, Any],
     purge: Mapping[str, Any],
     backups: Sequence[Mapping[str, Any]],
+    organisation: Mapping[str, str | None],
 ) -> dict[str, Any]:
     """Put a receipt together from evidence.
 
@@ -38,6 +40,7 @@ def make_receipt(
         certificate: Of its batch, as plain data.
         purge: The batch's purge entry of the ledger, as plain data.
         backups: Declared when it was purged, ``{name, holds, expires_days}``.
+        organisation: That answers for the data, ``{name, contact, authority}``; None of what it does not state.
 
     Returns:
         A JSON-able dict.
@@ -84,6 +87,7 @@ def make_receipt(
             }
             for backup in backups
         ],
+        "organisation": dict(organisation),
         "declared": [
             item for item in coverage if item["status"] != "not covered" and is_declared(item["artefact"])
         ],
@@ -127,9 +131,9 @@ def receipt_document(receipt: Mapping[str, Any], signed_by: str | None = None) -
         title="Receipt of erasure",
         name=r["ticket_id"],
         about=(
-            f"{r['ticket_id']} · closed {_day(r['closed_at'])} · person ",
+            f"{r['ticket_id']} · closed {_day(r['closed_at'])} · you are ",
             Code(r["pseudonym"]),
-            " (a pseudonym)",
+            " here (a pseudonym)",
         ),
         verdict=_plain(r, vacuous),
         tone="bad" if vacuous or not r["scan"]["clean"] else "good",
@@ -146,7 +150,7 @@ def receipt_document(receipt: Mapping[str, Any], signed_by: str | None = None) -
                         ("What", "Why it may still hold something of you"),
                         [((item["artefact"],), (item["reason"],)) for item in r["not_covered"]],
                         (45, 55),
-                        "Nothing is known.",
+                        "We know of nothing.",
                     ),
                 ),
             ),
@@ -154,7 +158,9 @@ def receipt_document(receipt: Mapping[str, Any], signed_by: str | None = None) -
                 "What the model can still tell",
                 (
                     Paragraph((_model_words(guarantee, vacuous),)),
-                    Paragraph((f"In full: {guarantee['verdict']} {guarantee['words']}",)),
+                    Paragraph(
+                        (f"In the words of the certificate: “{guarantee['verdict']} {guarantee['words']}”",)
+                    ),
                     Paragraph(
                         (
                             f"Certificate {r['certificate_id']} says what that rests on and what it does not prove. "
@@ -163,22 +169,23 @@ def receipt_document(receipt: Mapping[str, Any], signed_by: str | None = None) -
                     ),
                 ),
             ),
+            organisation_section(r),
             Section("How to check this receipt", (Paragraph(_signed(signed_by)),)),
         ),
     )
 
 
 def _plain(r: Mapping[str, Any], vacuous: bool) -> str:
-    rows = f"Your data was removed from the dataset on {_day(r['removed_at'])}. " if r["removed_at"] else ""
+    rows = f"We removed your data from the dataset on {_day(r['removed_at'])}. " if r["removed_at"] else ""
     if vacuous:
         return f"VACUOUS: the certificate of the model proves nothing useful about you. {rows}".strip()
     how = (
-        "The model was trained again from scratch without it"
+        "We trained the model again from scratch without it"
         if r["guarantee"]["class"] == "exact"
-        else "The model was changed so that there is a bound on what it can still tell about you"
+        else "We changed the model so that there is a bound on what it can still tell about you"
     )
-    left = " Something is not covered, and is named below." if r["not_covered"] else ""
-    purged = f"on {_day(r['purged']['at'])} the earlier data and models in our reach were destroyed"
+    left = " What this does not cover is named below." if r["not_covered"] else ""
+    purged = f"on {_day(r['purged']['at'])} we destroyed the earlier data and models in our reach"
     kept = " in part" if any(i["reason"].startswith("destroyed but") for i in r["not_covered"]) else ""
     return f"{rows}{how}; {purged}{kept}.{left}"
 
@@ -200,11 +207,14 @@ def _when(r: Mapping[str, Any]) -> Section:
 
 def _backups(backups: Sequence[Mapping[str, Any]]) -> tuple[Block, ...]:
     if not backups:
-        return (Paragraph(("None was declared.",)),)
+        return (Paragraph(("We have declared no backup.",)),)
     last = max(backup["expired_by"] for backup in backups)
     return (
         Paragraph(
-            (f"These may hold a copy until they expire, which is declared to be by {last} for the last.",)
+            (
+                f"These backups of ours may hold a copy of your data until they expire, by {last} at the latest: so we "
+                "declare.",
+            )
         ),
         Table(
             "Backups and when they expire",
@@ -218,14 +228,15 @@ def _backups(backups: Sequence[Mapping[str, Any]]) -> tuple[Block, ...]:
 def _destroyed(r: Mapping[str, Any]) -> Section:
     scan = r["scan"]
     places = ", ".join(
-        f"{i['kind']} ({figure(i['files'])}, at most {figure(i['bytes'])} bytes)" for i in scan["searched"]
+        f"{i['kind']} ({counted(i['files'], 'object')}, at most {counted(i['bytes'], 'byte')})"
+        for i in scan["searched"]
     )
     found = Tag("clean", "good") if scan["clean"] else Tag("not clean", "bad")
     blocks: list[Block] = [
         Bullets([(line,) for line in r["purged"]["what"]]),
         Paragraph(
             (
-                f"A search afterwards found {figure(scan['hits'])} traces ",
+                f"Afterwards we searched for you and found {counted(scan['hits'], 'trace')} ",
                 found,
                 f" in: {places or 'nothing'}.",
             )
@@ -233,7 +244,7 @@ def _destroyed(r: Mapping[str, Any]) -> Section:
     ]
     if scan["notes"]:
         blocks += [
-            Paragraph(("What the search could not see:",)),
+            Paragraph(("What our search could not see:",)),
             Bullets([(note,) for note in scan["notes"]]),
         ]
     return Section("What was destroyed", blocks)
@@ -242,8 +253,8 @@ def _destroyed(r: Mapping[str, Any]) -> Section:
 def _declared(declared: Sequence[Mapping[str, Any]]) -> Section:
     rows = [((i["artefact"],), (f"{i['status']}: {i['reason']}",)) for i in declared]
     return Section(
-        "What the operator declares",
-        (Table("What the operator declares", ("What", "What became of it"), rows, (45, 55)),),
+        "What we declare, and nothing here proves",
+        (Table("What we declare, and nothing here proves", ("What", "What became of it"), rows, (45, 55)),),
     )
 
 
@@ -251,7 +262,7 @@ def _model_words(guarantee: Mapping[str, Any], vacuous: bool) -> str:
     if vacuous:
         return "Nobody can say how much: the figures of the certificate are too weak to mean anything."
     if guarantee["class"] == "exact":
-        return "Nothing that it learnt from your data: it never saw it."
+        return "It can tell nothing that it learnt from your data: it never saw it."
     condition = " It holds only if assumptions are right that nobody has proved." * (
         guarantee["class"] == "conditional"
     )

@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 
+from expunge.reports.plain_words import counted, plural
 from expunge.residue.canary import try_canary
 from expunge.residue.embedded import FEWEST
 from expunge.residue.fingerprints import row_fingerprints
@@ -119,7 +120,8 @@ def _blind(scanner: Scanner, target: Target) -> list[str]:
     short = sum(len(subject) < SHORTEST_TOKEN for subject in target.subjects)
     if short:
         notes.append(
-            f"{short} id(s) shorter than {SHORTEST_TOKEN} characters were searched in subject columns and "
+            f"{counted(short, 'id')} shorter than {SHORTEST_TOKEN} characters "
+            f"{plural(short, 'was', 'were')} searched in subject columns and "
             "fields only"
         )
     if target.embedded:

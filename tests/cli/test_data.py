@@ -141,7 +141,7 @@ def test_an_epoch_ends(
     assert key_epochs(keys) == (2,)
     expunge("purge", "verify", "--json")
     (note,) = [note for note in answer(capsys)["notes"] if "epoch 1" in note]
-    assert note.startswith("1 people erased under key epoch 1")
+    assert note.startswith("1 person erased under key epoch 1")
     assert expunge("data", "import", str(dump), "--json") == 0
     assert answer(capsys)["added"]["subjects"] == 1
     assert ANN in people(expunge)  # as the explanation says

@@ -18,16 +18,17 @@ _FLAGS = (
     "--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync",
 )  # fmt: skip
-# Text that is wider than its box, and boxes that stick out of the page; a box that scrolls may.
+# Text that is wider than its box, and boxes that stick out of the page.
 _OVERFLOWS = """
 const found = [], page = document.documentElement;
 if (page.scrollWidth > page.clientWidth) found.push(`page ${page.scrollWidth} > ${page.clientWidth}`);
 for (const e of document.querySelectorAll("main *")) {
   if (e.closest("svg")) continue;
   const wide = e.clientWidth > 0 && e.scrollWidth > e.clientWidth && getComputedStyle(e).display !== "inline";
-  if (wide && !e.classList.contains("scroll")) found.push(`${e.tagName} ${e.scrollWidth} > ${e.clientWidth}`);
+  if (wide) found.push(`${e.tagName} ${e.scrollWidth} > ${e.clientWidth}`);
 }
 for (const svg of document.querySelectorAll(".picture svg")) {
+  if (!svg.checkVisibility()) continue;  // laid out for another width
   const rects = [...svg.querySelectorAll("rect")].map(r => r.getBBox()), view = svg.viewBox.baseVal;
   for (const r of rects) {
     if (r.x < 0 || r.y < 0 || r.x + r.width > view.width || r.y + r.height > view.height) found.push("box outside");
@@ -56,6 +57,29 @@ class Browser:
 
     def overflows(self) -> list[str]:
         return list(self._driver.execute_script(_OVERFLOWS))
+
+    def scroll_width(self) -> tuple[int, int]:
+        """How wide the page is, and how wide the window."""
+        wide, window = self._driver.execute_script(
+            "return [document.documentElement.scrollWidth, window.innerWidth]"
+        )
+        return int(wide), int(window)
+
+    def letters(self) -> float:
+        """Height of the smallest letters in the picture that is seen, in pixels of the screen."""
+        return float(
+            self._driver.execute_script(
+                "const seen = [...document.querySelectorAll('.picture svg')].filter(s => s.checkVisibility());"
+                "if (seen.length !== 1) throw new Error(`${seen.length} pictures are seen`);"
+                "const scale = seen[0].getBoundingClientRect().width / seen[0].viewBox.baseVal.width;"
+                "return scale * parseFloat(seen[0].getAttribute('font-size'));"
+            )
+        )
+
+    def printed(self) -> bytes:
+        """The page as PDF, on A4."""
+        paper = {"paperWidth": 8.27, "paperHeight": 11.69, "printBackground": True, "preferCSSPageSize": True}
+        return base64.b64decode(self._driver.execute_cdp_cmd("Page.printToPDF", paper)["data"])
 
     def violations(self) -> list[str]:
         """What axe-core finds, and at which elements."""

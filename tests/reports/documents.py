@@ -1,12 +1,14 @@
 """Documents of every kind, also of extreme ones, for whatever looks at them."""
 
 import copy
+import functools
 import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from expunge.reports.compliance import compliance_document
 from expunge.reports.content import certificate_document
+from expunge.reports.decision import make_decision
 from expunge.reports.receipt import make_receipt, receipt_document
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -59,7 +61,7 @@ def extreme():
     return content, entries
 
 
-def receipt(backups=2, **changes):
+def receipt(backups=2, organisation=None, **changes):
     certificate, _ = golden("convex")
     certificate |= changes
     scan = {
@@ -85,6 +87,7 @@ def receipt(backups=2, **changes):
             {"name": f"backup {n} {'y' * 60}", "holds": "dataset", "expires_days": 30 * n}
             for n in range(backups)
         ],
+        organisation or {},
     )
 
 
@@ -146,6 +149,7 @@ def figures(tickets=0, late=0):
     }, times  # fmt: skip
 
 
+@functools.cache
 def every():
     """Documents by name."""
     entries = golden("convex")[1]
@@ -161,3 +165,20 @@ def every():
         "report-late": compliance_document(*figures(10_000, late=40), long_ledger(entries)),
         "report-empty": compliance_document(*figures(), []),
     }
+
+
+def of_decision(**organisation):
+    """The receipt of a ticket that was rejected."""
+    ticket = {
+        "ticket_id": "t-0123456789ab",
+        "pseudonym": "p1-" + "a" * 32,
+        "regime": "gdpr",
+        "state": "rejected",
+        "received_at": "2026-01-02T00:00:00+00:00",
+        "due_at": "2026-02-02T00:00:00+00:00",
+        "closed_at": "2026-01-08T00:00:00+00:00",
+    }
+    history = [
+        {"at": "2026-01-08T00:00:00+00:00", "from": "received", "to": "rejected", "reason": "not established"}
+    ]
+    return receipt_document(make_decision(ticket, history, organisation))

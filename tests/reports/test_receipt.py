@@ -1,12 +1,17 @@
 """The receipt: dates, what was destroyed, backups that forget, what is not covered, and nobody's name."""
 
+import html
 import json
+import re
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
+from expunge.reports.organisation import organisation_lines
 from expunge.reports.page import render_page
 from expunge.reports.receipt import make_receipt, receipt_document
+from expunge.settings import Policy
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 HISTORY = [
@@ -27,11 +32,14 @@ TICKET = {
 SCAN = {"clean": True, "hits": [], "searched": [{"kind": "git", "files": 3, "bytes": 99}], "notes": []}
 
 
-def made(backups=(), declared=(), **details):
+NOBODY = {"name": None, "contact": None, "authority": None}
+
+
+def made(backups=(), declared=(), organisation=NOBODY, **details):
     certificate = json.loads((GOLDEN / "certificate-v1-convex" / "certificate.json").read_text())
     certificate["coverage"] += declared
     purge = {"issued_at": "2026-01-31T23:59:00+00:00", "sequence": 7, "details": {"scan": SCAN} | details}
-    return certificate, make_receipt(TICKET, HISTORY, certificate, purge, backups)
+    return certificate, make_receipt(TICKET, HISTORY, certificate, purge, backups, organisation)
 
 
 def test_it_says_what_the_evidence_says():
@@ -61,13 +69,13 @@ def test_a_backup_has_forgotten_so_many_days_after_the_purge():
     page = render_page(receipt_document(receipt))
     assert "nightly" in page
     assert "2026-03-02" in page
-    assert "None was declared" not in page
+    assert "We have declared no backup" not in page
 
 
 def test_what_a_purge_had_to_keep_is_not_covered():
     data = "rows in earlier dataset versions (cache, remote)"
     assert data in made()[1]["purged"]["what"]
-    note = "not searched: 1 objects that another dataset needs"
+    note = "not searched: 1 object that another dataset needs"
     _, receipt = made(
         kept=[{"what": "data object 12", "where": "remote", "why": "another dataset needs it"}],
         scan={**SCAN, "notes": [note]},
@@ -102,3 +110,63 @@ def test_the_page_is_self_contained_and_escaped(name):
     assert "//" not in page.replace("http-equiv", "")
     for item in receipt["not_covered"]:
         assert item["artefact"] in page
+
+
+def test_it_says_who_answers_whom_to_ask_and_where_to_complain():
+    said = {
+        "name": "Clinic & Co",
+        "contact": "privacy@clinic.example",
+        "authority": "the authority of Utrecht",
+    }
+    _, receipt = made(organisation=said)
+    assert receipt["organisation"] == said
+    page = html.unescape(render_page(receipt_document(receipt)))
+    for line in (
+        "“We” are Clinic & Co.",
+        "contact us: privacy@clinic.example.",
+        "right to complain to our supervisory authority: the authority of Utrecht. You may also seek",
+    ):
+        assert line in page
+
+
+def test_what_policy_leaves_out_is_said_to_be_unstated_and_the_right_stays():
+    _, receipt = made()
+    told = " ".join(organisation_lines(receipt))
+    assert [
+        word in told for word in ("not stated its name", "not stated a contact", "not stated which one")
+    ] == [True] * 3
+    assert "right to complain to a supervisory authority" in told
+    assert "None" not in told
+    older = {name: value for name, value in receipt.items() if name != "organisation"}
+    assert organisation_lines(older) == organisation_lines(receipt)
+    assert "judicial remedy" not in " ".join(organisation_lines({**receipt, "regime": "ccpa"}))
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"name": " "}, {"contact": "two\nlines"}, {"authority": "x" * 201}, {"phone": "1"}]
+)
+def test_an_organisation_is_one_line_of_each(wrong):
+    with pytest.raises(ValidationError):
+        Policy.model_validate({"organisation": wrong})
+
+
+def test_an_organisation_is_no_part_of_what_a_batch_is_pinned_to():
+    named = Policy.model_validate({"organisation": {"name": "Clinic"}})
+    assert named.guarantee_content() == Policy().guarantee_content()
+
+
+def test_it_speaks_as_we_to_you():
+    page = text_of(receipt_document(made()[1]))
+    for voice in (
+        "We removed your data",
+        "we destroyed the earlier data",
+        "we searched for you and found 0 traces",
+    ):
+        assert voice in page
+    for other in ("the operator", "was removed from", "A search afterwards"):
+        assert other not in page
+
+
+def text_of(document):
+    """A page's words without its marks."""
+    return " ".join(re.sub("<[^>]+>", "", html.unescape(render_page(document))).split())

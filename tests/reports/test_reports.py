@@ -105,7 +105,7 @@ def test_plot_follows_the_ledger():
 
 def test_recognition_is_never_below_what_epsilon_and_delta_allow():
     assert recognition(0, 0) == "with probability at most 1 p + 0"
-    assert recognition(0.05, 1e-6) == "with probability at most 1.052 p + 1e-06"  # e^0.05 = 1.05127
+    assert recognition(0.05, 1e-6) == "with probability at most 1.05128 p + 1e-06"  # e^0.05 = 1.05127
     assert "no protection" in recognition(8e6, 1e-6)
 
 

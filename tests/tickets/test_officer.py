@@ -207,7 +207,7 @@ def test_the_receipt_of_a_decision_claims_no_erasure(tickets, decision):
     ticket = tickets.submit(PERSON).ticket
     end = tickets.reject if decision == "rejected" else tickets.withdraw
     end(ticket.ticket_id, "identity <could> not be checked")
-    receipt = make_decision(tickets.get(ticket.ticket_id).to_json(), tickets.history(ticket.ticket_id))
+    receipt = make_decision(tickets.get(ticket.ticket_id).to_json(), tickets.history(ticket.ticket_id), {})
     assert (receipt["decision"], receipt["erased"]) == (decision, False)
     assert receipt["reason"] == "identity <could> not be checked"
     assert receipt["decided_at"][:10] == receipt["closed_at"][:10]
