@@ -21,7 +21,6 @@ from rich.text import Text
 from expunge import progress
 
 
-
 class ReaderGoneError(Exception):
     """Whoever read our output has closed it, as `head` does: an end, and no failure of the command."""
 
@@ -92,7 +91,11 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> 
     kept = list(range(len(columns)))
     while sum(widths[at] + _EDGE for at in kept) + 1 > out.width and len(kept) > 1:
         kept.remove(max(kept[1:], key=lambda at: widths[at]))
-    if len({row[0] for row in cells}) < len(cells) and len(kept) < len(columns) or widths[0] + _EDGE >= out.width:
+    if (
+        len({row[0] for row in cells}) < len(cells)
+        and len(kept) < len(columns)
+        or widths[0] + _EDGE >= out.width
+    ):
         kept = []  # the lines below could not say whose they are
     if kept:
         made = Table(title=title, title_justify="left", title_style="bold")
@@ -119,9 +122,7 @@ def paragraph(text: str, after: str = "  ") -> None:
     """
     lines = [text]
     if out.is_terminal:
-        lines = wrap(
-            text, out.width, subsequent_indent=after, break_long_words=False, break_on_hyphens=False
-        )
+        lines = wrap(text, out.width, subsequent_indent=after, break_long_words=False, break_on_hyphens=False)
     for line in lines:
         out.print(shown(line), markup=False)
 

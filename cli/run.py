@@ -101,9 +101,7 @@ def plan(
             f"{a.error_bound:.3g}",
             f"{a.seconds:.1f} s" if context.timed else f"{a.seconds:.2g} trainings",
             a.utility,
-            ("chosen" if a.mechanism == made.choice else "admitted")
-            if a.admissible
-            else "refused",
+            ("chosen" if a.mechanism == made.choice else "admitted") if a.admissible else "refused",
         )
         for a in made.assessments
     ]

@@ -75,16 +75,12 @@ def test_a_table_that_fits_is_whole(
     assert all("│" in line for line in lines if "refused" in line)
 
 
-def test_a_pipe_gets_plain_rows(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_pipe_gets_plain_rows(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.delenv("FORCE_COLOR", raising=False)
     output.table("Plan", _COLUMNS, [("two\nlines\x1b[31m", *_ROWS[1][1:])])
     lines = capsys.readouterr().out.splitlines()
     assert lines[:2] == ["Plan", "\t".join(_COLUMNS)]
-    assert lines[2:] == [
-        "\t".join(("two lines\ufffd[31m", *_ROWS[1][1:6], "", f"refused: {_REFUSAL}"))
-    ]
+    assert lines[2:] == ["\t".join(("two lines\ufffd[31m", *_ROWS[1][1:6], "", f"refused: {_REFUSAL}"))]
 
 
 def test_no_color_takes_colours_away(
@@ -119,9 +115,7 @@ def _commands(command: Any, path: tuple[str, ...] = ()) -> dict[str, Any]:
     below = getattr(command, "commands", None)
     if below is None:
         return {" ".join(path): command}
-    return {
-        key: found for name, one in below.items() for key, found in _commands(one, (*path, name)).items()
-    }
+    return {key: found for name, one in below.items() for key, found in _commands(one, (*path, name)).items()}
 
 
 _ALL = _commands(add_examples(typer.main.get_command(app)))
@@ -133,16 +127,16 @@ def test_no_example_is_of_a_command_that_is_gone() -> None:
 
 
 @pytest.mark.parametrize("path", sorted(_ALL))
-def test_each_command_has_an_example_that_it_takes(
-    path: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_each_command_has_an_example_that_it_takes(path: str, capsys: pytest.CaptureFixture[str]) -> None:
     command, example = _ALL[path], EXAMPLES[path]
     assert len(example) <= 100
     assert "\n" not in example
     words = shlex.split(example)
     lead = ["expunge", *path.split()]
     assert words[: len(lead)] == lead
-    command.make_context(path, words[len(lead) :])  # raises for an option that is not there, or an argument that is
+    command.make_context(
+        path, words[len(lead) :]
+    )  # raises for an option that is not there, or an argument that is
     assert invoke([*path.split(), "--help"]) == 0
     assert "Example:" in capsys.readouterr().out
 
@@ -178,7 +172,9 @@ def test_an_error_of_the_system_is_one_sentence(
     assert len(printed.err.splitlines()) == 1
 
 
-@pytest.mark.parametrize("lines", ["output.emit(list(range(99999)))", "[output.out.print(n) for n in range(99999)]"])
+@pytest.mark.parametrize(
+    "lines", ["output.emit(list(range(99999)))", "[output.out.print(n) for n in range(99999)]"]
+)
 def test_a_reader_that_stops_is_no_refusal(lines: str) -> None:
     script = (
         "import cli.checks, sys\nfrom cli import output\nfrom cli.main import main\n"
