@@ -61,12 +61,16 @@ def emit(content: Any) -> None:
         ReaderGoneError: If nobody reads it.
     """
     if not _printed.get():
-        try:
-            sys.stdout.write(json.dumps(content, indent=1) + "\n")
-            sys.stdout.flush()
-        except BrokenPipeError:
-            raise ReaderGoneError from None
+        _write(json.dumps(content, indent=1))
     _printed.set(True)
+
+
+def _write(line: str) -> None:
+    try:
+        sys.stdout.write(line + "\n")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise ReaderGoneError from None
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
@@ -82,7 +86,7 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> 
     cells = [["" if cell is None else shown(" ".join(str(cell).split())) for cell in row] for row in rows]
     if not out.is_terminal:
         for line in (title, "\t".join(columns), *("\t".join(row) for row in cells)):
-            out.print(line, markup=False)
+            _write(line)  # Rich would make spaces of tabs
         return
     widths = [
         max([cell_len(row[at]) for row in cells] + [cell_len(word) for word in name.split()], default=1)
@@ -91,11 +95,9 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> 
     kept = list(range(len(columns)))
     while sum(widths[at] + _EDGE for at in kept) + 1 > out.width and len(kept) > 1:
         kept.remove(max(kept[1:], key=lambda at: widths[at]))
-    if (
-        len({row[0] for row in cells}) < len(cells)
-        and len(kept) < len(columns)
-        or widths[0] + _EDGE >= out.width
-    ):
+    if (len({row[0] for row in cells}) < len(cells) and len(kept) < len(columns)) or widths[
+        0
+    ] + _EDGE >= out.width:
         kept = []  # the lines below could not say whose they are
     if kept:
         made = Table(title=title, title_justify="left", title_style="bold")

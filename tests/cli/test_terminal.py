@@ -13,10 +13,9 @@ import typer
 from click import unstyle
 from rich.console import Console
 
-from cli import output, stack
+from cli import output
 from cli.examples import EXAMPLES, add_examples
 from cli.main import app, invoke
-from expunge.errors import ServiceUnavailableError
 
 _DIGEST = "sha256:" + "0123456789abcdef" * 4
 _REFUSAL = (
