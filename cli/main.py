@@ -1,7 +1,10 @@
 """The `expunge` command. Heavy libraries are imported inside the commands that need them."""
 
+import os
+import sqlite3
 import sys
-from typing import Any
+from importlib import metadata
+from typing import Annotated, Any
 
 import typer
 
@@ -25,7 +28,8 @@ from cli import (
     worker,
     workspace,
 )
-from cli.output import begin_output, emit, err, shown
+from cli.examples import add_examples
+from cli.output import ReaderGoneError, begin_output, emit, err, shown
 from expunge.errors import ExpungeError, storage_full
 from expunge.permissions import tighten_umask
 
@@ -33,15 +37,32 @@ from expunge.permissions import tighten_umask
 _UsageError: Any = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
 
 _MEMORY = "there is not enough memory for this: give less data at once, or use a machine with more"
+_READER_GONE = 141  # what a shell shows for a program that SIGPIPE ended
 _NEEDS_MORE = "this command needs the full installation: pip install 'expunge[full]'"
 
 app = typer.Typer(
     name="expunge",
-    help="Remove people from trained models, and prove it.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"expunge {metadata.version('expunge')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Remove people from trained models, and prove it."""
+
+
 workspace.add_to(app)
 app.add_typer(place.app, name="workspace")
 app.add_typer(tickets.app, name="ticket")
@@ -83,17 +104,28 @@ def invoke(arguments: list[str]) -> int:
     Returns:
         The exit code.
     """
+    try:
+        return _invoke(arguments)
+    except ReaderGoneError:
+        # Python flushes standard output once more at its end, and would complain then.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _READER_GONE
+
+
+def _invoke(arguments: list[str]) -> int:
     begin_output()
-    command: Any = typer.main.get_command(app)
+    command = add_examples(typer.main.get_command(app))
     try:
         outcome = command.main(args=arguments, prog_name="expunge", standalone_mode=False)
     except ExpungeError as error:
         return _failed(arguments, str(error), error.exit_code)
     except OSError as error:
         full = storage_full(error)
-        if full is None:
-            raise
-        return _failed(arguments, str(full), full.exit_code)
+        if full is not None:
+            return _failed(arguments, str(full), full.exit_code)
+        unreachable = isinstance(error, ConnectionError | TimeoutError)
+        place = f": got {error.filename}" if error.filename else ""
+        return _failed(arguments, f"{error.strerror or error}{place}", 3 if unreachable else 2)
     except MemoryError:
         return _failed(arguments, _MEMORY, 2)
     except _UsageError as error:
@@ -108,6 +140,11 @@ def invoke(arguments: list[str]) -> int:
         return _failed(arguments, f"{_NEEDS_MORE} (no module {error.name})", 2)
     except (typer.Abort, KeyboardInterrupt):
         return _failed(arguments, "stopped; run the same command again to continue", 130)
+    except Exception as error:
+        cause = getattr(error, "orig", error)  # SQLAlchemy wraps what SQLite says
+        if not isinstance(cause, sqlite3.OperationalError):
+            raise
+        return _failed(arguments, f"a database does not answer: got {cause}; run the same command again", 3)
     return outcome if isinstance(outcome, int) else 0
 
 

@@ -8,17 +8,31 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from pathlib import Path
+from textwrap import wrap
 from typing import Annotated, Any
 
 import typer
+from rich.cells import cell_len
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from expunge import progress
 
-out = Console(highlight=False, soft_wrap=True)
-err = Console(stderr=True, highlight=False)
+
+class ReaderGoneError(Exception):
+    """Whoever read our output has closed it, as `head` does: an end, and no failure of the command."""
+
+
+class _Console(Console):
+    def on_broken_pipe(self) -> None:  # Rich would exit with 1, which means refused here
+        raise ReaderGoneError
+
+
+out = _Console(highlight=False, soft_wrap=True)
+err = _Console(stderr=True, highlight=False)
+_EDGE = 3  # of a column: its border and a space on either side
 
 WorkspaceOption = Annotated[
     Path | None,
@@ -42,26 +56,77 @@ def emit(content: Any) -> None:
 
     Args:
         content: Plain data.
+
+    Raises:
+        ReaderGoneError: If nobody reads it.
     """
     if not _printed.get():
-        sys.stdout.write(json.dumps(content, indent=1) + "\n")
+        _write(json.dumps(content, indent=1))
     _printed.set(True)
 
 
+def _write(line: str) -> None:
+    try:
+        sys.stdout.write(line + "\n")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise ReaderGoneError from None
+
+
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """Print a table for people.
+    """Print a table for people; into a pipe, the same as rows with tabs between their cells.
+
+    No cell is ever broken: columns for which the terminal is too narrow, the widest first, become lines below the table.
 
     Args:
         title: Above it.
-        columns: Headings.
+        columns: Headings; the first one names the rows.
         rows: Cells.
     """
-    made = Table(title=title, title_justify="left", title_style="bold")
-    for column in columns:
-        made.add_column(column, overflow="fold")
-    for row in rows:
-        made.add_row(*("" if cell is None else str(cell) for cell in row))
-    out.print(made)
+    cells = [["" if cell is None else shown(" ".join(str(cell).split())) for cell in row] for row in rows]
+    if not out.is_terminal:
+        for line in (title, "\t".join(columns), *("\t".join(row) for row in cells)):
+            _write(line)  # Rich would make spaces of tabs
+        return
+    widths = [
+        max([cell_len(row[at]) for row in cells] + [cell_len(word) for word in name.split()], default=1)
+        for at, name in enumerate(columns)
+    ]
+    kept = list(range(len(columns)))
+    while sum(widths[at] + _EDGE for at in kept) + 1 > out.width and len(kept) > 1:
+        kept.remove(max(kept[1:], key=lambda at: widths[at]))
+    if (len({row[0] for row in cells}) < len(cells) and len(kept) < len(columns)) or widths[
+        0
+    ] + _EDGE >= out.width:
+        kept = []  # the lines below could not say whose they are
+    if kept:
+        made = Table(title=title, title_justify="left", title_style="bold")
+        for at in kept:
+            made.add_column(columns[at], min_width=widths[at], max_width=widths[at])
+        for row in cells:
+            made.add_row(*(Text(row[at]) for at in kept))
+        out.print(made, soft_wrap=False)
+    else:
+        out.print(Text(title, style="bold"))
+    for row in cells:
+        below = [f"{columns[at]}: {row[at]}" for at in range(len(columns)) if at not in kept and row[at]]
+        for number, line in enumerate(below):
+            lead = f"{row[0]}: " if kept else "  " if number else "- "
+            paragraph(lead + line, after="    ")
+
+
+def paragraph(text: str, after: str = "  ") -> None:
+    """Print a long text, wrapped between words on a terminal; an id or a path is never cut.
+
+    Args:
+        text: Of one or more sentences.
+        after: What further lines begin with.
+    """
+    lines = [text]
+    if out.is_terminal:
+        lines = wrap(text, out.width, subsequent_indent=after, break_long_words=False, break_on_hyphens=False)
+    for line in lines:
+        out.print(shown(line), markup=False)
 
 
 def report_outcome(outcome: Any, json: bool, what: str, more: dict[str, Any] | None = None) -> None:

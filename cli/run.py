@@ -6,7 +6,17 @@ from typing import Annotated, Any
 
 import typer
 
-from cli.output import JsonOption, WorkspaceOption, emit, err, out, showing_progress, table, use_workspace
+from cli.output import (
+    JsonOption,
+    WorkspaceOption,
+    emit,
+    err,
+    out,
+    paragraph,
+    showing_progress,
+    table,
+    use_workspace,
+)
 
 
 def add_to(app: typer.Typer) -> None:
@@ -94,9 +104,7 @@ def plan(
             f"{a.error_bound:.3g}",
             f"{a.seconds:.1f} s" if context.timed else f"{a.seconds:.2g} trainings",
             a.utility,
-            ("chosen" if a.mechanism == made.choice else "admitted")
-            if a.admissible
-            else f"refused: {a.refusal}",
+            ("chosen" if a.mechanism == made.choice else "admitted") if a.admissible else "refused",
         )
         for a in made.assessments
     ]
@@ -108,17 +116,17 @@ def plan(
     out.print(
         f"Ledger left: accumulated error {left['accumulated_error']:.4g}, {counted(int(left['releases']), 'release')}"
     )
-    out.print(made.why, markup=False)
+    paragraph(made.why)
     if cost["seconds_a_ticket"] is not None:
         out.print(f"Predicted cost: {cost['seconds_a_ticket']:.1f} s a ticket, before attacks on the release")
     if not context.timed:
-        out.print(
+        paragraph(
             "What a training takes is not known: the figures of the last one told of people who left, and went with "
             "them. Costs are in trainings, until a batch is retrained."
         )
     for a in made.assessments:
         if a.refusal:
-            out.print(f"  {a.mechanism}: {a.remedy}", markup=False)
+            paragraph(f"  {a.mechanism} is refused: {a.refusal}; {a.remedy}", after="    ")
     for item in unresolved:
         out.print(f"Nobody has said what becomes of {item.label}: `expunge coverage resolve`.", markup=False)
     if not made.order:
@@ -265,7 +273,7 @@ def _print_batch(batch: dict[str, Any]) -> None:
         markup=False,
     )
     for refusal in batch["refusals"]:
-        out.print(f"  {refusal['mechanism']} was refused: {refusal['reason']}", markup=False)
+        paragraph(f"  {refusal['mechanism']} was refused: {refusal['reason']}", after="    ")
     before, after = batch["parent_accuracy"], batch["metrics"]["accuracy"]
     out.print(f"  test accuracy {before:.4f} as published before, {after:.4f} after; superseded bytes purged")
     out.print("  " + ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in batch["seconds"].items()))

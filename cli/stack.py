@@ -124,7 +124,10 @@ def status(workspace: WorkspaceOption = None, json: JsonOption = False) -> None:
         emit({"healthy": healthy, **found, **queue, **activity})
     else:
         rows = [(s["service"], "up" if s["up"] else "DOWN", s["detail"]) for s in found["services"]]
-        table("Stack", ("service", "", "detail"), rows)
+        if rows:
+            table("Stack", ("service", "state", "detail"), rows)
+        else:
+            out.print("Stack: not started")
         states = ", ".join(f"{count} {name}" for name, count in queue["open_tickets"].items()) or "none"
         out.print(
             f"Open tickets: {states}; overdue: {queue['overdue']}; next due: {queue['next_due'] or '-'}"
@@ -133,8 +136,10 @@ def status(workspace: WorkspaceOption = None, json: JsonOption = False) -> None:
         print_activity(activity)
     if not healthy and json:
         raise typer.Exit(3)
+    if not found["services"]:
+        raise ServiceUnavailableError("the stack is not started", remedy="`expunge up` starts it")
     if not healthy:
-        down_now = ", ".join(s["service"] for s in found["services"] if not s["up"]) or "the stack"
+        down_now = ", ".join(s["service"] for s in found["services"] if not s["up"])
         raise ServiceUnavailableError(f"down: {down_now}", remedy="see .expunge/logs, or run `expunge up`")
 
 

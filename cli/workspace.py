@@ -133,7 +133,7 @@ def doctor(workspace: WorkspaceOption = None, json: JsonOption = False) -> None:
     else:
         table(
             "Doctor",
-            ("check", "", "detail"),
+            ("check", "state", "detail"),
             [(c["check"], "ok" if c["ok"] else "NO", c["detail"]) for c in checks],
         )
     if not all(check["ok"] for check in checks):

@@ -118,6 +118,8 @@ def certificate_document(
 
 
 def _proves(c: Mapping[str, Any]) -> Section:
+    if not c["forget"]["subjects"]:
+        return Section("What this proves", (Paragraph((verdict(c),)),))
     said = [Paragraph((CLASS_WORDS[c["guarantee"]],)), Paragraph((f"Compared with: {c['reference']}.",))]
     if c["vacuous"]:
         said.insert(0, Paragraph(("Nothing useful: it is outside the limits of policy.",)))
