@@ -76,7 +76,7 @@ def _write(line: str) -> None:
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     """Print a table for people; into a pipe, the same as rows with tabs between their cells.
 
-    No cell is ever broken: columns for which the terminal is too narrow become lines below it, the widest first.
+    No cell is ever broken: columns that do not fit, the widest first, become lines below the table.
 
     Args:
         title: Above it.
