@@ -51,6 +51,9 @@ def begin_output() -> None:
     _printed.set(False)
 
 
+_PIECE = 32_768  # letters
+
+
 def emit(content: Any) -> None:
     """Print the one JSON document; a second one, as an error after a report, is left out.
 
@@ -67,7 +70,10 @@ def emit(content: Any) -> None:
 
 def _write(line: str) -> None:
     try:
-        sys.stdout.write(line + "\n")
+        # In pieces: unbuffered Python says nothing of a pipe that broke within a write, only of one that is broken.
+        for begin in range(0, len(line), _PIECE):
+            sys.stdout.write(line[begin : begin + _PIECE])
+        sys.stdout.write("\n")
         sys.stdout.flush()
     except BrokenPipeError:
         raise ReaderGoneError from None

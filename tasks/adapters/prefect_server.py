@@ -75,7 +75,19 @@ def prefect_server(home: Path) -> Iterator[str]:
         yield named
         return
     home.mkdir(parents=True, exist_ok=True)
+    outer = os.environ.get("PREFECT_HOME")
     os.environ["PREFECT_HOME"] = str(home)
+    try:
+        with _running(home) as url:
+            yield url
+    finally:
+        os.environ.pop("PREFECT_HOME")
+        if outer is not None:
+            os.environ["PREFECT_HOME"] = outer
+
+
+@contextmanager
+def _running(home: Path) -> Iterator[str]:
     workspace = Workspace(home.parent.parent)
     running = stack_url(workspace)
     if running:
@@ -107,6 +119,7 @@ def prefect_server(home: Path) -> Iterator[str]:
 @contextmanager
 def _pointing_to(url: str, secret: str | None) -> Iterator[None]:
     before = os.environ.get(CLIENT)
+    _drain()  # senders of another server: what they are told from now on is for this one
     try:
         _point_to(url, secret or before)
         yield

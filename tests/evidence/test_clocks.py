@@ -70,7 +70,7 @@ def test_a_clock_that_is_far_behind_is_to_be_set(store, clock, behind):
 
 def test_a_key_of_tomorrow_wants_a_clock_and_no_other_key(tmp_path, clock):
     keys = SigningKeys(tmp_path)
-    keys.create(NOW + timedelta(minutes=30))
+    keys.create(datetime.now(UTC) + timedelta(minutes=30))
     with pytest.raises(WorkspaceError, match="set the clock") as refused:
         keys.signer()
     assert "rotate" not in str(refused.value)

@@ -86,7 +86,7 @@ def test_a_server_asks_who_one_is_and_a_killed_owners_server_is_ended(tmp_path):
             mine = facts(home)
             assert mine["pid"] != server["pid"]
             second.send_signal(signal.SIGINT)
-            second.wait(60)
+            second.wait(180)
             assert gone(mine["pid"])
             assert not list(home.glob("temporary-server-*"))
         finally:
