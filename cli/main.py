@@ -1,9 +1,11 @@
 """The `expunge` command. Heavy libraries are imported inside the commands that need them."""
 
+import json
 import os
 import sqlite3
 import sys
 from importlib import metadata
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -30,7 +32,7 @@ from cli import (
 )
 from cli.examples import add_examples
 from cli.output import ReaderGoneError, begin_output, emit, err, shown
-from expunge.errors import ExpungeError, storage_full
+from expunge.errors import STAGE_ERROR, ExpungeError, storage_full
 from expunge.permissions import tighten_umask
 
 # Typer brings its own copy of Click from some version on: the base of its usage errors, whichever it is.
@@ -149,6 +151,9 @@ def _invoke(arguments: list[str]) -> int:
 
 
 def _failed(arguments: list[str], message: str, code: int) -> int:
+    if (asked := os.environ.get(STAGE_ERROR)) and arguments[:1] == ["stage"]:
+        Path(asked).write_text(json.dumps({"error": message, "exit_code": code}), encoding="utf-8")
+        return code
     err.print(shown(f"error: {message}"), markup=False, soft_wrap=True)
     if "--json" in arguments:
         emit({"error": message, "exit_code": code})

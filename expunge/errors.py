@@ -27,6 +27,9 @@ ExpungeError                    exit 1
 import errno
 import os
 
+STAGE_ERROR = (
+    "EXPUNGE_STAGE_ERROR"  # names a file: a stage that DVC runs leaves its error there, and says it to nobody
+)
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _FULL_TEXTS = (*(os.strerror(number) for number in _FULL), "database or disk is full")  # the last is SQLite's
 

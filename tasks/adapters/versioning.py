@@ -10,6 +10,7 @@ import re
 import sqlite3
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import Any
 
 import yaml
 
-from expunge.errors import ExpungeError, ResidueError, storage_full_text
+from expunge.errors import STAGE_ERROR, ExpungeError, PolicyError, ResidueError, storage_full_text
 from expunge.permissions import SITE_CACHE, private_site_cache
 from tasks.adapters import git
 from tasks.adapters.dvc_sizes import leave_out_sizes
@@ -383,12 +384,39 @@ class Repository:
     def _dvc(self, *arguments: str) -> None:
         # Stages call `expunge`: the one of this environment, wherever it is.
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
-        done = subprocess.run(
-            [sys.executable, "-m", "dvc", *arguments],
-            cwd=self.root,
-            env={**git.clean_environment(), "PATH": path, "EXPUNGE_WORKSPACE": str(self.root)},
-            stdout=sys.__stderr__,  # of the process: a notebook replaces sys.stderr by what is no file
-            check=False,
+        with tempfile.TemporaryDirectory(dir=self.state) as folder:
+            said = Path(folder) / "stage.json"  # a stage's own refusal: said once, by us
+            environment = {"PATH": path, "EXPUNGE_WORKSPACE": str(self.root), STAGE_ERROR: str(said)}
+            done = subprocess.run(
+                [sys.executable, "-m", "dvc", *arguments],
+                cwd=self.root,
+                env={**git.clean_environment(), **environment},
+                stdout=sys.__stderr__,  # of the process: a notebook replaces sys.stderr by what is no file
+                check=False,
+            )
+            if done.returncode:
+                raise _failure(arguments[0], self.root, said)
+
+
+def _failure(command: str, root: Path, said: Path) -> ExpungeError:
+    """Why DVC failed: by what its stage said of itself, or by what params.yaml lacks, which DVC keeps to itself."""
+    if said.is_file():
+        content = json.loads(said.read_text(encoding="utf-8"))
+        error = ExpungeError(str(content["error"]))
+        error.exit_code = int(content["exit_code"])
+        return error
+    try:
+        params = yaml.safe_load((root / "params.yaml").read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError):
+        params = None
+    lacking = [name for name in ("model", "training") if not isinstance(params, dict) or name not in params]
+    if lacking:
+        return PolicyError(
+            "params.yaml is not complete",
+            expected="model and training, on which the stages of dvc.yaml depend",
+            got=f"no {' and no '.join(lacking)}",
+            remedy="write them; `training: {}` takes the defaults",
         )
-        if done.returncode:
-            raise ExpungeError(f"dvc {arguments[0]} failed", remedy="see its message above")
+    return ExpungeError(
+        f"dvc {command} failed", remedy=f"see its message above, or run `dvc {command}` for it"
+    )
