@@ -58,7 +58,7 @@ def test_no_more_is_said_than_the_entry_proves():
     kept = purge(kept=[{"what": "data object 1"}])
     assert fate(data, kept) == "purged in part on 2026-03-02 (ledger entry 7)"
     assert fate({**data, "artefact": "weights"}, kept) == "purged on 2026-03-02 (ledger entry 7)"
-    assert "another dataset needs them: 1 objects" in since_issued(
+    assert "another dataset needs them: 1 object." in since_issued(
         {**CERTIFICATE, "coverage": [data]}, [kept]
     )
     assert fate(data, purge(scan={"clean": False})).endswith("; the search afterwards was not clean")
