@@ -409,7 +409,7 @@ def _failure(command: str, root: Path, said: Path) -> ExpungeError:
         params = yaml.safe_load((root / "params.yaml").read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError):
         params = None
-    lacking = [name for name in ("model", "training") if not isinstance(params, dict) or name not in params]
+    lacking = [name for name in ("model", "training") if isinstance(params, dict) and name not in params]
     if lacking:
         return PolicyError(
             "params.yaml is not complete",
