@@ -20,6 +20,7 @@ from expunge.attacks.result import attack_result
 from expunge.attacks.scores import logit_confidence
 from expunge.attacks.shadows import plan_shadows, score_models, train_shadows
 from expunge.datasets.partitions import rows_in
+from expunge.datasets.poor import people_in_both_splits
 from expunge.datasets.preprocessing import encode
 from expunge.devices import device_in_use
 from expunge.errors import GateError, NotConvergedError
@@ -208,10 +209,7 @@ def _forget_set(state: State, batch: Batch) -> pd.DataFrame:
 
 def _split_by_row(frame: pd.DataFrame) -> bool:
     """Whether anybody has training rows and test rows: those of whom both are seen are unlike those of one."""
-    if frame.empty:
-        return False
-    tested = frame.loc[frame["split"] == "test", "subject_id"].unique()
-    return bool(frame.loc[frame["split"] == "train", "subject_id"].isin(tested).any())
+    return not frame.empty and people_in_both_splits(frame) > 0
 
 
 def _never_trained(frame: pd.DataFrame, most: int) -> pd.DataFrame:

@@ -10,6 +10,7 @@ from expunge.datasets.alike import alike, require_told_apart
 from expunge.datasets.ingest import install, read_backup, read_dump, sort_out, stage
 from expunge.datasets.partitions import rows_of
 from expunge.datasets.placement import Placement
+from expunge.datasets.poor import people_in_both_splits
 from expunge.errors import RefusedError, WorkspaceError
 from expunge.scratch import scratch
 from expunge.state import State
@@ -167,10 +168,9 @@ def _size(frame: pd.DataFrame) -> tuple[int, int]:
 
 
 def _in_both_splits(directory: Path, coming: pd.DataFrame, placement: Placement) -> int:
-    """Of the people whose rows come in, how many have rows in train and in test: attacks on them would not be fair."""
+    """Count those of the people whose rows come in who have rows in both splits then."""
     rows, _ = rows_of(directory, set(coming["subject_id"]), placement)
-    both = pd.concat([frame[["subject_id", "split"]] for frame in (rows, coming)])
-    return int((both.groupby("subject_id")["split"].nunique() > 1).sum())
+    return people_in_both_splits(pd.concat([frame[["subject_id", "split"]] for frame in (rows, coming)]))
 
 
 def _figures(rows: int, people: int) -> dict[str, int]:

@@ -219,7 +219,7 @@ class _AsWritten(yaml.SafeLoader):
 
 
 def _advice(fault: Any) -> str:
-    """What people most often mean by what is not valid."""
+    """Guess what people most often mean by what is not valid."""
     place, given = fault["loc"], fault["input"]
     if isinstance(given, bool):  # YAML's own trap: an unquoted no is False
         return " in quotes (YAML reads yes, no, on, off as booleans)"

@@ -42,7 +42,7 @@ def as_classes(values: "pd.Series[Any]", classes: Sequence[str]) -> "pd.Series[A
 
 
 def outside(labels: "pd.Series[Any]", classes: Sequence[str], secret: Collection[str]) -> str:
-    """What the label column holds besides the classes: values, or how many if they may be anything.
+    """Name what the label column holds besides the classes: values, or how many if they may be anything.
 
     Args:
         labels: As :func:`as_classes` gives them.

@@ -101,7 +101,7 @@ def as_numbers(values: "pd.Series[Any]", decimal: Decimal) -> "pd.Series[Any]":
 
 
 def no_numbers(values: "pd.Series[Any]") -> str:
-    """What cells that are no numbers are, without showing one: their shape, with 9 for digits and a for letters.
+    """Describe cells that are no numbers, without showing one: their shape, with 9 for digits and a for letters.
 
     Args:
         values: The cells.

@@ -8,7 +8,7 @@ _LARGE_SHARE, _LIKE_TEXT, _FEW_ROWS = 0.2, 0.5, 20
 
 
 def shortcomings(frame: pd.DataFrame, contract: DatasetContract) -> list[str]:
-    """What a reader should know before training; no message names a person.
+    """List what a reader should know before training; no message names a person.
 
     Args:
         frame: Canonical rows of a whole dataset.
@@ -41,6 +41,22 @@ def shortcomings(frame: pd.DataFrame, contract: DatasetContract) -> list[str]:
     return found
 
 
+def people_in_both_splits(frame: pd.DataFrame) -> int:
+    """Count the people who have rows in train and in test: attacks on them would not be fair.
+
+    Args:
+        frame: Canonical rows.
+
+    Returns:
+        Number of people.
+
+    Example:
+        >>> people_in_both_splits(pd.DataFrame({"subject_id": ["a", "a", "b"], "split": ["train", "test", "test"]}))
+        1
+    """
+    return int((frame.groupby("subject_id")["split"].nunique() > 1).sum())
+
+
 def _classes(frame: pd.DataFrame, contract: DatasetContract) -> list[str]:
     trained, everywhere = (
         set(frame.loc[frame["split"] == "train", "label"]),
@@ -64,9 +80,7 @@ def _people(frame: pd.DataFrame) -> list[str]:
             f"one person has {share:.0%} of the rows: the model is mostly of that person, whose removal leaves little "
             "of it; see whether the id stands for nobody in particular (unknown, test)"
         )
-    tested = frame.loc[frame["split"] == "test", "subject_id"].unique()
-    trained = frame.loc[frame["split"] == "train", "subject_id"].unique()
-    if both := len(set(tested) & set(trained)):
+    if both := people_in_both_splits(frame):
         found.append(
             f"{both:,} people have rows in train and in test: releases cannot be attacked fairly, so the attack gates "
             "stay off; put each person wholly into one split"

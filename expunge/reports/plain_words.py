@@ -110,7 +110,7 @@ def bound(value: float) -> str:
 
 
 def delta_parts(certificate: Mapping[str, Any]) -> str | None:
-    """What the delta of a certificate is the sum of, and the sum to its last digit.
+    """Say what the delta of a certificate is the sum of, and the sum to its last digit.
 
     Formula: ``delta = gaussian_delta + draws * (generator_delta + failure_probability)``, as the release computes it.
 
