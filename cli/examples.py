@@ -1,6 +1,8 @@
-"""One example for each command, printed at the end of its help."""
+"""What each command's help shows besides its sentences: one example, and what an option takes, in plain words."""
 
 from typing import Any
+
+import typer
 
 EXAMPLES = {
     "init": "expunge init clinic --dataset data/clinic",
@@ -69,8 +71,19 @@ EXAMPLES = {
 }
 
 
+HELP_OPTIONS = ["-h", "--help"]
+_TAKES = {
+    "<str>": "TEXT",
+    "<path>": "PATH",
+    "<int>": "NUMBER",
+    "<float>": "NUMBER",
+    "list[str]": "TEXT",
+    "<bool>": "",
+}
+
+
 def add_examples(command: Any, path: tuple[str, ...] = ()) -> Any:
-    """Give each command of a group its example.
+    """Give each command of a group its example, and name what its options take without the types of a programmer.
 
     Args:
         command: A command or group of commands.
@@ -83,4 +96,9 @@ def add_examples(command: Any, path: tuple[str, ...] = ()) -> Any:
         add_examples(below, (*path, name))
     if example := EXAMPLES.get(" ".join(path)):
         command.epilog = f"Example: {example}"
+    if command.help:  # line breaks of the source are no line breaks of a terminal
+        command.help = "\n\n".join(" ".join(part.split()) for part in command.help.split("\n\n"))
+    for option in command.get_params(typer.Context(command, help_option_names=HELP_OPTIONS)):
+        if option.param_type_name == "option" and option.metavar is None:
+            option.metavar = _TAKES.get(option.display_type(None))
     return command

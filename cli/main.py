@@ -30,7 +30,7 @@ from cli import (
     worker,
     workspace,
 )
-from cli.examples import add_examples
+from cli.examples import HELP_OPTIONS, add_examples
 from cli.output import ReaderGoneError, begin_output, emit, err, shown
 from expunge.errors import STAGE_ERROR, ExpungeError, storage_full
 from expunge.permissions import tighten_umask
@@ -46,7 +46,7 @@ app = typer.Typer(
     name="expunge",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings={"help_option_names": HELP_OPTIONS},
 )
 
 

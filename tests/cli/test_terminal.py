@@ -137,7 +137,19 @@ def test_each_command_has_an_example_that_it_takes(path: str, capsys: pytest.Cap
         path, words[len(lead) :]
     )  # raises for an option that is not there, or an argument that is
     assert invoke([*path.split(), "--help"]) == 0
-    assert "Example:" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "Example:" in shown
+    assert not {"<bool>", "<str>"} & set(shown[shown.index("Options") :].split())
+
+
+def test_help_is_wrapped_by_the_terminal_alone(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr("typer.rich_utils.MAX_WIDTH", 200)
+    assert invoke(["worker", "-h"]) == 0
+    shown = capsys.readouterr().out
+    assert any("killed" in line and "concurrency" in line and "minutes" in line for line in shown.splitlines())
 
 
 def test_an_example_with_a_wrong_option_is_found() -> None:
