@@ -4,6 +4,7 @@ import json
 import os
 import re
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
@@ -32,6 +33,7 @@ class _Console(Console):
 
 out = _Console(highlight=False, soft_wrap=True)
 err = _Console(stderr=True, highlight=False)
+_LINE_EVERY = 30.0  # seconds
 _EDGE = 3  # of a column: its border and a space on either side
 
 WorkspaceOption = Annotated[
@@ -250,6 +252,31 @@ def use_workspace(path: Path | None, *, reading: bool = False) -> Any:
     return state
 
 
+class _Lines:
+    """Progress without a terminal: a line when a piece of work begins, and one every half minute while it lasts."""
+
+    def __init__(self) -> None:
+        self._begun: dict[str, float] = {}
+        self._last = 0.0
+
+    def __call__(self, what: str, done: float, total: float) -> None:
+        name, now = what.split(":")[0], time.monotonic()
+        if name not in self._begun:
+            self._begun[name] = now
+            err.print(f"  {name} ...", markup=False)
+        elif now - self._last >= _LINE_EVERY:
+            spent = now - self._begun[name]
+            left = (
+                f", about {max(1, round(spent * (total / done - 1) / 60))} min left"
+                if 0 < done < total
+                else ""
+            )
+            err.print(f"  {name}: {spent / 60:.0f} min{left}", markup=False)
+        else:
+            return
+        self._last = now
+
+
 @contextmanager
 def showing_progress() -> Iterator[None]:
     """Show reported progress on standard error: a bar with time left on a terminal, a line a step elsewhere.
@@ -258,15 +285,9 @@ def showing_progress() -> Iterator[None]:
         Nothing.
     """
     if not err.is_terminal:
-        seen: set[str] = set()
-
-        def line(what: str, done: float, total: float) -> None:
-            name = what.split(":")[0]
-            if name not in seen:
-                seen.add(name)
-                err.print(f"  {name} ...")
-
-        with progress.listening(line):
+        with progress.listening(
+            _Lines(), lambda sentence: err.print(f"  {sentence}", markup=False, soft_wrap=True)
+        ):
             yield
         return
     columns = (
@@ -287,5 +308,5 @@ def showing_progress() -> Iterator[None]:
                 tasks[name] = bars.add_task(what, total=None)
             bars.update(tasks[name], description=what, completed=done, total=total or None)
 
-        with progress.listening(bar):
+        with progress.listening(bar, lambda sentence: bars.print(f"  {sentence}", markup=False)):
             yield

@@ -14,13 +14,13 @@ from expunge.datasets.contract import read_contract
 from expunge.datasets.partitions import read_dataset
 from expunge.datasets.preprocessing import Preprocessing, encode, fit
 from expunge.devices import device_in_use
-from expunge.errors import DatasetError
+from expunge.errors import CertificateRefusedError, DatasetError, PolicyError
 from expunge.models.effort import Effort, save_effort
 from expunge.models.predictor import accuracy
 from expunge.models.serving import SavedModel, load_model, save_model
 from expunge.models.spec import ModelSpec, require_declared
 from expunge.models.training import train as train_model
-from expunge.models.zoo import parts_of
+from expunge.models.zoo import build, parts_of
 from expunge.residue.model_parts import refuse_rows
 from expunge.settings import Workspace, load_params
 
@@ -47,7 +47,8 @@ def train(workspace: Workspace) -> None:
 
     Raises:
         NotConvergedError: If training does not reach its tolerance.
-        PolicyError: If nobody declared a network of one's own to be public, or it cannot be made.
+        PolicyError: If nobody declared a network of one's own to be public, or it cannot be made, or has layers for
+            which nothing is ever certified.
         CertificateRefusedError: If a part of it holds a row of the dataset, or is not saved with it.
     """
     frame = read_dataset(workspace.dataset_dir)
@@ -60,6 +61,10 @@ def train(workspace: Workspace) -> None:
     )
     require_declared(spec.name, params.model)
     parts = parts_of(spec, workspace.root)
+    try:
+        build(spec, parts)
+    except CertificateRefusedError as error:  # no data could mend it: params.yaml is wrong
+        raise PolicyError(f"this model can never be certified: {error}") from error
     contract = read_contract(workspace.contract_path)
     refuse_rows(parts, spec.hyperparameters, frame, contract, preprocessing)
     features, labels = torch.from_numpy(encoded.features), torch.from_numpy(encoded.labels)

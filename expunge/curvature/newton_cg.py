@@ -6,6 +6,7 @@ certificate: only the gradient norm at the returned point does.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -82,7 +83,8 @@ def minimize(
         if not math.isfinite(norm):
             return ConvexSolution(point.cpu(), "not finite", norm, math.inf, False, products)
         first_norm = norm if math.isnan(first_norm) else first_norm
-        _report(what, norm, first_norm, tolerance)
+        report = partial(_report, what, norm, first_norm, tolerance)
+        report()
         if norm <= tolerance:
             judged = judge.gradient(point)
             if float(judged.norm()) <= tolerance:
@@ -96,7 +98,7 @@ def minimize(
         probabilities = torch.softmax(logits, dim=1).to(inner.network.dtype)
         # scaled to norm one, so that float32 resolves gradients of any size
         step = conjugate_gradients(
-            partial(inner.curvature_product, probabilities),
+            _reported(partial(inner.curvature_product, probabilities), report),
             (-gradient / norm).to(inner.network.dtype),
             tolerance=max(min(0.1, math.sqrt(norm)), 0.3 * tolerance / norm),
             max_products=max_products - products + 1,
@@ -159,6 +161,16 @@ def _step_length(objective: LinearizedObjective, logits: Tensor, point: Tensor, 
             return length
         length /= 2
     return length
+
+
+def _reported(product: Callable[[Tensor], Tensor], report: Callable[[], None]) -> Callable[[Tensor], Tensor]:
+    """A product that gives a sign of life each time: on large data a Newton step takes minutes."""
+
+    def reported(vector: Tensor) -> Tensor:
+        report()
+        return product(vector)
+
+    return reported
 
 
 def _report(what: str, norm: float, first: float, tolerance: float) -> None:

@@ -14,9 +14,12 @@ from expunge.curvature.linearized import LinearizedObjective
 from expunge.curvature.newton_cg import ConvexSolution, minimize
 from expunge.curvature.preconditioner import KeptCurvature
 from expunge.errors import ExpungeError, NotConvergedError, PolicyError
+from expunge.models.forecast import forecast, pass_seconds
 from expunge.models.parts import Source
 from expunge.models.spec import ModelSpec
 from expunge.models.zoo import build
+
+_PATIENCE = 1.0  # seconds between two signs of life
 
 
 @dataclass(frozen=True)
@@ -92,6 +95,10 @@ def train(
     began = time.perf_counter()
     network = build(spec, search, device)
     _require_computes(spec, network, features)
+    if progress.is_heard() and (
+        said := forecast(spec, len(labels), pass_seconds(spec, network, features, labels))
+    ):
+        progress.tell(said)
     if spec.linearize:
         objective = LinearizedObjective(network, network.initial(), features, labels, spec.l2)
         solution = minimize(
@@ -180,7 +187,8 @@ def _projected_adam(
     weights = project(initial, spec.norm_bound).clone().requires_grad_(True)
     optimizer = torch.optim.Adam([weights], lr=spec.learning_rate)
     order = torch.Generator().manual_seed(spec.seed)
-    steps = 0
+    steps, heard = 0, time.monotonic()
+    epoch_steps = math.ceil(len(labels) / spec.batch_size)
     for epoch in range(spec.epochs):
         for batch in torch.split(torch.randperm(len(labels), generator=order), spec.batch_size):
             optimizer.zero_grad()
@@ -191,9 +199,12 @@ def _projected_adam(
             steps += 1
             with torch.no_grad():
                 weights.copy_(project(weights, spec.norm_bound))
+            if time.monotonic() - heard > _PATIENCE:  # an epoch of a large dataset takes minutes
+                heard = time.monotonic()
+                progress.report(f"{what}: epoch {epoch + 1}", steps, spec.epochs * epoch_steps)
         if not math.isfinite(loss.item()):
             raise NotConvergedError(
                 "the training loss is not finite", remedy="lower training.learning_rate in params.yaml"
             )
-        progress.report(f"{what}: epoch {epoch + 1}", epoch + 1, spec.epochs)
+        progress.report(f"{what}: epoch {epoch + 1}", steps, spec.epochs * epoch_steps)
     return weights.detach(), steps

@@ -149,7 +149,9 @@ def test_help_is_wrapped_by_the_terminal_alone(
     monkeypatch.setattr("typer.rich_utils.MAX_WIDTH", 200)
     assert invoke(["worker", "-h"]) == 0
     shown = capsys.readouterr().out
-    assert any("killed" in line and "concurrency" in line and "minutes" in line for line in shown.splitlines())
+    assert any(
+        "killed" in line and "concurrency" in line and "minutes" in line for line in shown.splitlines()
+    )
 
 
 def test_an_example_with_a_wrong_option_is_found() -> None:
