@@ -71,6 +71,31 @@ def checkout(
 
 
 @app.command()
+def share(
+    folder: Annotated[
+        Path, typer.Argument(help="A new folder on a share that colleagues reach by the same path.")
+    ],
+    workspace: WorkspaceOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Move the dataset's storage to a shared folder, so that `git clone` and `dvc pull` work for colleagues."""
+    from tasks import sharing
+
+    with showing_progress():
+        done = sharing.share(use_workspace(workspace), folder)
+    if json:
+        emit(done)
+        return
+    state = f"{done['objects']:,} files moved" if done["changed"] else "nothing to move"
+    out.print(f"The dataset is stored in {done['folder']} now: {state}.", markup=False)
+    out.print(
+        "  Whoever can enter that folder can read people's rows: set its owner and mode. A purge destroys there, too, "
+        "but not in a colleague's clone: declare each with `expunge coverage add`, and let `dvc pull` and `dvc gc -w` "
+        "be run in it after a deletion."
+    )
+
+
+@app.command()
 def guard(workspace: WorkspaceOption = None, json: JsonOption = False) -> None:
     """Install the git hook that keeps purged versions from being checked out by plain git and DVC."""
     from tasks.adapters.guard import install

@@ -58,6 +58,7 @@ EXAMPLES = {
     "data import": "expunge data import dump --append --dry-run",
     "data restore": "expunge data restore backup --dry-run",
     "data checkout": "expunge data checkout HEAD~1",
+    "data share": "expunge data share /mnt/team/clinic-data",
     "data guard": "expunge data guard",
     "suppression list": "expunge suppression list",
     "suppression rotate": "expunge suppression rotate",

@@ -73,6 +73,9 @@ def init(
     )
     if made["others_shut_out"]:
         out.print("  The folder is yours alone now (mode 700): personal data is in it.")
+    out.print(
+        "  The data are stored in the workspace alone; `expunge data share FOLDER` lets clones of it `dvc pull`."
+    )
     out.print("Next: expunge train")
 
 

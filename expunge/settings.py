@@ -52,6 +52,13 @@ class Workspace:
         for candidate in [start] if named else [start, *start.parents]:
             if (candidate / ".expunge" / "workspace.json").is_file():
                 return cls(candidate)
+            if all((candidate / name).exists() for name in ("data/contract.yaml", "policy.yaml", ".dvc")):
+                raise WorkspaceError(
+                    "this is a git clone of a workspace, without its tickets, keys, models and evidence",
+                    expected="the workspace itself",
+                    got=str(candidate),
+                    remedy="work there; `dvc pull` brings the data here once `expunge data share FOLDER` was run there",
+                )
         raise WorkspaceError(
             "no workspace here",
             expected="a folder made by `expunge init`",

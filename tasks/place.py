@@ -12,8 +12,9 @@ from typing import Any
 from expunge.errors import RefusedError, WorkspaceError
 from expunge.files import write_json
 from expunge.state import WORKSPACE_FILE, State
-from tasks.adapters import guard
+from tasks.adapters import access, guard
 from tasks.adapters.mlflow_places import own_database, rewrite, stated_root
+from tasks.adapters.versioning import Repository
 
 
 def identity(root: Path) -> dict[str, Any]:
@@ -104,7 +105,7 @@ def fork(state: State) -> dict[str, Any]:
         Where the original lies, where this one does, its identity, and how many of MLflow's paths were changed.
 
     Raises:
-        WorkspaceError: If it is no copy, or shares its database or its MLflow with the original.
+        WorkspaceError: If it is no copy, or shares its database, its MLflow or its data with the original.
     """
     from tasks.ledger import append
 
@@ -124,6 +125,7 @@ def fork(state: State) -> dict[str, Any]:
             got="one of them elsewhere",
             remedy="work in the original; or run `expunge workspace relocate`, if this is the workspace, moved",
         )
+    _require_own_storage(access.repository(state), root)
     changed = _settle(state, before)
     of = str(content.get("id", content.get("created_at", "unknown")))
     made = str(content.get("forking") or secrets.token_hex(16))
@@ -182,3 +184,21 @@ def _settle(state: State, before: Path) -> int:
             changed += rewrite(database, old, root)
     guard.install(root)
     return changed
+
+
+def _require_own_storage(repository: Repository, root: Path) -> None:
+    """Refuse a fork whose remotes or cache are the original's: its purge would destroy the original's data."""
+    outside = [
+        f"remote {name}"
+        for name, path in repository.remotes().items()
+        if path is None or not path.resolve().is_relative_to(root)
+    ]
+    outside += [] if repository.own_cache else ["the cache"]
+    if outside:
+        raise WorkspaceError(
+            "this copy keeps its data where the original does, and its purge would destroy the original's",
+            expected="remotes and cache in the copy's own folder",
+            got=", ".join(outside),
+            remedy="`dvc pull`, point each to a folder of the copy (`dvc remote modify storage url "
+            ".expunge/dvc-remote`), `dvc push`, and fork then",
+        )

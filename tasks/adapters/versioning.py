@@ -351,6 +351,26 @@ class Repository:
                 found[name] = Path(remote.path) if remote.fs.protocol == "local" else None
         return found
 
+    def default_remote(self) -> tuple[str, Path]:
+        """The remote that versions are pushed to.
+
+        Returns:
+            Its name and folder.
+
+        Raises:
+            ExpungeError: If it is no folder.
+        """
+        with self._repo() as repo:
+            remote = repo.cloud.get_remote()
+            if remote.fs.protocol == "local":
+                return str(remote.name), Path(remote.path)
+        raise ExpungeError(
+            "the default remote is no folder",
+            expected="a folder",
+            got=remote.fs.protocol,
+            remedy="see `dvc remote list`",
+        )
+
     def reproduce(self) -> None:
         """Run the stages of dvc.yaml that are out of date; their output streams to standard error.
 
@@ -358,7 +378,7 @@ class Repository:
             ExpungeError: If a stage fails.
         """
         # Without these flags a stage with metrics only is stored in the run-cache, and restored from it.
-        self._dvc("repro", "--quiet", "--no-commit", "--no-run-cache")
+        self.dvc("repro", "--quiet", "--no-commit", "--no-run-cache")
         leave_out_sizes(self.root / "dvc.lock")
 
     def commit_stages(self, message: str) -> str:
@@ -381,7 +401,15 @@ class Repository:
         leave_out_sizes(self.root / "dvc.lock")
         return git.commit(self.root, ["dvc.lock"], message)
 
-    def _dvc(self, *arguments: str) -> None:
+    def dvc(self, *arguments: str) -> None:
+        """Run a command of DVC.
+
+        Args:
+            arguments: Of its command line.
+
+        Raises:
+            ExpungeError: If it fails, by what a stage said of itself where one did.
+        """
         # Stages call `expunge`: the one of this environment, wherever it is.
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
         with tempfile.TemporaryDirectory(dir=self.state) as folder:
